@@ -1,0 +1,74 @@
+"""The fleet file: one environment, declared whole."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from gpufleet.spec.governance import (
+    Budget,
+    EscalationStep,
+    FreezeCalendar,
+    Governance,
+    Identity,
+    PatchCadence,
+    PatchTarget,
+    Retention,
+    Risk,
+    Shift,
+    SnapshotRetention,
+    Team,
+)
+from gpufleet.spec.hardware import GpuType, NodeGroup, Rack, Site, Supplier
+from gpufleet.spec.quantities import Name, RevisionName, Spec
+from gpufleet.spec.serving import DataClass, ModelRevision, Pool, UseCase
+
+
+class Fleet(Spec):
+    """Everything that one environment declares; every section is a mapping by name.
+
+    An instance made by `load_fleet` also satisfies the checks that span sections
+    (`gpufleet.spec.checks`).
+    """
+
+    fleet: Name
+    """Name of the fleet."""
+    environment: Name
+    """Name of the environment, such as production."""
+    include: list[Name] = Field(default_factory=list)
+    """Shared parts, read from `shared/NAME.yaml` beside this file."""
+    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    """ISO 4217 code of every amount of money in the file."""
+    sites: Annotated[dict[Name, Site], Field(min_length=1)]
+    racks: Annotated[dict[Name, Rack], Field(min_length=1)]
+    gpus: dict[Name, GpuType] = Field(default_factory=dict)
+    """Overrides of the built-in GPU catalogue, or types that it lacks."""
+    node_groups: Annotated[dict[Name, NodeGroup], Field(min_length=1)]
+    suppliers: dict[Name, Supplier] = Field(default_factory=dict)
+    identities: dict[Name, Identity] = Field(default_factory=dict)
+    teams: Annotated[dict[Name, Team], Field(min_length=1)]
+    models: Annotated[dict[RevisionName, ModelRevision], Field(min_length=1)]
+    use_cases: Annotated[dict[Name, UseCase], Field(min_length=1)]
+    pools: Annotated[dict[Name, Pool], Field(min_length=1)]
+    budget: Budget | None = None
+    freeze_calendars: dict[Name, FreezeCalendar] = Field(default_factory=dict)
+    patching: dict[PatchTarget, PatchCadence] = Field(default_factory=dict)
+    retention: dict[DataClass, Retention] = Field(default_factory=dict)
+    snapshots: SnapshotRetention = SnapshotRetention()
+    staffing: dict[Name, Shift] = Field(default_factory=dict)
+    escalation: list[EscalationStep] = Field(default_factory=list)
+    risks: dict[Name, Risk] = Field(default_factory=dict)
+    governance: Governance = Governance()
+
+    @property
+    def slug(self) -> str:
+        """`sample-production`: names stacks and folders."""
+        return f"{self.fleet}-{self.environment}"
+
+    def node_groups_at(self, site: str) -> dict[str, NodeGroup]:
+        """The node groups of one site, by name."""
+        return {name: group for name, group in self.node_groups.items() if group.site == site}
+
+    def pools_at(self, site: str) -> dict[str, Pool]:
+        """The pools with at least one placement at a site, by name."""
+        groups = self.node_groups_at(site)
+        return {name: pool for name, pool in self.pools.items() if groups.keys() & pool.placements}

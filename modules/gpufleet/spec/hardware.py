@@ -1,0 +1,145 @@
+"""Sites, racks, GPU types, node groups, suppliers: what a company owns and where it stands."""
+
+from datetime import date
+from decimal import Decimal
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from gpufleet.spec.quantities import Bytes, Count, Fraction, Money, Name, Positive, Rate, Seconds, Spec, Text, Whole
+
+Version = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9A-Za-z_-]+){0,4}$", strict=True)]
+
+
+class EmbeddedCluster(Spec):
+    """A control plane that gpufleet runs on this machine, with simulated nodes."""
+
+    provider: Literal["embedded"] = "embedded"
+
+
+class ExistingCluster(Spec):
+    """A Kubernetes cluster that is there already, reached by a context of the kubeconfig."""
+
+    provider: Literal["existing"]
+    context: Text
+    """Context name in the kubeconfig."""
+
+
+Cluster = Annotated[EmbeddedCluster | ExistingCluster, Field(discriminator="provider")]
+
+
+class Site(Spec):
+    """A place with its own cluster, power contract and legal region."""
+
+    region: Name
+    """Legal region of the site; `residency` of use cases refers to it."""
+    power_price_per_kwh: Money
+    """Price of electrical energy, in the fleet's currency for each kWh."""
+    pue: Annotated[float, Field(ge=1, le=3)]
+    """Power usage effectiveness: facility power over IT power."""
+    facility_cost_per_kw_month: Money = Decimal(0)
+    """Space and facility, in the fleet's currency for each kW of rated IT power and month."""
+    spare_nodes: Whole = 0
+    """Nodes kept empty for failures."""
+    cluster: Cluster = EmbeddedCluster()
+
+
+class Rack(Spec):
+    """A failure domain inside a site."""
+
+    site: Name
+    power_limit_w: Positive
+    """Rated power of the rack, W."""
+
+
+class GpuType(Spec):
+    """What one GPU of a type is able to do, from its data sheet or from measurement."""
+
+    product: Text
+    """Product name as GPU feature discovery writes it in `nvidia.com/gpu.product`."""
+    memory_bytes: Bytes
+    memory_bandwidth_bytes_per_s: Positive
+    """Peak memory bandwidth, bytes/s."""
+    bf16_flops_per_s: Positive
+    """Dense bf16 throughput, FLOP/s."""
+    fp8_flops_per_s: Positive | None = None
+    """Dense fp8 throughput, FLOP/s; empty where the type has none."""
+    fp4_flops_per_s: Positive | None = None
+    """Dense fp4 throughput, FLOP/s; empty where the type has none."""
+    link_bytes_per_s: Positive
+    """Bandwidth of the links between GPUs of one node, bytes/s each way for each GPU."""
+    network_bytes_per_s: Positive
+    """Bandwidth between nodes, bytes/s each way for each GPU."""
+    power_w: Positive
+    """Rated board power, W."""
+    annual_failure_rate: Fraction = 0.09
+    """Share of GPUs that fail within a year (9 %: Llama 3 training report, arXiv:2407.21783, 3.3.4)."""
+
+
+class DriverPin(Spec):
+    """The exact software and firmware of the nodes of a group."""
+
+    driver: Version
+    """NVIDIA kernel driver version; the fabric manager has to be the same."""
+    cuda: Version
+    vbios: Version | None = None
+    bmc: Version | None = None
+    """Version of the baseboard management controller's firmware."""
+
+
+class NodeGroup(Spec):
+    """Equal nodes, bought together, spread over racks of one site."""
+
+    site: Name
+    racks: Annotated[list[Name], Field(min_length=1)]
+    """Racks of the same site; nodes are dealt to them in turn."""
+    gpu_type: Name
+    nodes: Annotated[int, Field(ge=1, le=10_000)]
+    gpus_per_node: Annotated[int, Field(ge=1, le=16)] = 8
+    cpus_per_node: Count = 128
+    memory_bytes_per_node: Bytes = 2 * 2**40
+    local_storage_bytes_per_node: Bytes = 15 * 10**12
+    """Node-local NVMe for weights, bytes."""
+    pins: DriverPin
+    supplier: Name | None = None
+    purchased: date
+    price_per_node: Money
+    """Purchase price of one node with its GPUs, in the fleet's currency."""
+    amortization_years: Annotated[float, Field(gt=0, le=10)] = 4
+    idle_power_w: Rate = 0
+    """Power of a node without load beside its GPUs, W."""
+
+    @property
+    def gpus(self) -> int:
+        """GPUs of the whole group."""
+        return self.nodes * self.gpus_per_node
+
+
+class ContractStatus(StrEnum):
+    """How firm a supplier's promise is."""
+
+    FRAMEWORK = "framework"
+    RESERVED = "reserved"
+    NONE = "none"
+
+
+class Supplier(Spec):
+    """Who sells the hardware, how long it takes, and what is negotiated."""
+
+    lead_time_s: Seconds
+    """From the order to the delivery at the dock."""
+    contract: ContractStatus = ContractStatus.NONE
+    reserved_gpus: Whole = 0
+    """GPUs that the contract keeps ready for us."""
+    contract_ends: date | None = None
+    rma_turnaround_s: Seconds
+    """From shipping a failed GPU to holding its replacement."""
+    contact: Text
+
+    @model_validator(mode="after")
+    def _reservation_needs_contract(self) -> Self:
+        if self.reserved_gpus and self.contract is not ContractStatus.RESERVED:
+            message = "reserved_gpus needs contract: reserved"
+            raise ValueError(message)
+        return self

@@ -1,0 +1,214 @@
+"""Model revisions, use cases and pools: what is served, for whom, with which targets."""
+
+from enum import StrEnum
+from typing import Annotated
+
+from pydantic import Field
+
+from gpufleet.spec.quantities import (
+    Bytes,
+    Count,
+    Digest,
+    Fraction,
+    ImageReference,
+    Money,
+    Name,
+    Positive,
+    Rate,
+    RevisionName,
+    Seconds,
+    Spec,
+    Text,
+    Whole,
+)
+
+
+class Precision(StrEnum):
+    """Number format of a revision's weights."""
+
+    BF16 = "bf16"
+    FP8 = "fp8"
+    FP4 = "fp4"
+    INT4 = "int4"
+
+    @property
+    def bytes_per_parameter(self) -> float:
+        """Bytes that one parameter takes; fp4 and int4 carry a scale for each 16 or 32 values."""
+        return {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625, "int4": 0.53}[self.value]
+
+
+class Engine(Spec):
+    """The server that runs a revision: an image by digest and its arguments."""
+
+    image: ImageReference
+    arguments: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    """Further vLLM flags by name without dashes; parallelism and limits come from the pool."""
+
+
+class ModelRevision(Spec):
+    """An immutable model artifact with the engine that serves it, all by digest."""
+
+    model: Text
+    """The public name of the architecture, as in the model's configuration file."""
+    digest: Digest
+    """Digest of the artifact's manifest; every file in it is named by its own digest."""
+    source: Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[A-Za-z0-9._/-]+$")]
+    """Where the artifact is restored from."""
+    parameters: Annotated[int, Field(ge=1_000_000, le=10**14)]
+    """Number of parameters, experts included."""
+    precision: Precision
+    weights_bytes: Bytes | None = None
+    """Size of the weights; computed from parameters and precision where it is not given."""
+    kv_bytes_per_token: Bytes
+    """KV cache for one token over all layers, bytes."""
+    max_context_tokens: Count
+    load_time_s: Seconds
+    """Measured time from the container's start to the first token, weights on local storage."""
+    license: Text
+    engine: Engine
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the weights in memory, bytes."""
+        return self.weights_bytes or round(self.parameters * self.precision.bytes_per_parameter)
+
+
+class ServingClass(StrEnum):
+    """Interactive work has a person waiting; batch work has a deadline. Never in one pool."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+class DataClass(StrEnum):
+    """How far data may travel: restricted never leaves the declared residency."""
+
+    PUBLIC = "public"
+    INTERNAL = "internal"
+    CONFIDENTIAL = "confidential"
+    RESTRICTED = "restricted"
+
+
+class Tokens(Spec):
+    """Lengths of a use case's requests, tokens."""
+
+    prompt_mean: Positive
+    prompt_p95: Positive
+    output_mean: Positive
+    output_p95: Positive
+    output_max: Count
+    """The longest generation that is allowed; drains wait for it."""
+
+
+class Peak(Spec):
+    """A time when traffic is a multiple of the usual, such as quarter end."""
+
+    name: Text
+    multiplier: Annotated[float, Field(ge=1, le=1000)]
+    recurrence: Annotated[str, Field(pattern=r"^FREQ=[A-Z]+(;[A-Z]+=[A-Z0-9,+-]+)*$")]
+    """An iCalendar recurrence rule, in the traffic's time zone."""
+    duration_s: Seconds
+
+
+class Traffic(Spec):
+    """How many requests arrive, and how unevenly."""
+
+    rate_rps: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    """Requests for each second in the busiest hour of a usual day."""
+    time_zone: Text = "UTC"
+    hourly: Annotated[list[Rate], Field(min_length=24, max_length=24)] | None = None
+    """Share of `rate_rps` for each hour of the day, local time; flat where it is not given."""
+    weekly: Annotated[list[Rate], Field(min_length=7, max_length=7)] | None = None
+    """Factor for each weekday, Monday first; 1 where it is not given."""
+    peaks: list[Peak] = Field(default_factory=list)
+    index_of_dispersion: Annotated[float, Field(ge=1, le=1000)] = 4.0
+    """Variance over mean of the counts in 10 s windows; 1 is Poisson (3.9: Azure conversation 2023)."""
+
+
+class Slo(Spec):
+    """What the use case's users are promised."""
+
+    p95_s: Seconds
+    """95th percentile of the time from request to last token."""
+    ttft_p95_s: Seconds
+    """95th percentile of the time to the first token."""
+    error_rate: Fraction
+    """Largest share of requests that may fail."""
+    availability: Annotated[float, Field(gt=0, lt=1)]
+    """Share of time in which the use case is served."""
+
+
+class HostedAlternative(Spec):
+    """The hosted API that could serve the use case, if its data may leave."""
+
+    provider: Text
+    model: Text
+    monthly_cap: Money
+    """Most that may be spent in a month, in the fleet's currency."""
+
+
+class UseCase(Spec):
+    """A team's traffic with its targets."""
+
+    team: Name
+    class_: Annotated[ServingClass, Field(alias="class")]
+    model: RevisionName
+    fallback: RevisionName | None = None
+    """A smaller revision that answers when the first choice is overloaded."""
+    traffic: Traffic
+    tokens: Tokens
+    slo: Slo
+    rto_s: Seconds
+    """Recovery time objective: from a declared failure to a verified answer."""
+    rpo_s: Seconds
+    """Recovery point objective: how much recorded work may be lost."""
+    data_class: DataClass
+    residency: Annotated[list[Name], Field(min_length=1)]
+    """Regions in which the data may be processed."""
+    success_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of requests that end in a successful task; cost per successful task divides by it."""
+    hosted: HostedAlternative | None = None
+
+
+class Placement(Spec):
+    """A pool's replicas on one node group."""
+
+    replicas: Annotated[int, Field(ge=0, le=10_000)]
+    """Replicas that always run."""
+    max_replicas: Whole | None = None
+    """Most that autoscaling may run; the same as `replicas` where it is not given."""
+    nodes_per_replica: Annotated[int, Field(ge=1, le=64)] = 1
+    """Nodes that one replica spans (pipeline parallel)."""
+    gpus_per_node: Annotated[int, Field(ge=1, le=16)]
+    """GPUs that a replica takes on each of its nodes (tensor parallel)."""
+
+    @property
+    def ceiling(self) -> int:
+        """Most replicas that may run."""
+        return self.replicas if self.max_replicas is None else self.max_replicas
+
+    @property
+    def gpus_per_replica(self) -> int:
+        """GPUs of one replica over all its nodes."""
+        return self.nodes_per_replica * self.gpus_per_node
+
+
+class Pool(Spec):
+    """A set of replicas that serves one model revision for one class."""
+
+    class_: Annotated[ServingClass, Field(alias="class")]
+    model: RevisionName
+    use_cases: list[Name] = Field(default_factory=list)
+    """Use cases that are routed here first."""
+    placements: Annotated[dict[Name, Placement], Field(min_length=1)]
+    """Replicas by node group; a node group belongs to one pool."""
+    concurrency_limit: Count = 64
+    """Requests in flight at one replica."""
+    memory_utilization: Annotated[float, Field(gt=0.1, le=0.98)] = 0.9
+    """Share of GPU memory that the engine may take."""
+    max_model_length_tokens: Count | None = None
+    """Longest context that the pool accepts; the model's own where it is not given."""
+    min_available: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """Share of replicas that voluntary disruptions leave running."""
+    queue_time_target_s: Seconds = 1.0
+    """Time in queue at which the autoscaler adds replicas."""
