@@ -19,8 +19,15 @@ from gpufleet.spec.governance import (
     Team,
 )
 from gpufleet.spec.hardware import GpuType, NodeGroup, Rack, Site, Supplier
-from gpufleet.spec.quantities import Name, RevisionName, Spec
+from gpufleet.spec.quantities import ImageReference, Name, RevisionName, Spec
 from gpufleet.spec.serving import DataClass, ModelRevision, Pool, UseCase
+
+
+class Images(Spec):
+    """Images of gpufleet itself, by digest."""
+
+    gpufleet: ImageReference
+    """Restores weights in the pods' init container; later also worker, agent and jobs."""
 
 
 class Fleet(Spec):
@@ -38,6 +45,7 @@ class Fleet(Spec):
     """Shared parts, read from `shared/NAME.yaml` beside this file."""
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
     """ISO 4217 code of every amount of money in the file."""
+    images: Images
     sites: Annotated[dict[Name, Site], Field(min_length=1)]
     racks: Annotated[dict[Name, Rack], Field(min_length=1)]
     gpus: dict[Name, GpuType] = Field(default_factory=dict)

@@ -1,0 +1,1 @@
+"""Pulumi components. With `stacks/` the only code that imports pulumi; no arithmetic in here."""

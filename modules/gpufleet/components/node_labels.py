@@ -1,0 +1,34 @@
+"""Labels and taints on the nodes of a cluster that gpufleet did not make itself."""
+
+from collections.abc import Sequence
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from gpufleet.core import vocabulary as names
+from gpufleet.core.inventory import Node
+
+
+class NodeLabels(pulumi.ComponentResource):
+    """Server-side-apply patches: our labels and the GPU taint, nothing else of the node."""
+
+    def __init__(
+        self, name: str, nodes: Sequence[Node], opts: pulumi.ResourceOptions | None = None
+    ) -> None:
+        super().__init__("gpufleet:platform:NodeLabels", name, None, opts)
+        for node in nodes:
+            ours = {
+                key: value for key, value in node.labels.items() if key.startswith(names.GROUP)
+            }
+            k8s.core.v1.NodePatch(
+                node.name,
+                metadata={"name": node.name, "labels": ours},
+                spec={
+                    "taints": [
+                        {"key": taint.key, "value": taint.value, "effect": taint.effect}
+                        for taint in node.taints
+                    ]
+                },
+                opts=pulumi.ResourceOptions(parent=self),
+            )
+        self.register_outputs({"count": len(nodes)})

@@ -1,0 +1,70 @@
+"""Operators of a real cluster, by pinned Helm charts. The embedded platform runs its own."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A Helm chart at an exact version; an `oci://` chart has no repository."""
+
+    name: str
+    namespace: str
+    version: str
+    repository: str = ""
+    values: Mapping[str, Any] = field(default_factory=dict)
+
+
+CHARTS: Final = (
+    Chart("oci://registry.k8s.io/kueue/charts/kueue", "kueue-system", "0.14.0"),
+    Chart("keda", "keda", "2.21.0", "https://kedacore.github.io/charts"),
+    Chart("oci://registry.k8s.io/lws/charts/lws", "lws-system", "0.7.0"),
+    Chart(
+        "kube-prometheus-stack",
+        "monitoring",
+        "77.0.0",
+        "https://prometheus-community.github.io/helm-charts",
+        {"alertmanager": {"enabled": True}, "grafana": {"enabled": True}},
+    ),
+    Chart(
+        "gpu-operator",
+        "gpu-operator",
+        "v25.3.2",
+        "https://helm.ngc.nvidia.com/nvidia",
+        {
+            # Ansible owns drivers and the container toolkit: two owners would fight on a node.
+            "driver": {"enabled": False},
+            "toolkit": {"enabled": False},
+            "nfd": {"enabled": True},
+            "dcgmExporter": {"enabled": True, "serviceMonitor": {"enabled": True}},
+        },
+    ),
+)
+
+
+class Operators(pulumi.ComponentResource):
+    """Every chart of `CHARTS`, each in its own namespace, waited for."""
+
+    def __init__(self, name: str, opts: pulumi.ResourceOptions | None = None) -> None:
+        super().__init__("gpufleet:platform:Operators", name, None, opts)
+        self.resources: list[pulumi.Resource] = [
+            k8s.helm.v3.Release(
+                chart.name.rsplit("/", 1)[-1],
+                name=chart.name.rsplit("/", 1)[-1],
+                chart=chart.name,
+                version=chart.version,
+                namespace=chart.namespace,
+                create_namespace=True,
+                repository_opts={"repo": chart.repository} if chart.repository else None,
+                values=dict(chart.values),
+                atomic=True,
+                timeout=900,
+                opts=pulumi.ResourceOptions(parent=self),
+            )
+            for chart in CHARTS
+        ]
+        self.register_outputs({"count": len(self.resources)})

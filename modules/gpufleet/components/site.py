@@ -1,0 +1,48 @@
+"""What a stack is about: one site of one fleet file, and the provider for its cluster."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import pulumi
+import pulumi_kubernetes as k8s
+
+from gpufleet.core import vocabulary as names
+from gpufleet.spec import Fleet, load_fleet
+from gpufleet.spec.hardware import EmbeddedCluster, ExistingCluster
+
+
+@dataclass(frozen=True)
+class DeclaredSite:
+    """A site as the stack's configuration points to it."""
+
+    fleet: Fleet
+    path: Path
+    name: str
+
+    @classmethod
+    def from_config(cls) -> Self:
+        """Read `gpufleet:fleet` (a path, relative to the project's root) and `gpufleet:site`.
+
+        Raises:
+            BadInput: the fleet file is not valid.
+        """
+        config = pulumi.Config(names.PRODUCT)
+        path = Path(pulumi.get_root_directory(), "../..", config.require("fleet")).resolve()
+        return cls(load_fleet(path), path, config.require("site"))
+
+    @property
+    def embedded(self) -> bool:
+        """Whether gpufleet runs this cluster itself."""
+        return isinstance(self.fleet.sites[self.name].cluster, EmbeddedCluster)
+
+    def provider(self) -> k8s.Provider:
+        """The cluster by its context; the kubeconfig itself never enters the state."""
+        cluster = self.fleet.sites[self.name].cluster
+        context = cluster.context if isinstance(cluster, ExistingCluster) else self.name
+        return k8s.Provider(
+            self.name,
+            context=context,
+            cluster_identifier=f"{self.fleet.slug}-{self.name}",
+            enable_server_side_apply=True,
+        )

@@ -1,0 +1,187 @@
+"""The ground that pools stand on at one site: namespaces, priorities, queues, quotas, policies."""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pulumi_kubernetes.apiextensions import CustomResource
+
+from gpufleet.core import vocabulary as names
+from gpufleet.core.quotas import BatchQuota, SitePlan
+
+_PRIORITIES: Final = {
+    "gpufleet-interactive": (100_000, "PreemptLowerPriority", "A person is waiting."),
+    "gpufleet-batch": (10_000, "Never", "Work with a deadline; never preempts."),
+}
+
+
+class SitePlatform(pulumi.ComponentResource):
+    """Namespaces with Pod Security `restricted`, priorities, runtime class, queues and policies.
+
+    Args:
+        plan: derived numbers of the site.
+        definitions: the resources that bring the CRDs; custom resources wait for them.
+    """
+
+    def __init__(
+        self,
+        plan: SitePlan,
+        definitions: Sequence[pulumi.Resource],
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("gpufleet:platform:SitePlatform", plan.site, None, opts)
+        self._plan = plan
+        self._labels = {names.MANAGED: "true", names.FLEET: plan.fleet}
+        self._children = pulumi.ResourceOptions(parent=self)
+        self._namespaces = [self._namespace(namespace) for namespace in names.NAMESPACES]
+        self._after_definitions = pulumi.ResourceOptions(
+            parent=self, depends_on=[*definitions, *self._namespaces]
+        )
+        self._priorities()
+        self._quota()
+        self._queues()
+        self._gateway()
+        self.register_outputs({"namespaces": list(names.NAMESPACES)})
+
+    def _about(self, name: str, namespace: str | None = None) -> dict[str, Any]:
+        place = {"namespace": namespace} if namespace else {}
+        return {"name": name, "labels": self._labels, **place}
+
+    def _namespace(self, name: str) -> pulumi.Resource:
+        levels = {
+            f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")
+        }
+        namespace = k8s.core.v1.Namespace(
+            name,
+            metadata={"name": name, "labels": {**self._labels, **levels}},
+            opts=self._children,
+        )
+        inside = pulumi.ResourceOptions(parent=namespace)
+        k8s.networking.v1.NetworkPolicy(
+            f"{name}-default-deny",
+            metadata=self._about("default-deny", name),
+            spec={"podSelector": {}, "policyTypes": ["Ingress", "Egress"]},
+            opts=inside,
+        )
+        k8s.networking.v1.NetworkPolicy(
+            f"{name}-dns",
+            metadata=self._about("dns", name),
+            spec={
+                "podSelector": {},
+                "policyTypes": ["Egress"],
+                "egress": [
+                    {
+                        "to": [
+                            {
+                                "namespaceSelector": {
+                                    "matchLabels": {names.NAMESPACE: "kube-system"}
+                                }
+                            }
+                        ],
+                        "ports": [{"port": 53, "protocol": kind} for kind in ("UDP", "TCP")],
+                    }
+                ],
+            },
+            opts=inside,
+        )
+        return namespace
+
+    def _priorities(self) -> None:
+        for name, (value, preemption, why) in _PRIORITIES.items():
+            k8s.scheduling.v1.PriorityClass(
+                name,
+                metadata=self._about(name),
+                value=value,
+                preemption_policy=preemption,
+                global_default=False,
+                description=why,
+                opts=self._children,
+            )
+        k8s.node.v1.RuntimeClass(
+            names.RUNTIME_CLASS,
+            metadata=self._about(names.RUNTIME_CLASS),
+            handler="nvidia",
+            opts=self._children,
+        )
+
+    def _quota(self) -> None:
+        """GPUs for interactive work only: Kueue owns the quota of the batch namespace."""
+        k8s.core.v1.ResourceQuota(
+            names.INTERACTIVE_NAMESPACE,
+            metadata=self._about("gpus", names.INTERACTIVE_NAMESPACE),
+            spec={"hard": {f"requests.{names.GPU_RESOURCE}": str(self._plan.interactive_gpus)}},
+            opts=pulumi.ResourceOptions(parent=self, depends_on=self._namespaces),
+        )
+
+    def _queues(self) -> None:
+        for quota in self._plan.batch:
+            self._kueue("ResourceFlavor", quota.node_group, None, _flavor(quota))
+        if not self._plan.batch:
+            return
+        self._kueue("ClusterQueue", names.CLUSTER_QUEUE, None, _cluster_queue(self._plan.batch))
+        for pool in self._plan.batch_pools:
+            queue = {"clusterQueue": names.CLUSTER_QUEUE}
+            self._kueue("LocalQueue", pool, names.BATCH_NAMESPACE, queue)
+
+    def _kueue(self, kind: str, name: str, namespace: str | None, spec: dict[str, Any]) -> None:
+        CustomResource(
+            f"{kind.lower()}-{name}",
+            api_version="kueue.x-k8s.io/v1beta1",
+            kind=kind,
+            metadata=self._about(name, namespace),
+            spec=spec,
+            opts=self._after_definitions,
+        )
+
+    def _gateway(self) -> None:
+        CustomResource(
+            names.GATEWAY,
+            api_version="gateway.networking.k8s.io/v1",
+            kind="Gateway",
+            metadata=self._about(names.GATEWAY, names.GATEWAY_NAMESPACE),
+            spec={
+                "gatewayClassName": names.GATEWAY,
+                "listeners": [
+                    {
+                        "name": "http",
+                        "port": 80,
+                        "protocol": "HTTP",
+                        "allowedRoutes": {"namespaces": {"from": "Same"}},
+                    }
+                ],
+            },
+            opts=self._after_definitions,
+        )
+
+
+def _flavor(quota: BatchQuota) -> dict[str, Any]:
+    return {
+        "nodeLabels": {names.NODE_GROUP: quota.node_group},
+        "tolerations": [
+            {"key": names.GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}
+        ],
+    }
+
+
+def _cluster_queue(quotas: Sequence[BatchQuota]) -> dict[str, Any]:
+    return {
+        "namespaceSelector": {"matchLabels": {names.NAMESPACE: names.BATCH_NAMESPACE}},
+        "queueingStrategy": "BestEffortFIFO",
+        "resourceGroups": [
+            {
+                "coveredResources": ["cpu", "memory", names.GPU_RESOURCE],
+                "flavors": [
+                    {
+                        "name": quota.node_group,
+                        "resources": [
+                            {"name": "cpu", "nominalQuota": str(quota.cpus)},
+                            {"name": "memory", "nominalQuota": str(quota.memory_bytes)},
+                            {"name": names.GPU_RESOURCE, "nominalQuota": str(quota.gpus)},
+                        ],
+                    }
+                    for quota in quotas
+                ],
+            }
+        ],
+    }

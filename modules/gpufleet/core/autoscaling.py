@@ -1,0 +1,84 @@
+"""When a pool grows and shrinks: on time in queue and running requests, never on utilization."""
+
+from typing import Any, Final
+
+from gpufleet.core import vocabulary as names
+from gpufleet.core.serving import PoolAtSite
+
+RUNNING_TARGET: Final = 0.8
+"""Share of a replica's concurrency limit in use at which one more replica is wanted."""
+SCALE_IN_WINDOW_S: Final = 900
+"""Scale-in looks this far back, so that the next burst still finds warm replicas."""
+
+
+def scaled_object(pool: PoolAtSite, prometheus_url: str) -> dict[str, Any]:
+    """The spec of KEDA's ScaledObject for an interactive pool.
+
+    Losing Prometheus must not scale in: the fallback keeps the replicas that run.
+    """
+    target = "LeaderWorkerSet" if pool.spans_nodes else "Deployment"
+    api = "leaderworkerset.x-k8s.io/v1" if pool.spans_nodes else "apps/v1"
+    selector = f'{{{_label(names.POOL)}="{pool.name}",{_label(names.SITE)}="{pool.site}"}}'
+    return {
+        "scaleTargetRef": {"apiVersion": api, "kind": target, "name": pool.name},
+        "minReplicaCount": pool.replicas,
+        "maxReplicaCount": pool.max_replicas,
+        "pollingInterval": 10,
+        "cooldownPeriod": SCALE_IN_WINDOW_S,
+        "fallback": {
+            "failureThreshold": 3,
+            "replicas": pool.replicas,
+            "behavior": "currentReplicasIfHigher",
+        },
+        "advanced": {
+            "horizontalPodAutoscalerConfig": {
+                "behavior": {
+                    "scaleUp": {
+                        "stabilizationWindowSeconds": 0,
+                        "policies": [{"type": "Percent", "value": 100, "periodSeconds": 30}],
+                    },
+                    "scaleDown": {
+                        "stabilizationWindowSeconds": SCALE_IN_WINDOW_S,
+                        "policies": [{"type": "Pods", "value": 1, "periodSeconds": 120}],
+                    },
+                }
+            }
+        },
+        "triggers": [
+            _trigger(
+                prometheus_url,
+                "running",
+                f"sum(vllm:num_requests_running{selector})",
+                pool.concurrency_limit * RUNNING_TARGET,
+            ),
+            _trigger(
+                prometheus_url,
+                "queue-time",
+                # Scaled by the replicas, since KEDA divides by them: the target is one of the
+                # pool, not of a replica.
+                f"histogram_quantile(0.95, sum by (le) (rate("
+                f"vllm:request_queue_time_seconds_bucket{selector}[1m])))"
+                f" * count(vllm:num_requests_running{selector})",
+                pool.queue_time_target_s,
+            ),
+        ],
+    }
+
+
+def _trigger(prometheus_url: str, name: str, query: str, threshold: float) -> dict[str, Any]:
+    return {
+        "type": "prometheus",
+        "name": name,
+        "metricType": "AverageValue",
+        "metadata": {
+            "serverAddress": prometheus_url,
+            "query": query,
+            "threshold": f"{threshold:g}",
+            "ignoreNullValues": "false",
+        },
+    }
+
+
+def _label(name: str) -> str:
+    """A Kubernetes label as Prometheus' service discovery writes it."""
+    return name.replace(".", "_").replace("/", "_").replace("-", "_")

@@ -1,0 +1,119 @@
+"""From node groups to the single nodes that a cluster should show, with their labels and taints."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+from gpufleet.core import vocabulary as names
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.hardware import GpuType, NodeGroup
+
+_MIB: Final = 2**20
+
+
+@dataclass(frozen=True)
+class Taint:
+    """A Kubernetes taint."""
+
+    key: str
+    value: str
+    effect: str
+
+
+@dataclass(frozen=True)
+class Node:
+    """One declared node.
+
+    `labels` are written as GPU feature discovery writes them (`nvidia.com/gpu.*`), with ours and
+    the topology beside; `capacity` is what the kubelet and the device plugin report.
+    """
+
+    name: str
+    site: str
+    rack: str
+    group: str
+    gpu_type: str
+    gpus: int
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    taints: tuple[Taint, ...]
+    capacity: Mapping[str, str]
+
+
+GPU_TAINT: Final = Taint(names.GPU_RESOURCE, "present", "NoSchedule")
+"""Keeps everything that does not ask for GPUs off the nodes that have them."""
+
+
+def expand(fleet: Fleet) -> tuple[Node, ...]:
+    """Every declared node of every site, in the order of the fleet file.
+
+    Nodes of a group are dealt to its racks in turn, so that racks differ by one node at most.
+    """
+    return tuple(
+        _node(name, group, fleet.gpus[group.gpu_type], index)
+        for name, group in fleet.node_groups.items()
+        for index in range(group.nodes)
+    )
+
+
+def expand_site(fleet: Fleet, site: str) -> tuple[Node, ...]:
+    """The declared nodes of one site."""
+    return tuple(node for node in expand(fleet) if node.site == site)
+
+
+def _node(name: str, group: NodeGroup, gpu: GpuType, index: int) -> Node:
+    rack = group.racks[index % len(group.racks)]
+    node_name = f"{name}-{index + 1:03d}"
+    return Node(
+        name=node_name,
+        site=group.site,
+        rack=rack,
+        group=name,
+        gpu_type=group.gpu_type,
+        gpus=group.gpus_per_node,
+        labels=MappingProxyType(_labels(node_name, name, group, gpu, rack)),
+        annotations=MappingProxyType(
+            {
+                names.DRIVER_PIN: group.pins.driver,
+                **({names.FIRMWARE_PIN: group.pins.bmc} if group.pins.bmc else {}),
+            }
+        ),
+        taints=(GPU_TAINT,),
+        capacity=MappingProxyType(
+            {
+                "cpu": str(group.cpus_per_node),
+                "memory": f"{group.memory_bytes_per_node // _MIB}Mi",
+                "ephemeral-storage": f"{group.local_storage_bytes_per_node // _MIB}Mi",
+                "pods": "110",
+                names.GPU_RESOURCE: str(group.gpus_per_node),
+            }
+        ),
+    )
+
+
+def _labels(node: str, name: str, group: NodeGroup, gpu: GpuType, rack: str) -> dict[str, str]:
+    driver_parts = (*group.pins.driver.split("."), "0", "0")
+    cuda_parts = (*group.pins.cuda.split("."), "0")
+    return {
+        "kubernetes.io/hostname": node,
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": "amd64",
+        "topology.kubernetes.io/region": group.site,
+        "topology.kubernetes.io/zone": group.site,
+        names.SITE: group.site,
+        names.RACK: rack,
+        names.NODE_GROUP: name,
+        "nvidia.com/gpu.present": "true",
+        "nvidia.com/gpu.product": gpu.product,
+        "nvidia.com/gpu.count": str(group.gpus_per_node),
+        "nvidia.com/gpu.memory": str(gpu.memory_bytes // _MIB),
+        "nvidia.com/gpu.replicas": "1",
+        "nvidia.com/mig.capable": "false",
+        "nvidia.com/cuda.driver.major": driver_parts[0],
+        "nvidia.com/cuda.driver.minor": driver_parts[1],
+        "nvidia.com/cuda.driver.rev": driver_parts[2],
+        "nvidia.com/cuda.driver-version.full": group.pins.driver,
+        "nvidia.com/cuda.runtime.major": cuda_parts[0],
+        "nvidia.com/cuda.runtime.minor": cuda_parts[1],
+    }

@@ -1,0 +1,202 @@
+"""Building one engine with Go, into a folder that appears whole or not at all."""
+
+import errno
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from gpufleet.edges.engine_table import Engine
+from gpufleet.spec.errors import Failed, FleetError, Retryable
+
+NEEDED_GO: Final = (1, 26)
+_NETWORK: Final = re.compile(
+    r"dial tcp|i/o timeout|connection re|no such host|TLS handshake|server misbehaving|: 5\d\d |: 429 "
+)
+_TICK_S: Final = 1.0
+
+Tick = Callable[[float, str], None]
+"""Told each second: elapsed seconds, and what is being done."""
+
+
+def find_go() -> str:
+    """The Go tool, new enough.
+
+    Raises:
+        Failed: there is none, or it is too old.
+    """
+    wanted = ".".join(map(str, NEEDED_GO))
+    go = shutil.which("go")
+    if go is None:
+        raise Failed(
+            f"Go {wanted} or later is needed to build the engines, and there is none on PATH",
+            mend="get it from https://go.dev/dl/ or your distribution, then run this again",
+        )
+    told = subprocess.run(
+        [go, "env", "GOVERSION"], capture_output=True, text=True, check=False, env=_environment()
+    ).stdout
+    found = re.match(r"go(\d+)\.(\d+)", told)
+    if found is None or (int(found[1]), int(found[2])) < NEEDED_GO:
+        raise Failed(
+            f"Go {wanted} or later is needed to build the engines, and {go} is {told.strip() or '?'}",
+            mend="get it from https://go.dev/dl/ or your distribution, then run this again",
+        )
+    return go
+
+
+def build(engine: Engine, into: Path, tick: Tick) -> None:
+    """Make an engine in the new folder `into`.
+
+    Raises:
+        Retryable: the network, the disk or a killed compiler; what was done is kept by Go's cache.
+        Failed: the source does not build.
+    """
+    go = find_go()
+    (into / "bin").mkdir(parents=True)
+    log = into / "build.log"
+    run = _Runner(engine, log, tick)
+    if engine.files:
+        _copy_files(go, engine, into, run)
+    if engine.generate:
+        run([go, "generate", "./..."], "generating")
+    if engine.package:
+        target = into / "bin" / engine.binaries[0]
+        flags = ["-trimpath", "-ldflags", f"-s -w {engine.ldflags}".strip()]
+        run([go, "build", "-v", *flags, "-o", str(target), engine.package], "compiling")
+        for link in engine.binaries[1:]:
+            (into / "bin" / link).symlink_to(engine.binaries[0])
+    log.unlink(missing_ok=True)
+
+
+class _Runner:
+    """Runs the steps of one build; its output goes to the log, its failure to one error."""
+
+    def __init__(self, engine: Engine, log: Path, tick: Tick) -> None:
+        self.engine = engine
+        self.log = log
+        self.tick = tick
+        self.started = time.monotonic()
+
+    def __call__(self, command: list[str], doing: str) -> str:
+        with self.log.open("ab") as log, tempfile.TemporaryFile() as answer:
+            # Its own process group, so that an interruption also ends the compilers below it.
+            process = subprocess.Popen(
+                command,
+                cwd=self.engine.folder,
+                stdin=subprocess.DEVNULL,
+                stdout=answer,
+                stderr=log,
+                env=_environment(),
+                start_new_session=True,
+            )
+            try:
+                self._wait(process, doing)
+            except BaseException:
+                _end_group(process)
+                raise
+            if process.returncode != 0:
+                raise self._failure(doing)
+            answer.seek(0)
+            return answer.read().decode()
+
+    def _wait(self, process: subprocess.Popen[bytes], doing: str) -> None:
+        while True:
+            try:
+                process.wait(_TICK_S)
+            except subprocess.TimeoutExpired:
+                compiled = self.log.read_bytes().count(b"\n") if doing == "compiling" else 0
+                detail = f"{doing}, {compiled} packages" if compiled else doing
+                self.tick(time.monotonic() - self.started, detail)
+            else:
+                return
+
+    def _failure(self, doing: str) -> FleetError:
+        text = self.log.read_text(errors="replace")
+        lines = [line for line in text.splitlines() if line.strip()]
+        last = lines[-1].strip()[:300] if lines else "no output"
+        where = f"engine {self.engine.name}"
+        if "no space left" in text:
+            return disk_full(self.log.parent, where)
+        if _NETWORK.search(text):
+            return Retryable(
+                f"{doing} could not fetch a module: {last}",
+                where=where,
+                mend="check the network and GOPROXY, then run this again; what is built is kept",
+            )
+        if "signal: killed" in text:
+            return Retryable(
+                f"{doing} was killed, most likely for lack of memory",
+                where=where,
+                mend="free some memory (linking takes up to 3 GiB), then run this again",
+            )
+        return Failed(f"{doing} failed: {last}", where=where, mend=f"see tools/{self.engine.name}")
+
+
+def disk_full(folder: Path, where: str) -> Retryable:
+    """The error for a full disk, with what is free."""
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free / 2**30
+    return Retryable(
+        f"the disk is full ({free:.1f} GiB free at {folder})",
+        where=where,
+        mend="free 25 GiB for a first build (or move GPUFLEET_CACHE and GOCACHE), run this again",
+    )
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether an error of the operating system says that there is no room left."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def _copy_files(go: str, engine: Engine, into: Path, run: _Runner) -> None:
+    """Copy folders out of modules, each checked against the engine's own go.sum."""
+    sums = dict(
+        line.rsplit(" ", 1) for line in (engine.folder / "go.sum").read_text().splitlines() if line
+    )
+    for file in engine.files:
+        query = f"{file.module}@{file.version}"
+        told = json.loads(run([go, "mod", "download", "-json", query], f"fetching {query}"))
+        if told["Sum"] != sums.get(f"{file.module} {file.version}"):
+            raise Failed(
+                f"{query} is not what tools/{engine.name}/go.sum pins",
+                where=f"engine {engine.name}",
+                mend="do not use it: the module's content changed after it was pinned",
+            )
+        # Modules are read-only in Go's cache; copies are ours to remove.
+        target = into / file.to
+        target.mkdir(parents=True)
+        for source in sorted(Path(told["Dir"], file.path).iterdir()):
+            if source.is_file():
+                shutil.copyfile(source, target / source.name)
+
+
+def _environment() -> dict[str, str]:
+    """The caller's environment, with the toolchain and the module lists held still."""
+    return {
+        **os.environ,
+        "GOTOOLCHAIN": "local",
+        "GOWORK": "off",
+        "GOFLAGS": "-buildvcs=false -mod=readonly",
+    }
+
+
+def _end_group(process: subprocess.Popen[bytes]) -> None:
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if process.poll() is not None:
+            return
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            return
+        try:
+            process.wait(5)
+        except subprocess.TimeoutExpired:
+            continue

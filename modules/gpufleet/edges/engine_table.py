@@ -1,0 +1,70 @@
+"""The declared engines: `tools/engines.toml`, and the key under which a build is cached."""
+
+import hashlib
+import json
+import platform
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+SOURCES: Final = ("go.mod", "go.sum", "*.go")
+
+
+@dataclass(frozen=True)
+class ModuleFiles:
+    """Files to copy out of a pinned Go module: `path` inside it, into the folder `to`."""
+
+    module: str
+    version: str
+    path: str
+    to: str
+
+
+@dataclass(frozen=True)
+class Engine:
+    """One engine: how to recognize it on PATH and how to make it."""
+
+    name: str
+    folder: Path
+    version: str
+    package: str
+    ldflags: str
+    generate: bool
+    binaries: tuple[str, ...]
+    on_path: dict[str, list[str]]
+    accepts: str
+    files: tuple[ModuleFiles, ...]
+
+    @property
+    def key(self) -> str:
+        """Changes with every pin, source, flag and kind of machine: 16 hexadecimal digits."""
+        recipe = [self.package, self.ldflags, self.binaries, [vars(file) for file in self.files]]
+        digest = hashlib.sha256(json.dumps(recipe).encode())
+        digest.update(f"{platform.system()}/{platform.machine()}".encode())
+        for pattern in SOURCES:
+            for path in sorted(self.folder.glob(pattern)):
+                digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+        return digest.hexdigest()[:16]
+
+
+def read_table(tools: Path) -> dict[str, Engine]:
+    """Every declared engine by name, in the order of the file."""
+    with (tools / "engines.toml").open("rb") as file:
+        table = tomllib.load(file)
+    return {name: _engine(name, tools / name, entry) for name, entry in table.items()}
+
+
+def _engine(name: str, folder: Path, entry: dict[str, Any]) -> Engine:
+    return Engine(
+        name=name,
+        folder=folder,
+        version=entry["version"],
+        package=entry.get("package", ""),
+        ldflags=entry.get("ldflags", ""),
+        generate=entry.get("generate", False),
+        binaries=tuple(entry.get("binaries", ())),
+        on_path=entry.get("on_path", {}),
+        accepts=entry.get("accepts", ""),
+        files=tuple(ModuleFiles(**file) for file in entry.get("files", ())),
+    )

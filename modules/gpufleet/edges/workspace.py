@@ -1,0 +1,110 @@
+"""Where things are: the project, its state under `.fleet/`, and the user's cache."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+
+from gpufleet.spec.errors import BadInput
+from gpufleet.spec.fleet import Fleet
+
+PROJECT_ROOT: Final = Path(__file__).resolve().parents[3]
+STATE_FOLDER: Final = ".fleet"
+PRIVATE: Final = 0o700
+
+
+def cache_dir() -> Path:
+    """The user's cache of built engines: made once for each machine, not for each clone."""
+    if given := os.environ.get("GPUFLEET_CACHE"):
+        return Path(given).resolve()
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "gpufleet"
+
+
+@dataclass(frozen=True)
+class EnvironmentDir:
+    """The state of one environment on this machine: `.fleet/NAME/ENVIRONMENT`, mode 0700."""
+
+    root: Path
+
+    @property
+    def kubeconfig(self) -> Path:
+        """One context for each embedded site, named like the site; mode 0600."""
+        return self.root / "kubeconfig"
+
+    @property
+    def pulumi_home(self) -> Path:
+        """Pulumi's own folder, with its plugins."""
+        return self.root / "pulumi" / "home"
+
+    @property
+    def pulumi_state(self) -> Path:
+        """The file backend."""
+        return self.root / "pulumi" / "state"
+
+    @property
+    def passphrase_file(self) -> Path:
+        """Encrypts the secrets in stack states; mode 0600."""
+        return self.root / "pulumi" / "passphrase"
+
+    @property
+    def logs(self) -> Path:
+        """Logs of processes and tasks."""
+        return self.root / "logs"
+
+    def site(self, name: str) -> Path:
+        """State of one embedded site."""
+        return self.root / "sites" / name
+
+    def make(self) -> Self:
+        """Create the folder and its private parts."""
+        for folder in (self.root, self.root / "pulumi", self.pulumi_state, self.pulumi_home, self.logs):
+            folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+            folder.chmod(PRIVATE)
+        return self
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A clone of the project."""
+
+    root: Path
+
+    @classmethod
+    def here(cls) -> Self:
+        """The clone that this code is running from."""
+        return cls(PROJECT_ROOT)
+
+    @property
+    def state(self) -> Path:
+        """Everything that this clone keeps; may be removed when nothing runs."""
+        return self.root / STATE_FOLDER
+
+    @property
+    def default_fleet(self) -> Path:
+        """The fleet file that tasks use where none is named."""
+        return self.root / "fleets" / "sample" / "production.yaml"
+
+    def for_fleet(self, fleet: Fleet) -> EnvironmentDir:
+        """Where the state of a fleet's environment is."""
+        return EnvironmentDir(self.state / fleet.fleet / fleet.environment)
+
+    def stack_folder(self, project: str) -> Path:
+        """The folder of a Pulumi project: `platform` or `pools`."""
+        return self.root / "stacks" / project
+
+    def find_fleet(self, given: str | None) -> Path:
+        """A fleet file as people name it: by path from here, or from the project's root.
+
+        Raises:
+            BadInput: there is no such file.
+        """
+        if given is None:
+            return self.default_fleet
+        for candidate in (Path(given), self.root / given):
+            if candidate.is_file():
+                return candidate.resolve()
+        known = sorted(
+            str(path.relative_to(self.root)) for path in (self.root / "fleets").glob("*/*.yaml")
+        )
+        raise BadInput("no such fleet file", where=given, mend="there are: " + ", ".join(known))

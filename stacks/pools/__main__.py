@@ -1,0 +1,25 @@
+"""The inference pools of one site, over the ground that the platform stack laid."""
+
+import pulumi
+
+from gpufleet.components.gateway_route import GatewayRoute
+from gpufleet.components.serving_pool import PoolContext, ServingPool
+from gpufleet.components.site import DeclaredSite
+from gpufleet.core.serving import pools_at
+from gpufleet.flows.guard import hold_in_freeze
+
+declared = DeclaredSite.from_config()
+hold_in_freeze(declared.fleet, declared.path, declared.name)
+
+opts = pulumi.ResourceOptions(provider=declared.provider())
+platform = pulumi.StackReference(f"organization/gpufleet-platform/{pulumi.get_stack()}")
+context = PoolContext(
+    restore_image=declared.fleet.images.gpufleet,
+    autoscaler=platform.require_output("autoscaler"),
+    prometheus_url=platform.require_output("prometheus_url"),
+)
+
+pools = [ServingPool(pool, context, opts) for pool in pools_at(declared.fleet, declared.name)]
+GatewayRoute("gateway", declared.fleet.slug, opts)
+
+pulumi.export("services", {pool.name: pool.service for pool in pools})
