@@ -3,19 +3,20 @@
 import pulumi
 
 from gpufleet.components.definitions import Definitions
+from gpufleet.components.freeze_guard import hold_in_freeze
 from gpufleet.components.node_labels import NodeLabels
 from gpufleet.components.operators import Operators
 from gpufleet.components.site import DeclaredSite
-from gpufleet.components.site_platform import SitePlan, SitePlatform
+from gpufleet.components.site_platform import SitePlatform
 from gpufleet.core.inventory import expand_site
-from gpufleet.edges.engines import locate
-from gpufleet.flows.guard import hold_in_freeze
+from gpufleet.core.quotas import SitePlan
+from gpufleet.edges.engines import pinned_files
 
 declared = DeclaredSite.from_config()
-hold_in_freeze(declared.fleet, declared.path, declared.name)
+hold_in_freeze(declared)
 
 opts = pulumi.ResourceOptions(provider=declared.provider())
-crds = locate("crds")
+crds = pinned_files()
 if declared.embedded:
     definitions = Definitions("definitions", crds, opts=opts).resources
 else:

@@ -2,14 +2,14 @@
 
 import pulumi
 
+from gpufleet.components.freeze_guard import hold_in_freeze
 from gpufleet.components.gateway_route import GatewayRoute
 from gpufleet.components.serving_pool import PoolContext, ServingPool
 from gpufleet.components.site import DeclaredSite
 from gpufleet.core.serving import pools_at
-from gpufleet.flows.guard import hold_in_freeze
 
 declared = DeclaredSite.from_config()
-hold_in_freeze(declared.fleet, declared.path, declared.name)
+hold_in_freeze(declared)
 
 opts = pulumi.ResourceOptions(provider=declared.provider())
 platform = pulumi.StackReference(f"organization/gpufleet-platform/{pulumi.get_stack()}")

@@ -8,6 +8,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from gpufleet.core import vocabulary as names
+from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.hardware import EmbeddedCluster, ExistingCluster
 
@@ -28,7 +29,7 @@ class DeclaredSite:
             BadInput: the fleet file is not valid.
         """
         config = pulumi.Config(names.PRODUCT)
-        path = Path(pulumi.get_root_directory(), "../..", config.require("fleet")).resolve()
+        path = (PROJECT_ROOT / config.require("fleet")).resolve()
         return cls(load_fleet(path), path, config.require("site"))
 
     @property

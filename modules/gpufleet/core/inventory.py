@@ -83,13 +83,22 @@ def _node(name: str, group: NodeGroup, gpu: GpuType, index: int) -> Node:
         capacity=MappingProxyType(
             {
                 "cpu": str(group.cpus_per_node),
-                "memory": f"{group.memory_bytes_per_node // _MIB}Mi",
-                "ephemeral-storage": f"{group.local_storage_bytes_per_node // _MIB}Mi",
+                "memory": binary_quantity(group.memory_bytes_per_node),
+                "ephemeral-storage": binary_quantity(group.local_storage_bytes_per_node),
                 "pods": "110",
                 names.GPU_RESOURCE: str(group.gpus_per_node),
             }
         ),
     )
+
+
+def binary_quantity(size_bytes: int) -> str:
+    """A size as Kubernetes writes it: whole mebibytes, with the largest suffix that stays whole."""
+    amount, suffixes = size_bytes // _MIB, ["Mi", "Gi", "Ti", "Pi"]
+    while amount and amount % 1024 == 0 and len(suffixes) > 1:
+        amount //= 1024
+        suffixes.pop(0)
+    return f"{amount}{suffixes[0]}"
 
 
 def _labels(node: str, name: str, group: NodeGroup, gpu: GpuType, rack: str) -> dict[str, str]:

@@ -1,0 +1,28 @@
+"""Asked by both stacks first: a program that would change something in a freeze ends at once."""
+
+import json
+from datetime import UTC, datetime
+
+import pulumi
+
+from gpufleet.components.site import DeclaredSite
+from gpufleet.edges.calendars import decide_for_site, refusal
+from gpufleet.edges.pulumi import FREEZE_MARK, pending_changes
+
+
+def hold_in_freeze(declared: DeclaredSite) -> None:
+    """Refuse an update in a freeze; a preview, a first update and one without changes pass.
+
+    Raises:
+        pulumi.RunError: with the window's name and the next opening.
+    """
+    if pulumi.runtime.is_dry_run():
+        return
+    decision = decide_for_site(declared.fleet, declared.path, declared.name, datetime.now(UTC))
+    if decision.admitted:
+        return
+    found = pending_changes(pulumi.get_stack())
+    if found.is_first or not found.changes:
+        return
+    error = refusal(declared.name, decision)
+    raise pulumi.RunError(f"{error}\n{FREEZE_MARK}{json.dumps(error.as_json())}")

@@ -1,0 +1,128 @@
+"""Whether something may change now: the one place that decides it.
+
+Deny beats allow; what cannot be known counts as frozen. A window holds from its start up to, and
+not including, its end.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Final
+
+
+class Purpose(StrEnum):
+    """Why something is to change."""
+
+    CHANGE = "change"
+    RESTORE = "restore"
+    QUARANTINE = "quarantine"
+    ROLLBACK = "rollback"
+    SELF_HEALING = "self-healing"
+    AUTOSCALING = "autoscaling"
+
+
+EXEMPT: Final = frozenset(Purpose) - {Purpose.CHANGE}
+"""What goes on in a freeze: stopping it would do more harm than the change."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A time in which nothing may change; both ends have a time zone."""
+
+    name: str
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
+class Calendar:
+    """One freeze calendar as it was read: its windows, or why it cannot be trusted."""
+
+    name: str
+    windows: tuple[Window, ...] = ()
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a change may begin, why not, and when it could at the earliest."""
+
+    admitted: bool
+    reason: str = ""
+    window: Window | None = None
+    opens: datetime | None = None
+    """Empty where nothing is known of an opening."""
+    exempt: bool = False
+
+
+def decide(
+    calendars: Sequence[Calendar],
+    now: datetime,
+    *,
+    required: bool = True,
+    needs: timedelta = timedelta(),
+    purpose: Purpose = Purpose.CHANGE,
+) -> Decision:
+    """Decide on a change that would begin now.
+
+    Args:
+        calendars: every calendar that holds for the target.
+        now: with a time zone.
+        required: whether having no calendar at all counts as frozen.
+        needs: time that the change takes with its rollback; it has to end before the next window.
+        purpose: exempt purposes are always admitted, and marked.
+    """
+    refusal = _refusal(calendars, now, required=required, needs=needs)
+    if refusal is None:
+        return Decision(admitted=True)
+    if purpose in EXEMPT:
+        return Decision(admitted=True, reason=refusal.reason, window=refusal.window, exempt=True)
+    return refusal
+
+
+def _refusal(
+    calendars: Sequence[Calendar], now: datetime, *, required: bool, needs: timedelta
+) -> Decision | None:
+    if required and not calendars:
+        reason = "no freeze calendar is declared, and governance.calendar_required is true"
+        return Decision(admitted=False, reason=reason)
+    for calendar in calendars:
+        if calendar.problem:
+            reason = f"calendar `{calendar.name}` counts as frozen: {calendar.problem}"
+            return Decision(admitted=False, reason=reason)
+    blocks = merged(window for calendar in calendars for window in calendar.windows)
+    for block in blocks:
+        if block.start <= now < block.end:
+            return Decision(
+                admitted=False, reason=f"freeze `{block.name}`", window=block, opens=block.end
+            )
+        if now < block.start < now + needs:
+            reason = f"it would not end, with its rollback, before freeze `{block.name}`"
+            opens = _first_gap(blocks, block.end, needs)
+            return Decision(admitted=False, reason=reason, window=block, opens=opens)
+    return None
+
+
+def merged(windows: Iterable[Window]) -> list[Window]:
+    """Windows that touch or overlap as one, by time; its name is that of the parts, joined."""
+    blocks: list[Window] = []
+    for window in sorted(windows, key=lambda window: (window.start, window.end)):
+        if window.end <= window.start:
+            continue
+        last = blocks[-1] if blocks else None
+        if last is None or window.start > last.end:
+            blocks.append(window)
+            continue
+        names = last.name if window.name in last.name.split(" + ") else f"{last.name} + {window.name}"
+        blocks[-1] = Window(names, last.start, max(last.end, window.end))
+    return blocks
+
+
+def _first_gap(blocks: Sequence[Window], after: datetime, needs: timedelta) -> datetime:
+    """The first moment from which `needs` fits before the next window."""
+    opens = after
+    for block in blocks:
+        if block.start >= opens and block.start < opens + needs:
+            opens = block.end
+    return opens

@@ -1,0 +1,165 @@
+"""From what a cluster shows to pool rows and drift; objects are plain Kubernetes data."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from gpufleet.core import vocabulary as names
+from gpufleet.core.inventory import Node, expand_site
+from gpufleet.core.serving import PoolAtSite, pools_at
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.reports import DriftRow, PoolRow
+
+Object = Mapping[str, Any]
+_GROUP_INDEX: Final = "leaderworkerset.sigs.k8s.io/group-index"
+
+
+def pool_rows(fleet: Fleet, site: str, pods: Sequence[Object]) -> list[PoolRow]:
+    """A row for each pool of a site, from the pods that carry the pool's label."""
+    racks = {node.name: node.rack for node in expand_site(fleet, site)}
+    by_pool: defaultdict[str, list[Object]] = defaultdict(list)
+    for pod in pods:
+        by_pool[pod["metadata"]["labels"][names.POOL]].append(pod)
+    return [_row(fleet, pool, by_pool[pool.name], racks) for pool in pools_at(fleet, site)]
+
+
+def _row(
+    fleet: Fleet, pool: PoolAtSite, pods: Sequence[Object], racks: Mapping[str, str]
+) -> PoolRow:
+    placed = [pod for pod in pods if pod["spec"].get("nodeName") and not _has_ended(pod)]
+    used = sum(_gpus(pod) for pod in placed)
+    nodes = {pod["spec"]["nodeName"] for pod in placed}
+    return PoolRow(
+        site=pool.site,
+        pool=pool.name,
+        class_=pool.class_.value,
+        revision=pool.model_name,
+        replicas_ready=_replicas_ready(pool, pods),
+        replicas_wanted=pool.replicas,
+        gpus_used=used,
+        gpus_free=fleet.node_groups[pool.group_name].gpus - used,
+        nodes=len(nodes),
+        racks=len({racks[node] for node in nodes if node in racks}),
+    )
+
+
+def _replicas_ready(pool: PoolAtSite, pods: Sequence[Object]) -> int:
+    """Replicas of which every pod is ready and carries the declared revision."""
+    ready = [pod for pod in pods if is_ready(pod) and _digest(pod) == pool.model.digest]
+    if not pool.spans_nodes:
+        return len(ready)
+    members: defaultdict[str, int] = defaultdict(int)
+    for pod in ready:
+        members[pod["metadata"]["labels"].get(_GROUP_INDEX, "")] += 1
+    return sum(count >= pool.nodes_per_replica for count in members.values())
+
+
+def is_ready(pod: Object) -> bool:
+    """Whether a pod serves and is not on its way out."""
+    conditions = pod.get("status", {}).get("conditions") or []
+    return not pod["metadata"].get("deletionTimestamp") and any(
+        condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions
+    )
+
+
+def _has_ended(pod: Object) -> bool:
+    return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
+
+
+def _digest(pod: Object) -> str | None:
+    return (pod["metadata"].get("annotations") or {}).get(names.REVISION_DIGEST)
+
+
+def _gpus(pod: Object) -> int:
+    return sum(
+        int(container.get("resources", {}).get("requests", {}).get(names.GPU_RESOURCE, 0))
+        for container in pod["spec"]["containers"]
+    )
+
+
+def node_drift(declared: Iterable[Node], found: Iterable[Object], site: str) -> list[DriftRow]:
+    """Declared nodes that are missing, not ready, or short of GPUs; nodes that nobody declared."""
+    shown = {node["metadata"]["name"]: node for node in found}
+    rows: list[DriftRow] = []
+
+    def differ(what: str, wanted: str, actual: str) -> None:
+        rows.append(
+            DriftRow(
+                site=site, between="fleet and cluster", what=what, declared=wanted, actual=actual
+            )
+        )
+
+    for node in declared:
+        what = f"node {node.name}"
+        actual = shown.pop(node.name, None)
+        if actual is None:
+            differ(what, "present", "missing")
+        elif not is_ready(actual):
+            differ(what, "ready", "not ready")
+        elif (gpus := actual["status"]["allocatable"].get(names.GPU_RESOURCE, "0")) != str(
+            node.gpus
+        ):
+            differ(what, f"{node.gpus} GPUs", f"{gpus} GPUs")
+    for name, actual in shown.items():
+        if names.NODE_GROUP in (actual["metadata"].get("labels") or {}):
+            differ(f"node {name}", "not declared", "present")
+    return rows
+
+
+def workload_drift(fleet: Fleet, site: str, workloads: Sequence[Object]) -> list[DriftRow]:
+    """Pools whose Deployment or LeaderWorkerSet is missing or serves something else."""
+    found = {workload["metadata"]["name"]: workload for workload in workloads}
+    rows: list[DriftRow] = []
+
+    def differ(what: str, wanted: str, actual: str) -> None:
+        rows.append(
+            DriftRow(
+                site=site, between="fleet and cluster", what=what, declared=wanted, actual=actual
+            )
+        )
+
+    for pool in pools_at(fleet, site):
+        workload = found.pop(pool.name, None)
+        what = f"pool {pool.name}"
+        if workload is None:
+            differ(what, "present", "missing")
+            continue
+        spec = workload["spec"]
+        replicas = spec.get("replicas", 1)
+        if not pool.replicas <= replicas <= max(pool.max_replicas, pool.replicas):
+            differ(f"{what} replicas", str(pool.replicas), str(replicas))
+        digest = (_template(spec)["metadata"].get("annotations") or {}).get(names.REVISION_DIGEST)
+        if digest != pool.model.digest:
+            differ(f"{what} revision", pool.model.digest, str(digest))
+    for name in found:
+        differ(f"pool {name}", "not declared", "present")
+    return rows
+
+
+def _template(spec: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The pod template of a Deployment, or the leader's of a LeaderWorkerSet."""
+    template: Mapping[str, Any] = spec.get("template") or spec["leaderWorkerTemplate"]["leaderTemplate"]
+    return template
+
+
+def state_drift(
+    site: str, recorded: Iterable[tuple[str, str]], found: Mapping[str, str]
+) -> list[DriftRow]:
+    """Objects that a stack's state holds and the cluster lacks, or has as another object.
+
+    Args:
+        site: the site.
+        recorded: API path and UID of each object in the states.
+        found: UID by API path, of what the cluster has.
+    """
+    return [
+        DriftRow(
+            site=site,
+            between="state and cluster",
+            what=path,
+            declared=uid,
+            actual=found.get(path, "missing"),
+        )
+        for path, uid in recorded
+        if found.get(path) != uid
+    ]

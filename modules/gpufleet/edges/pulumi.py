@@ -1,0 +1,332 @@
+"""The Pulumi CLI: stacks of this project, on a file backend, without a network."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import psutil
+
+from gpufleet.edges.engines import PROVIDER_VERSION, Binaries
+from gpufleet.edges.stack_events import EventReader, OnProgress
+from gpufleet.edges.workspace import EnvironmentDir, Workspace
+from gpufleet.spec.errors import Failed, FleetError, PolicyRefused, Retryable
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.reports import StackPreview, StackResult
+
+PROJECTS: Final = ("platform", "pools")
+FREEZE_MARK: Final = "gpufleet-refused-by-freeze: "
+_POLL_S: Final = 0.1
+_PARALLEL: Final = "64"
+_EVENT_LOG: Final = {"PULUMI_DEBUG_COMMANDS": "true"}
+"""Makes the CLI take `--event-log`, as Pulumi's own Automation API does."""
+_INTERRUPT_WITHIN_S: Final = 60
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One stack: a project (`platform` or `pools`) at one site of a fleet."""
+
+    project: str
+    fleet: str
+    site: str
+
+    @property
+    def name(self) -> str:
+        """The stack's name in its project."""
+        return f"{self.fleet}-{self.site}"
+
+    @property
+    def shown(self) -> str:
+        """How people see it."""
+        return f"{self.project} {self.site}"
+
+
+def environment(
+    workspace: Workspace, state: EnvironmentDir, *, kubeconfig: Path | None
+) -> dict[str, str]:
+    """The variables with which plain `pulumi`, `kubectl` and `ansible-playbook` see a fleet.
+
+    Args:
+        workspace: the clone.
+        state: the environment's state.
+        kubeconfig: None to leave the caller's own.
+    """
+    paths = [str(workspace.state / "bin"), str(workspace.root / ".venv" / "bin")]
+    inherited = [part for part in os.environ.get("PATH", "").split(os.pathsep) if part not in paths]
+    variables = {
+        "PATH": os.pathsep.join([*paths, *inherited]),
+        "PULUMI_HOME": str(state.pulumi_home),
+        "PULUMI_BACKEND_URL": state.pulumi_state.as_uri(),
+        "PULUMI_CONFIG_PASSPHRASE_FILE": str(state.passphrase_file),
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        "PULUMI_IGNORE_AMBIENT_PLUGINS": "true",
+        "PULUMI_DISABLE_REGISTRY_RESOLVE": "true",
+        "ANSIBLE_CONFIG": str(workspace.root / "playbooks" / "ansible.cfg"),
+    }
+    if kubeconfig:
+        variables["KUBECONFIG"] = str(kubeconfig)
+    return variables
+
+
+class PulumiCli:
+    """Runs Pulumi for the stacks of one environment.
+
+    Args:
+        workspace: the clone with the stacks' programs.
+        state: where the backend, the passphrase and Pulumi's own folder are.
+        binaries: the engines.
+        variables: from `environment`.
+    """
+
+    def __init__(
+        self,
+        workspace: Workspace,
+        state: EnvironmentDir,
+        binaries: Binaries,
+        variables: Mapping[str, str],
+    ) -> None:
+        self._workspace = workspace
+        self._state = state
+        self._binaries = binaries
+        self._variables = {**os.environ, **variables, **_EVENT_LOG}
+
+    def prepare(self) -> None:
+        """Make what every command needs: the passphrase, and the provider where Pulumi looks."""
+        self._state.make()
+        self._binaries.link_into(self._workspace.state / "bin")
+        if not self._state.passphrase_file.exists():
+            descriptor = os.open(
+                self._state.passphrase_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
+            )
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_urlsafe(32))
+        name = "pulumi-resource-kubernetes"
+        folder = self._state.pulumi_home / "plugins" / f"resource-kubernetes-v{PROVIDER_VERSION}"
+        folder.mkdir(parents=True, exist_ok=True)
+        link, target = folder / name, self._binaries.path(name)
+        if not (link.is_symlink() and link.readlink() == target):
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+
+    def ensure(self, stack: Stack, fleet_file: Path) -> None:
+        """Make the stack and its configuration, which only points to fleet file and site."""
+        file = self._config_file(stack)
+        root = self._workspace.root
+        shown = fleet_file.relative_to(root) if fleet_file.is_relative_to(root) else fleet_file
+        exists = self._checkpoint(stack).exists()
+        if exists and file.exists() and f"gpufleet:fleet: {shown}\n" in file.read_text():
+            return
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        salt = self._salt(stack) if exists else ""
+        file.write_text(
+            f"# Written by ./fleet up. Everything else is declared in the fleet file.\n"
+            f"{salt}config:\n  gpufleet:fleet: {shown}\n  gpufleet:site: {stack.site}\n"
+        )
+        if not exists:
+            self._run(stack, ["stack", "init", "--non-interactive", "--no-select"])
+
+    def up(self, stack: Stack, on_progress: OnProgress) -> StackResult:
+        """Update one stack.
+
+        Raises:
+            PolicyRefused: a freeze.
+            Retryable: another update holds the stack.
+            Failed: the update failed; what it did is kept, and the next one goes on.
+        """
+        self.release_dead_lock(stack)
+        arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs"]
+        return self._update(stack, arguments, on_progress).result()
+
+    def preview(self, stack: Stack, on_progress: OnProgress) -> StackPreview:
+        """What `up` would change."""
+        return self._update(stack, ["preview"], on_progress).preview()
+
+    def refresh(self, stack: Stack, on_progress: OnProgress) -> StackResult:
+        """Bring the state to what the cluster has."""
+        self.release_dead_lock(stack)
+        arguments = ["refresh", "--yes", "--skip-preview", "--suppress-outputs"]
+        return self._update(stack, arguments, on_progress).result()
+
+    def resources(self, stack: Stack) -> list[dict[str, Any]]:
+        """The resources of the stack's last state; none where it was never updated."""
+        file = self._checkpoint(stack)
+        if not file.exists():
+            return []
+        latest = json.loads(file.read_text(encoding="utf-8"))["checkpoint"].get("latest") or {}
+        return list(latest.get("resources") or [])
+
+    def release_dead_lock(self, stack: Stack) -> bool:
+        """Release the lock of a killed run; True if there was one.
+
+        Raises:
+            Retryable: its owner is alive, or on another machine.
+        """
+        folder = self._state.pulumi_state / ".pulumi" / "locks" / "organization"
+        for file in (folder / f"gpufleet-{stack.project}" / stack.name).glob("*.json"):
+            owner = _lock_owner(file)
+            if owner is not None:
+                raise Retryable(
+                    f"an update is under way: {owner}",
+                    where=f"stack {stack.shown}",
+                    mend="wait for it; if it runs on another machine and is dead, "
+                    f"`pulumi cancel --stack {stack.name}` in stacks/{stack.project} releases it",
+                )
+            file.unlink(missing_ok=True)
+            return True
+        return False
+
+    def _update(self, stack: Stack, arguments: list[str], on_progress: OnProgress) -> EventReader:
+        with tempfile.TemporaryDirectory(prefix="gpufleet-") as folder:
+            log, output = Path(folder, "events"), Path(folder, "output")
+            command = self._command(
+                stack,
+                [
+                    *arguments,
+                    "--non-interactive",
+                    "--color=never",
+                    f"--parallel={_PARALLEL}",
+                    f"--event-log={log}",
+                ],
+            )
+            events = EventReader(log, stack.shown, on_progress)
+            with output.open("wb") as sink:
+                # Its own session: Ctrl-C reaches it once, from us, and it can write its state.
+                process = subprocess.Popen(
+                    command,
+                    cwd=self._folder(stack),
+                    stdin=subprocess.DEVNULL,
+                    stdout=sink,
+                    stderr=subprocess.STDOUT,
+                    env=self._variables,
+                    start_new_session=True,
+                )
+            try:
+                while process.poll() is None:
+                    events.read()
+                    time.sleep(_POLL_S)
+            except BaseException:
+                _interrupt(process)
+                raise
+            events.finish("failed" if process.returncode else "done")
+            if process.returncode:
+                raise _failure(stack, events.diagnostics, output.read_text(errors="replace"))
+        return events
+
+    def _run(self, stack: Stack, arguments: list[str]) -> str:
+        result = subprocess.run(
+            self._command(stack, arguments),
+            cwd=self._folder(stack),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            env=self._variables,
+            check=False,
+        )
+        if result.returncode:
+            raise _failure(stack, [], result.stderr or result.stdout)
+        return result.stdout
+
+    def _command(self, stack: Stack, arguments: list[str]) -> list[str]:
+        return [str(self._binaries.path("pulumi")), *arguments, f"--stack={stack.name}"]
+
+    def _folder(self, stack: Stack) -> Path:
+        return self._workspace.stack_folder(stack.project)
+
+    def _config_file(self, stack: Stack) -> Path:
+        return self._workspace.state / "stacks" / stack.project / f"Pulumi.{stack.name}.yaml"
+
+    def _checkpoint(self, stack: Stack) -> Path:
+        folder = self._state.pulumi_state / ".pulumi" / "stacks" / f"gpufleet-{stack.project}"
+        return folder / f"{stack.name}.json"
+
+    def _salt(self, stack: Stack) -> str:
+        """The passphrase's salt, for a configuration that was lost while the state was kept."""
+        checkpoint = json.loads(self._checkpoint(stack).read_text(encoding="utf-8"))["checkpoint"]
+        provider = (checkpoint.get("latest") or {}).get("secrets_providers") or {}
+        salt = (provider.get("state") or {}).get("salt")
+        return f"encryptionsalt: {salt}\n" if salt else ""
+
+
+def stacks_of(fleet: Fleet) -> list[Stack]:
+    """Every stack of a fleet, in the order in which they can be made."""
+    return [Stack(project, fleet.slug, site) for project in PROJECTS for site in fleet.sites]
+
+
+def pending_changes(stack: str) -> StackPreview:
+    """What an update of the stack in the working folder would change; called by its own program.
+
+    A preview takes no lock, so it can run inside the update that asks.
+    """
+    with tempfile.TemporaryDirectory(prefix="gpufleet-") as folder:
+        log = Path(folder, "events")
+        arguments = ["preview", "--non-interactive", f"--stack={stack}", f"--event-log={log}"]
+        result = subprocess.run(
+            ["pulumi", *arguments],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, **_EVENT_LOG},
+        )
+        if result.returncode:
+            raise Failed(f"cannot tell what would change: {result.stderr.strip()[-300:]}")
+        events = EventReader(log, stack, lambda _: None)
+        events.read()
+        return events.preview()
+
+
+def _lock_owner(file: Path) -> str | None:
+    """Who holds a lock, in words; None if it is a dead process of this machine."""
+    try:
+        lock = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        return f"lock file {file.name} cannot be read"
+    who = f"process {lock['pid']} of {lock['username']} on {lock['hostname']}"
+    since = f", since {lock['timestamp']}"
+    if lock["hostname"] != os.uname().nodename:
+        return who + since
+    try:
+        name = psutil.Process(lock["pid"]).name()
+    except psutil.Error:
+        return None
+    # Another program may have been given the dead one's process id.
+    return who + since if name.startswith("pulumi") else None
+
+
+def _interrupt(process: subprocess.Popen[bytes]) -> None:
+    """Let Pulumi end its running steps and write its state; end it if it does not."""
+    try:
+        process.send_signal(signal.SIGINT)
+        process.wait(_INTERRUPT_WITHIN_S)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _failure(stack: Stack, diagnostics: list[str], output: str) -> FleetError:
+    where = f"stack {stack.shown}"
+    for text in (*diagnostics, output):
+        if FREEZE_MARK in text:
+            refusal = json.loads(text.split(FREEZE_MARK, 1)[1].splitlines()[0])
+            return PolicyRefused(refusal["error"], where=refusal["where"], mend=refusal["mend"])
+    if "the stack is currently locked" in output:
+        return Retryable("an update is under way", where=where, mend="wait for it")
+    if "no space left on device" in output:
+        free = shutil.disk_usage("/").free / 2**30
+        return Retryable(f"the disk is full ({free:.1f} GiB free)", where=where, mend="free some")
+    lines = diagnostics or [line for line in output.splitlines() if line.strip()][-5:]
+    shown = list(dict.fromkeys(line.strip()[:600] for line in lines))[:5]
+    return Failed(
+        shown[0] if shown else "the update failed",
+        where=where,
+        mend="\n  ".join([*shown[1:], "what was done is kept: mend the cause, run it again"]),
+    )

@@ -1,0 +1,161 @@
+"""The node agent of an embedded site: it stands where kubelet and container runtime stand.
+
+`python -m gpufleet.local.agent SITE_FOLDER`. It gives each pod of a pool its own loopback address
+and writes the pod's status: Linux lets a process listen on all of 127.0.0.0/8, so every replica can
+own an address, with the same port on each. A replica here is virtual and ready at once: nothing
+listens on its address yet. All other pods go through kwok's stages.
+"""
+
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Final
+
+from gpufleet.core import vocabulary as names
+from gpufleet.edges.kube import Cluster, Object
+from gpufleet.local.addresses import AddressBook
+from gpufleet.local.files import read_json
+from gpufleet.spec.errors import FleetError, Retryable
+
+WATCH_FOR_S: Final = 300
+_PODS: Final = "/api/v1/pods"
+_LONGEST_PAUSE_S: Final = 10.0
+_NOT_READY_AFTER_S: Final = 30.0
+
+
+class Agent:
+    """Follows the pods of all pools on one site, one at a time, and keeps their status."""
+
+    def __init__(self, cluster: Cluster, addresses: AddressBook) -> None:
+        self._cluster = cluster
+        self._addresses = addresses
+        self._in_touch_at = 0.0
+
+    @property
+    def in_touch(self) -> bool:
+        """Whether the API server has answered lately."""
+        return time.monotonic() - self._in_touch_at < _NOT_READY_AFTER_S + WATCH_FOR_S
+
+    def run(self) -> None:
+        """List, watch, and begin again, until the process is ended."""
+        pause_s = 0.1
+        while True:
+            try:
+                self.follow()
+                pause_s = 0.1
+            except Retryable as error:
+                sys.stderr.write(f"{error.what}; again in {pause_s:.1f} s\n")
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+    def follow(self) -> None:
+        """One list and the watch that follows it.
+
+        Raises:
+            Retryable: the API server is gone.
+        """
+        listed = self._cluster.collection(_PODS, labels=names.POOL)
+        self._in_touch_at = time.monotonic()
+        pods = listed["items"]
+        self._addresses.keep_only({pod["metadata"]["uid"] for pod in pods})
+        for pod in pods:
+            self.settle(pod)
+        since = listed["metadata"]["resourceVersion"]
+        for event in self._cluster.watch(_PODS, labels=names.POOL, since=since, for_s=WATCH_FOR_S):
+            self._in_touch_at = time.monotonic()
+            if event["type"] == "ERROR":
+                return
+            if event["type"] == "DELETED":
+                self._addresses.release(event["object"]["metadata"]["uid"])
+            else:
+                self.settle(event["object"])
+
+    def settle(self, pod: Object) -> None:
+        """Bring one pod's status to what its node would report."""
+        about, status = pod["metadata"], pod.get("status", {})
+        waiting = status.get("phase") == "Pending" and pod["spec"].get("nodeName")
+        if not waiting or about.get("deletionTimestamp"):
+            return
+        address = self._addresses.address_of(about["uid"])
+        path = f"/api/v1/namespaces/{about['namespace']}/pods/{about['name']}/status"
+        try:
+            self._cluster.merge(path, {"status": running_status(pod, address, datetime.now(UTC))})
+        except Retryable:
+            raise
+        except FleetError as error:
+            # Gone or changed since: the next event brings the newer state.
+            sys.stderr.write(f"{about['namespace']}/{about['name']}: {error.what}\n")
+
+
+def running_status(pod: Object, address: str, now: datetime) -> Object:
+    """The status of a pod whose init containers ended well and whose containers serve."""
+    at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    spec = pod["spec"]
+    conditions = ("PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready")
+    ended = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": at, "finishedAt": at}}
+    return {
+        "phase": "Running",
+        "hostIP": "127.0.0.1",
+        "hostIPs": [{"ip": "127.0.0.1"}],
+        "podIP": address,
+        "podIPs": [{"ip": address}],
+        "startTime": at,
+        "conditions": [
+            {"type": kind, "status": "True", "lastTransitionTime": at} for kind in conditions
+        ],
+        "initContainerStatuses": [
+            _container(container, {"ready": True, "started": False, "state": ended})
+            for container in spec.get("initContainers", [])
+        ],
+        "containerStatuses": [
+            _container(
+                container, {"ready": True, "started": True, "state": {"running": {"startedAt": at}}}
+            )
+            for container in spec["containers"]
+        ],
+    }
+
+
+def _container(container: Object, state: Object) -> Object:
+    image = container["image"]
+    return {
+        "name": container["name"],
+        "image": image,
+        "imageID": image,
+        "containerID": f"simulated://{container['name']}",
+        "restartCount": 0,
+        **state,
+    }
+
+
+def _serve_readiness(agent: Agent, port: int) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:  # noqa: N802 - the library's name
+            self.send_response(200 if agent.in_touch else 503)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """The supervisor asks each second: nothing to log."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+
+
+def main(folder: Path) -> None:
+    """Run the agent of a site."""
+    settings = read_json(folder / "site.json")
+    cluster = Cluster(folder / "agent.kubeconfig", settings["name"])
+    agent = Agent(cluster, AddressBook(folder / "addresses.json", settings["addresses"]))
+    _serve_readiness(agent, settings["ports"]["agent"])
+    agent.run()
+
+
+if __name__ == "__main__":
+    try:
+        main(Path(sys.argv[1]))
+    except FleetError as error:
+        sys.stderr.write(f"{error}\n")
+        sys.exit(error.exit_code)

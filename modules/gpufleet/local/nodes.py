@@ -1,0 +1,69 @@
+"""The declared nodes of an embedded site, as kwok nodes that carry GPUs."""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Final
+
+from gpufleet.core.inventory import Node
+from gpufleet.edges.kube import Cluster, Object
+
+FAKE: Final = {"kwok.x-k8s.io/node": "fake"}
+_THREADS: Final = 8
+_PATH: Final = "/api/v1/nodes"
+
+
+def apply_nodes(cluster: Cluster, declared: Iterable[Node]) -> int:
+    """Make the cluster's nodes those that are declared; returns how many were changed."""
+    wanted = {node.name: node for node in declared}
+    found = {node["metadata"]["name"]: node for node in cluster.items(_PATH)}
+    undeclared = [
+        name
+        for name, node in found.items()
+        if name not in wanted and FAKE.items() <= node["metadata"].get("annotations", {}).items()
+    ]
+    differing = [node for name, node in wanted.items() if not _matches(found.get(name), node)]
+    with ThreadPoolExecutor(_THREADS) as threads:
+        list(threads.map(lambda name: cluster.delete(f"{_PATH}/{name}"), undeclared))
+        list(threads.map(lambda node: _make(cluster, node, found.get(node.name)), differing))
+    return len(undeclared) + len(differing)
+
+
+def _make(cluster: Cluster, node: Node, found: Object | None) -> None:
+    status = {"capacity": dict(node.capacity), "allocatable": dict(node.capacity)}
+    if found is None:
+        cluster.create(_PATH, {**_manifest(node), "status": status})
+        return
+    cluster.merge(f"{_PATH}/{node.name}", _manifest(node))
+    cluster.merge(f"{_PATH}/{node.name}/status", {"status": status})
+
+
+def _manifest(node: Node) -> Object:
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {
+            "name": node.name,
+            "labels": dict(node.labels),
+            "annotations": {**node.annotations, **FAKE},
+        },
+        "spec": {
+            "taints": [
+                {"key": taint.key, "value": taint.value, "effect": taint.effect}
+                for taint in node.taints
+            ]
+        },
+    }
+
+
+def _matches(found: Object | None, node: Node) -> bool:
+    """Whether a node is as declared; what others put beside it (conditions' taints) is theirs."""
+    if found is None:
+        return False
+    wanted = _manifest(node)
+    about, spec = found["metadata"], found["spec"]
+    return (
+        wanted["metadata"]["labels"].items() <= about.get("labels", {}).items()
+        and wanted["metadata"]["annotations"].items() <= about.get("annotations", {}).items()
+        and all(taint in spec.get("taints", []) for taint in wanted["spec"]["taints"])
+        and node.capacity.items() <= found.get("status", {}).get("capacity", {}).items()
+    )

@@ -1,0 +1,188 @@
+"""Brings the embedded platform of one environment up and down, and says how it is."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import yaml
+from filelock import FileLock, Timeout
+
+from gpufleet.core.inventory import expand_site
+from gpufleet.edges.engines import Binaries
+from gpufleet.edges.kube import Cluster
+from gpufleet.edges.workspace import EnvironmentDir
+from gpufleet.local import ports
+from gpufleet.local.addresses import block_of
+from gpufleet.local.files import read_json, write_json, write_private
+from gpufleet.local.nodes import apply_nodes
+from gpufleet.local.site_files import ADMIN, SiteFiles, merged
+from gpufleet.local.site_layout import Process, processes
+from gpufleet.local.supervisor import ProcessState, Supervisor
+from gpufleet.spec.errors import Failed, Retryable
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.hardware import EmbeddedCluster
+from gpufleet.spec.progress import ProcessProgress
+
+OnProgress = Callable[[ProcessProgress], None]
+HEAL_WITHIN_S: Final = 20
+"""A supervisor that runs gets this long to heal its processes before all is started anew."""
+START_WITHIN_S: Final = 180
+_POLL_S: Final = 0.2
+_LOG_LINES: Final = 5
+
+
+@dataclass(frozen=True)
+class Platform:
+    """The embedded sites of one environment on this machine."""
+
+    fleet: Fleet
+    state: EnvironmentDir
+    binaries: Binaries
+
+    @property
+    def sites(self) -> list[str]:
+        """The sites that gpufleet runs itself."""
+        return embedded_sites(self.fleet)
+
+    def up(self, on_progress: OnProgress) -> None:
+        """Make everything run and every declared node stand; finds what runs already.
+
+        Raises:
+            Failed: a process does not start; names it, with the end of its log.
+            Retryable: another `up` of this environment is under way.
+        """
+        if not self.sites:
+            return
+        with _only_one(self.state):
+            supervisor = Supervisor(self.state.root, self.binaries.path("process-compose"))
+            if not self._runs_as_declared(supervisor, on_progress):
+                supervisor.stop()
+                supervisor.declare(self._declare(keep_ports=False))
+                supervisor.start(self._site(site).authority for site in self.sites)
+                if late := self._wait_ready(supervisor, START_WITHIN_S, on_progress):
+                    raise _does_not_start(supervisor, late)
+            self._apply_nodes()
+
+    def _runs_as_declared(self, supervisor: Supervisor, on_progress: OnProgress) -> bool:
+        if not supervisor.is_running():
+            return False
+        if supervisor.declare(self._declare(keep_ports=True)):
+            return False
+        return not self._wait_ready(supervisor, HEAL_WITHIN_S, on_progress)
+
+    def _declare(self, *, keep_ports: bool) -> dict[str, Sequence[Process]]:
+        """Write every file that the processes read, and return the processes."""
+        taken: set[int] = set()
+        for site in self.sites:
+            folder = self.state.site(site)
+            file = folder / "ports.json"
+            if not (keep_ports and read_json(file)):
+                ports.choose(file, taken)
+        sites = {site: self._site(site) for site in self.sites}
+        for name, site in sites.items():
+            site.kubeconfig(ADMIN)
+            site.kubeconfig("agent")
+            write_json(
+                site.folder / "site.json",
+                {
+                    "name": name,
+                    "ports": dict(site.ports),
+                    "manifests": str(site.manifests),
+                    "addresses": block_of(site.folder),
+                },
+            )
+        entries = {name: site.entry(ADMIN) for name, site in sites.items()}
+        write_private(self.state.kubeconfig, yaml.safe_dump(merged(entries)))
+        return {name: processes(site) for name, site in sites.items()}
+
+    def _site(self, name: str) -> SiteFiles:
+        folder = self.state.site(name)
+        known = read_json(folder / "ports.json") or {}
+        return SiteFiles(name, folder, known, self.binaries.paths, self.binaries.files)
+
+    def _wait_ready(
+        self, supervisor: Supervisor, within_s: float, on_progress: OnProgress
+    ) -> list[ProcessState] | None:
+        """Wait until every process is ready; returns those that are not, or None."""
+        started = time.monotonic()
+        told: set[tuple[str, str]] = set()
+        while True:
+            states = supervisor.observe()
+            elapsed_s = time.monotonic() - started
+            for state in states:
+                if state.ready and (state.site, state.process) not in told:
+                    told.add((state.site, state.process))
+                    on_progress(ProcessProgress(state.site, state.process, "ready", elapsed_s))
+            late = [state for state in states if not state.ready]
+            if states and not late:
+                return None
+            if elapsed_s > within_s or not supervisor.is_running():
+                return late or [ProcessState("", "supervisor", "ended", 0, 0, ready=False)]
+            time.sleep(_POLL_S)
+
+    def _apply_nodes(self) -> None:
+        for site in self.sites:
+            cluster = Cluster(self.state.kubeconfig, site)
+            apply_nodes(cluster, expand_site(self.fleet, site))
+            cluster.close()
+
+
+def embedded_sites(fleet: Fleet) -> list[str]:
+    """The sites of a fleet that gpufleet runs itself."""
+    return [
+        name for name, site in fleet.sites.items() if isinstance(site.cluster, EmbeddedCluster)
+    ]
+
+
+def down(state: EnvironmentDir, *, purge: bool) -> None:
+    """Stop every process of an environment in order; with `purge` also remove its state."""
+    if not state.root.is_dir():
+        return
+    with _only_one(state):
+        Supervisor(state.root).stop()
+    if purge:
+        shutil.rmtree(state.root)
+
+
+def observe(state: EnvironmentDir) -> list[ProcessState]:
+    """Every process of an environment's platform; none where it does not run."""
+    return Supervisor(state.root).observe()
+
+
+def _only_one(state: EnvironmentDir) -> FileLock:
+    """One `up` or `down` at a time for each environment."""
+    state.make()
+    lock = FileLock(state.root / ".platform.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise Retryable(
+            "another ./fleet up or down of this environment is under way",
+            where=str(state.root),
+            mend="wait for it, then run this again",
+        ) from None
+    return lock
+
+
+def _does_not_start(supervisor: Supervisor, late: list[ProcessState]) -> Failed:
+    """Name the first process that is not ready, with the end of its log."""
+    first = late[0]
+    log = supervisor.log_of(first.site, first.process) if first.site else supervisor.log
+    lines = _last_lines(log)
+    where = f"{first.process} at {first.site}" if first.site else first.process
+    return Failed(
+        f"is not ready ({first.state}, {first.restarts} restarts)",
+        where=where,
+        mend="\n  ".join([f"the end of {log}:", *lines, "then run ./fleet up again"]),
+    )
+
+
+def _last_lines(log: Path) -> list[str]:
+    try:
+        text = log.read_text(errors="replace")
+    except OSError:
+        return ["(no log)"]
+    return [line[:300] for line in text.strip().splitlines()[-_LOG_LINES:]] or ["(empty)"]

@@ -1,0 +1,272 @@
+"""The kept supervisor of an embedded platform: process-compose, detached from the terminal.
+
+Everything it starts inherits `GPUFLEET_PLATFORM`, the platform's folder: so the orphans of a killed
+supervisor are recognized for certain, whatever their process ids are.
+"""
+
+import hashlib
+import os
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+import psutil
+import yaml
+
+from gpufleet.local.files import read_json, write_json, write_private
+from gpufleet.local.site_layout import Process
+from gpufleet.spec.errors import Failed
+
+MARK: Final = "GPUFLEET_PLATFORM"
+_LONGEST_SOCKET_PATH: Final = 100
+"""Linux allows 107 bytes."""
+_STOP_TIMEOUT_S: Final = 20
+_API_TIMEOUT_S: Final = 5.0
+_LOG_MEGABYTES: Final = 20
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    """What the supervisor says of one process."""
+
+    site: str
+    process: str
+    state: str
+    pid: int
+    restarts: int
+    ready: bool
+
+
+class Supervisor:
+    """The supervisor of one platform folder.
+
+    Args:
+        folder: the platform's folder, unique for each clone and environment.
+        binary: process-compose.
+    """
+
+    def __init__(self, folder: Path, binary: Path | None = None) -> None:
+        self._folder = folder
+        self._binary = binary
+        self._config = folder / "processes.yaml"
+        self._kept = folder / "supervisor.json"
+
+    @property
+    def log(self) -> Path:
+        """Its own log."""
+        return self._folder / "logs" / "supervisor.log"
+
+    def log_of(self, site: str, process: str) -> Path:
+        """The log of a process."""
+        return self._folder / "logs" / f"{site}-{process}.log"
+
+    def declare(self, sites: dict[str, Sequence[Process]]) -> bool:
+        """Write what is to run; False if that was declared already."""
+        processes = {
+            _key(site, process.name): self._entry(site, process)
+            for site, declared in sites.items()
+            for process in declared
+        }
+        content = {"version": "0.5", "is_strict": True, "processes": processes}
+        return write_private(self._config, yaml.safe_dump(content, sort_keys=False))
+
+    def is_running(self) -> bool:
+        """Whether the supervisor that this folder knows is alive: by pid and start time."""
+        kept = read_json(self._kept) or {}
+        try:
+            process = psutil.Process(kept.get("pid", -1))
+            return process.create_time() == kept["started"] and process.is_running()
+        except (psutil.Error, ValueError, KeyError):
+            return False
+
+    def start(self, authorities: Iterable[Path]) -> None:
+        """Start it in its own session; ends what an earlier one left behind first.
+
+        Raises:
+            Failed: it ended at once.
+        """
+        self.end_orphans()
+        assert self._binary is not None  # noqa: S101 - only `observe` and `stop` do without
+        bundle = self._folder / "authorities.crt"
+        write_private(bundle, b"".join(file.read_bytes() for file in authorities))
+        self._socket().unlink(missing_ok=True)
+        with (self._folder / "logs" / "supervisor.out").open("wb") as output:
+            process = subprocess.Popen(
+                [
+                    str(self._binary),
+                    "up",
+                    f"--config={self._config}",
+                    "--tui=false",
+                    "--keep-project",
+                    "--ordered-shutdown",
+                    "--disable-dotenv",
+                    f"--log-file={self.log}",
+                    f"--unix-socket={self._socket()}",
+                    "--use-uds",
+                ],
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={
+                    **os.environ,
+                    MARK: str(self._folder),
+                    # Its readiness probes trust the sites' own authorities, and nobody else.
+                    "SSL_CERT_FILE": str(bundle),
+                    "SSL_CERT_DIR": str(self._folder / "no-certificates"),
+                },
+            )
+        started = psutil.Process(process.pid).create_time()
+        write_json(self._kept, {"pid": process.pid, "started": started})
+
+    def observe(self) -> list[ProcessState]:
+        """Every declared process; an empty list where the supervisor does not run."""
+        if not self.is_running():
+            return []
+        try:
+            with self._api() as api:
+                listed = api.get("/processes").raise_for_status().json()["data"]
+        except (httpx.HTTPError, ValueError, KeyError):
+            return []
+        return [_state(entry) for entry in listed]
+
+    def stop(self) -> None:
+        """Stop everything in reverse order, etcd last, and wait for each."""
+        if self.is_running():
+            supervisor = psutil.Process(read_json(self._kept)["pid"])
+            supervisor.terminate()
+            try:
+                supervisor.wait(_STOP_TIMEOUT_S * 3)
+            except psutil.TimeoutExpired:
+                supervisor.kill()
+        self.end_orphans()
+        self._kept.unlink(missing_ok=True)
+
+    def end_orphans(self) -> int:
+        """End every process that a supervisor of this folder started; returns how many.
+
+        In reverse order of the start: an API server whose etcd is gone does not end by itself.
+        """
+        orphans = sorted(self._marked(), key=_stop_order)
+        for orphan in orphans:
+            try:
+                orphan.terminate()
+                orphan.wait(_STOP_TIMEOUT_S)
+            except psutil.TimeoutExpired:
+                orphan.kill()
+                orphan.wait(_STOP_TIMEOUT_S)
+            except psutil.NoSuchProcess:
+                continue
+        return len(orphans)
+
+    def _marked(self) -> list[psutil.Process]:
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get(MARK) == str(self._folder):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return found
+
+    def _entry(self, site: str, process: Process) -> dict[str, Any]:
+        once = process.ready is None
+        entry: dict[str, Any] = {
+            "entrypoint": list(process.command),
+            "log_location": str(self.log_of(site, process.name)),
+            "log_configuration": {
+                "rotation": {"max_size_mb": _LOG_MEGABYTES, "max_backups": 2},
+                "no_metadata": True,
+                "disable_json": True,
+                "no_color": True,
+                "fields_order": ["message"],
+                "flush_each_line": True,
+            },
+            "availability": {
+                "restart": "on_failure" if once else "always",
+                "backoff_seconds": 1,
+                "max_restarts": 0,
+            },
+            "shutdown": {"signal": 15, "timeout_seconds": _STOP_TIMEOUT_S},
+            "depends_on": {
+                _key(site, other): {
+                    "condition": "process_completed_successfully"
+                    if other == "bootstrap"
+                    else "process_healthy"
+                }
+                for other in process.after
+            },
+        }
+        if process.environment:
+            entry["environment"] = [f"{key}={value}" for key, value in process.environment.items()]
+        if process.ready:
+            entry["readiness_probe"] = _probe(process.ready)
+        return entry
+
+    def _socket(self) -> Path:
+        path = self._folder / "supervisor.sock"
+        if len(os.fsencode(path)) <= _LONGEST_SOCKET_PATH:
+            return path
+        short = Path(tempfile.gettempdir(), f"gpufleet-{os.getuid()}")
+        short.mkdir(mode=0o700, exist_ok=True)
+        if short.stat().st_uid != os.getuid():
+            raise Failed(f"{short} belongs to another user", mend="set TMPDIR to a folder of yours")
+        return short / f"{hashlib.sha256(os.fsencode(self._folder)).hexdigest()[:16]}.sock"
+
+    def _api(self) -> httpx.Client:
+        transport = httpx.HTTPTransport(uds=str(self._socket()))
+        return httpx.Client(
+            transport=transport, base_url="http://supervisor", timeout=_API_TIMEOUT_S
+        )
+
+
+def _probe(url: str) -> dict[str, Any]:
+    target = httpx.URL(url)
+    return {
+        "http_get": {
+            "scheme": target.scheme,
+            "host": target.host,
+            "port": str(target.port),
+            "path": target.path,
+        },
+        "period_seconds": 1,
+        "timeout_seconds": 3,
+        "success_threshold": 1,
+        "failure_threshold": 60,
+    }
+
+
+def _key(site: str, process: str) -> str:
+    return f"{site}.{process}"
+
+
+def _state(entry: dict[str, Any]) -> ProcessState:
+    site, _, process = str(entry["name"]).partition(".")
+    status = str(entry["status"])
+    completed = status == "Completed" and entry.get("exit_code") == 0
+    return ProcessState(
+        site=site,
+        process=process,
+        state="done" if completed else status.lower(),
+        pid=int(entry.get("pid") or 0),
+        restarts=int(entry.get("restarts") or 0),
+        ready=completed or (status == "Running" and entry.get("is_ready") == "Ready"),
+    )
+
+
+_STOP_LAST: Final = ("kube-apiserver", "etcd")
+
+
+def _stop_order(process: psutil.Process) -> int:
+    try:
+        name = Path(process.cmdline()[0]).name
+    except (psutil.Error, IndexError):
+        return 0
+    if name == "process-compose":
+        return -1
+    return _STOP_LAST.index(name) + 1 if name in _STOP_LAST else 0
