@@ -1,1 +1,1 @@
-"""gpufleet: infrastructure as code and lifecycle automation for large language models on own GPUs."""
+"""gpufleet: infrastructure as code and operations for large language models on own GPUs."""

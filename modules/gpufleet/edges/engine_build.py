@@ -8,8 +8,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,52 +17,62 @@ from gpufleet.spec.errors import Failed, FleetError, Retryable
 
 NEEDED_GO: Final = (1, 26)
 _NETWORK: Final = re.compile(
-    r"dial tcp|i/o timeout|connection re|no such host|TLS handshake|server misbehaving|: 5\d\d |: 429 "
+    r"dial tcp|proxyconnect|i/o timeout|connection re|no such host|TLS handshake|server misbehaving"
+    r"|unexpected EOF|: 5\d\d |: 429 |disabled by GOPROXY=off"
 )
 _TICK_S: Final = 1.0
+_ASK_TIMEOUT_S: Final = 30
+_FULL_BYTES: Final = 2**20
 
-Tick = Callable[[float, str], None]
-"""Told each second: elapsed seconds, and what is being done."""
+Tick = Callable[[str], None]
+"""Told each second what is being done."""
 
 
-def find_go() -> str:
-    """The Go tool, new enough.
+def find_go(engines: Sequence[str]) -> str:
+    """The Go tool, new enough to build the named engines.
 
     Raises:
         Failed: there is none, or it is too old.
     """
     wanted = ".".join(map(str, NEEDED_GO))
+    need = f"Go {wanted} or later is needed to build {', '.join(engines)}"
+    mend = "get it from https://go.dev/dl/ or your distribution, then run this again"
     go = shutil.which("go")
     if go is None:
-        raise Failed(
-            f"Go {wanted} or later is needed to build the engines, and there is none on PATH",
-            mend="get it from https://go.dev/dl/ or your distribution, then run this again",
-        )
-    told = subprocess.run(
-        [go, "env", "GOVERSION"], capture_output=True, text=True, check=False, env=_environment()
-    ).stdout
+        raise Failed(f"{need}, and there is none on PATH", mend=mend)
+    try:
+        told = subprocess.run(
+            [go, "env", "GOVERSION"],
+            capture_output=True,
+            text=True,
+            timeout=_ASK_TIMEOUT_S,
+            check=False,
+            env=_environment(),
+        ).stdout.strip()
+    except (OSError, subprocess.TimeoutExpired) as error:
+        told = str(error)
     found = re.match(r"go(\d+)\.(\d+)", told)
     if found is None or (int(found[1]), int(found[2])) < NEEDED_GO:
-        raise Failed(
-            f"Go {wanted} or later is needed to build the engines, and {go} is {told.strip() or '?'}",
-            mend="get it from https://go.dev/dl/ or your distribution, then run this again",
-        )
+        raise Failed(f"{need}, and {go} is {told or 'broken'}", mend=mend)
     return go
 
 
-def build(engine: Engine, into: Path, tick: Tick) -> None:
+def build(go: str, engine: Engine, into: Path, tick: Tick) -> None:
     """Make an engine in the new folder `into`.
 
     Raises:
         Retryable: the network, the disk or a killed compiler; what was done is kept by Go's cache.
         Failed: the source does not build.
     """
-    go = find_go()
     (into / "bin").mkdir(parents=True)
-    log = into / "build.log"
+    # Beside the folder, so that it outlives a build that fails.
+    log = into.parent / f"{engine.name}.log"
+    log.unlink(missing_ok=True)
     run = _Runner(engine, log, tick)
     if engine.files:
         _copy_files(go, engine, into, run)
+        for name in engine.binaries:
+            (into / "bin" / name).chmod(0o755)
     if engine.generate:
         run([go, "generate", "./..."], "generating")
     if engine.package:
@@ -82,7 +91,6 @@ class _Runner:
         self.engine = engine
         self.log = log
         self.tick = tick
-        self.started = time.monotonic()
 
     def __call__(self, command: list[str], doing: str) -> str:
         with self.log.open("ab") as log, tempfile.TemporaryFile() as answer:
@@ -113,7 +121,7 @@ class _Runner:
             except subprocess.TimeoutExpired:
                 compiled = self.log.read_bytes().count(b"\n") if doing == "compiling" else 0
                 detail = f"{doing}, {compiled} packages" if compiled else doing
-                self.tick(time.monotonic() - self.started, detail)
+                self.tick(detail)
             else:
                 return
 
@@ -122,7 +130,8 @@ class _Runner:
         lines = [line for line in text.splitlines() if line.strip()]
         last = lines[-1].strip()[:300] if lines else "no output"
         where = f"engine {self.engine.name}"
-        if "no space left" in text:
+        # A full disk also loses what Go has to say about it.
+        if "no space left" in text or shutil.disk_usage(self.log.parent).free < _FULL_BYTES:
             return disk_full(self.log.parent, where)
         if _NETWORK.search(text):
             return Retryable(
@@ -136,7 +145,7 @@ class _Runner:
                 where=where,
                 mend="free some memory (linking takes up to 3 GiB), then run this again",
             )
-        return Failed(f"{doing} failed: {last}", where=where, mend=f"see tools/{self.engine.name}")
+        return Failed(f"{doing} failed: {last}", where=where, mend=f"all it said is in {self.log}")
 
 
 def disk_full(folder: Path, where: str) -> Retryable:
@@ -161,21 +170,34 @@ def _copy_files(go: str, engine: Engine, into: Path, run: _Runner) -> None:
     sums = dict(
         line.rsplit(" ", 1) for line in (engine.folder / "go.sum").read_text().splitlines() if line
     )
+    queries = sorted({f"{file.module}@{file.version}" for file in engine.files})
+    # Twice, because with -json a failure is told on the wrong stream and without its cause.
+    run([go, "mod", "download", *queries], f"fetching {len(queries)} modules")
+    answer = run([go, "mod", "download", "-json", *queries], "finding modules")
+    told = {f"{module['Path']}@{module['Version']}": module for module in _documents(answer)}
     for file in engine.files:
         query = f"{file.module}@{file.version}"
-        told = json.loads(run([go, "mod", "download", "-json", query], f"fetching {query}"))
-        if told["Sum"] != sums.get(f"{file.module} {file.version}"):
+        if told[query]["Sum"] != sums.get(f"{file.module} {file.version}"):
             raise Failed(
                 f"{query} is not what tools/{engine.name}/go.sum pins",
                 where=f"engine {engine.name}",
                 mend="do not use it: the module's content changed after it was pinned",
             )
-        # Modules are read-only in Go's cache; copies are ours to remove.
         target = into / file.to
-        target.mkdir(parents=True)
-        for source in sorted(Path(told["Dir"], file.path).iterdir()):
+        target.mkdir(parents=True, exist_ok=True)
+        for source in sorted(Path(told[query]["Dir"], file.path).iterdir()):
             if source.is_file():
+                # Without its mode: modules are read-only in Go's cache, copies are ours to remove.
                 shutil.copyfile(source, target / source.name)
+
+
+def _documents(text: str) -> Iterator[dict[str, str]]:
+    """JSON objects written one after the other."""
+    decoder = json.JSONDecoder()
+    while text := text.lstrip():
+        document, end = decoder.raw_decode(text)
+        yield document
+        text = text[end:]
 
 
 def _environment() -> dict[str, str]:

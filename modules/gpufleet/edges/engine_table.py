@@ -22,6 +22,15 @@ class ModuleFiles:
 
 
 @dataclass(frozen=True)
+class PathCheck:
+    """What makes a binary on PATH good enough: the arguments `ask` make it tell its version."""
+
+    ask: tuple[str, ...]
+    accepts: str
+    """Versions, as PEP 440 writes ranges."""
+
+
+@dataclass(frozen=True)
 class Engine:
     """One engine: how to recognize it on PATH and how to make it."""
 
@@ -32,9 +41,11 @@ class Engine:
     ldflags: str
     generate: bool
     binaries: tuple[str, ...]
-    on_path: dict[str, list[str]]
-    accepts: str
+    on_path: dict[str, PathCheck]
+    """Binaries that count only together; empty where only our own build will do."""
     files: tuple[ModuleFiles, ...]
+    optional: bool
+    """Made only where it is asked for by name."""
 
     @property
     def key(self) -> str:
@@ -64,7 +75,10 @@ def _engine(name: str, folder: Path, entry: dict[str, Any]) -> Engine:
         ldflags=entry.get("ldflags", ""),
         generate=entry.get("generate", False),
         binaries=tuple(entry.get("binaries", ())),
-        on_path=entry.get("on_path", {}),
-        accepts=entry.get("accepts", ""),
+        on_path={
+            binary: PathCheck(tuple(check["ask"]), check["accepts"])
+            for binary, check in entry.get("on_path", {}).items()
+        },
         files=tuple(ModuleFiles(**file) for file in entry.get("files", ())),
+        optional=entry.get("optional", False),
     )

@@ -10,25 +10,26 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from filelock import FileLock, Timeout
 from packaging.specifiers import SpecifierSet
-from packaging.version import InvalidVersion, Version
 
-from gpufleet.edges.engine_build import build, disk_full, is_disk_full
-from gpufleet.edges.engine_table import Engine, read_table
+from gpufleet.edges.engine_build import build, disk_full, find_go, is_disk_full
+from gpufleet.edges.engine_table import Engine, PathCheck, read_table
 from gpufleet.edges.workspace import PROJECT_ROOT, cache_dir
-from gpufleet.spec.errors import Failed
+from gpufleet.spec.errors import BadInput, Failed
 from gpufleet.spec.progress import EngineProgress
 
 TOOLS: Final = PROJECT_ROOT / "tools"
 FILES: Final = "files"
 PROVIDER_VERSION: Final = "4.25.0"
 _ASK_TIMEOUT_S: Final = 10
+_VERSION: Final = re.compile(r"\bv?(\d+\.\d+(?:\.\d+)?)")
 
 OnProgress = Callable[[EngineProgress], None]
 
@@ -66,33 +67,55 @@ class Resolution:
     folder: Path
 
 
-def resolve(on_progress: OnProgress, *, tools: Path = TOOLS, cache: Path | None = None) -> Binaries:
-    """Every declared engine, built where it has to be.
+def resolve(
+    on_progress: OnProgress,
+    names: Collection[str] | None = None,
+    *,
+    tools: Path = TOOLS,
+    cache: Path | None = None,
+) -> Binaries:
+    """The named engines, built where they have to be; without names, all that are not optional.
 
     Raises:
+        BadInput: a name that is not declared.
         Failed: Go is missing where something has to be built, or a build fails.
         Retryable: the network or the disk.
     """
     cache = cache or cache_dir()
-    found = survey(tools=tools, cache=cache)
+    found = survey(names, tools=tools, cache=cache)
     missing = [resolution.engine for resolution in found if resolution.source == "build"]
-    for index, engine in enumerate(missing, start=1):
-        _build_once(engine, cache, index, len(missing), on_progress)
+    if missing:
+        go = find_go([engine.name for engine in missing])
+        builder = _Builder(go, cache, len(missing), on_progress)
+        for index, engine in enumerate(missing, start=1):
+            builder.make(engine, index)
     paths: dict[str, Path] = {}
     for resolution in found:
         paths |= resolution.binaries
-    files = next(r.folder for r in found if r.engine.name == FILES)
-    return Binaries(_with_scripts(paths, files), files)
+    return Binaries(paths, _folder(read_table(tools)[FILES], cache))
 
 
-def survey(*, tools: Path = TOOLS, cache: Path | None = None) -> list[Resolution]:
-    """How each engine would be had, without building anything."""
+def survey(
+    names: Collection[str] | None = None, *, tools: Path = TOOLS, cache: Path | None = None
+) -> list[Resolution]:
+    """How each engine would be had, without building anything.
+
+    Raises:
+        BadInput: a name that is not declared.
+    """
     cache = cache or cache_dir()
-    return [_resolution(engine, cache) for engine in read_table(tools).values()]
+    table = read_table(tools)
+    if names is None:
+        names = [name for name, engine in table.items() if not engine.optional]
+    if unknown := sorted(set(names) - set(table)):
+        raise BadInput(
+            f"no such engine: {', '.join(unknown)}", mend=f"there are: {', '.join(table)}"
+        )
+    return [_resolution(table[name], cache) for name in names]
 
 
 def pinned_files(*, tools: Path = TOOLS, cache: Path | None = None) -> Path:
-    """The folder of pinned manifests, which `resolve` has made before.
+    """The folder of pinned manifests, which `resolve` has made before: a folder for each source.
 
     Raises:
         Failed: it was not made yet.
@@ -105,90 +128,104 @@ def pinned_files(*, tools: Path = TOOLS, cache: Path | None = None) -> Path:
 
 def _resolution(engine: Engine, cache: Path) -> Resolution:
     folder = _folder(engine, cache)
-    if on_path := _on_path(engine):
+    if on_path := _on_path(engine, cache):
         return Resolution(engine, "path", on_path, folder)
     binaries = {name: folder / "bin" / name for name in engine.binaries}
-    return Resolution(engine, "cache" if folder.is_dir() else "build", binaries, folder)
+    return Resolution(engine, "cache" if _is_whole(engine, folder) else "build", binaries, folder)
 
 
 def _folder(engine: Engine, cache: Path) -> Path:
     return cache / "engines" / f"{engine.name}-{engine.key}"
 
 
-def _on_path(engine: Engine) -> dict[str, Path]:
+def _is_whole(engine: Engine, folder: Path) -> bool:
+    """Builds appear whole, but a person who wants room may have removed a part of one."""
+    return folder.is_dir() and all((folder / "bin" / name).is_file() for name in engine.binaries)
+
+
+def _on_path(engine: Engine, cache: Path) -> dict[str, Path]:
     """The engine's binaries from PATH, if every one is there in a version that is accepted."""
     found: dict[str, Path] = {}
-    for name, arguments in engine.on_path.items():
+    for name, check in engine.on_path.items():
         where = shutil.which(name)
-        if where is None or not _version_accepted([where, *arguments], engine.accepts, arguments):
+        # `./fleet env` puts links to our own builds on PATH: those are not another's.
+        if where is None or Path(where).resolve().is_relative_to(cache.resolve()):
+            return {}
+        if not _accepted(where, check):
             return {}
         found[name] = Path(where)
     return found
 
 
-def _version_accepted(command: list[str], accepts: str, arguments: list[str]) -> bool:
-    if not arguments:
-        return True
+def _accepted(where: str, check: PathCheck) -> bool:
     try:
         told = subprocess.run(
-            command, capture_output=True, text=True, timeout=_ASK_TIMEOUT_S, check=False
-        )
-        version = re.search(r"v?(\d+\.\d+(?:\.\d+)?)", told.stdout)
-        return bool(version) and Version(version[1]) in SpecifierSet(accepts)  # type: ignore[index]
-    except (OSError, subprocess.TimeoutExpired, InvalidVersion):
+            [where, *check.ask],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_ASK_TIMEOUT_S,
+            check=False,
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
         return False
+    version = _VERSION.search(told)
+    return version is not None and SpecifierSet(check.accepts).contains(version[1])
 
 
-def _build_once(
-    engine: Engine, cache: Path, index: int, total: int, on_progress: OnProgress
-) -> None:
-    started = time.monotonic()
+@dataclass(frozen=True)
+class _Builder:
+    """Builds engines into the cache, each once, however many ask at a time."""
 
-    def tell(state: str, detail: str = "") -> None:
-        elapsed_s = time.monotonic() - started
-        on_progress(EngineProgress(engine.name, index, total, state, elapsed_s, detail))
+    go: str
+    cache: Path
+    total: int
+    on_progress: OnProgress
 
-    try:
-        (cache / "engines").mkdir(parents=True, exist_ok=True, mode=0o700)
-        lock = FileLock(cache / "engines" / f".{engine.name}.lock")
+    def make(self, engine: Engine, index: int) -> None:
+        started = time.monotonic()
+
+        def tell(state: str, detail: str = "") -> None:
+            elapsed_s = time.monotonic() - started
+            self.on_progress(
+                EngineProgress(engine.name, index, self.total, state, elapsed_s, detail)
+            )
+
+        try:
+            (self.cache / "engines").mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._lock(engine, tell):
+                self._make_locked(engine, tell)
+        except OSError as error:
+            if is_disk_full(error):
+                raise disk_full(self.cache, f"engine {engine.name}") from None
+            raise
+        tell("done")
+
+    @contextmanager
+    def _lock(self, engine: Engine, tell: Callable[[str, str], None]) -> Iterator[None]:
+        lock = FileLock(self.cache / "engines" / f".{engine.name}.lock")
         while not lock.is_locked:
             try:
                 lock.acquire(timeout=1)
             except Timeout:
                 tell("waiting", "another ./fleet builds it")
         try:
-            _build_locked(engine, cache, tell)
+            yield
         finally:
             lock.release()
-    except OSError as error:
-        if is_disk_full(error):
-            raise disk_full(cache, f"engine {engine.name}") from None
-        raise
 
-
-def _build_locked(engine: Engine, cache: Path, tell: Callable[[str, str], None]) -> None:
-    folder = _folder(engine, cache)
-    if folder.is_dir():
-        tell("done", "")
-        return
-    for stale in folder.parent.glob(f".building-{engine.name}-*"):
-        # Whoever made it held the lock that is ours now, so it is dead.
-        shutil.rmtree(stale)
-    temporary = folder.parent / f".building-{engine.name}-{os.getpid()}"
-    tell("building", "")
-    try:
-        build(engine, temporary, lambda _elapsed_s, detail: tell("building", detail))
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    tell("done", "")
-
-
-def _with_scripts(paths: dict[str, Path], files: Path) -> dict[str, Path]:
-    """Add the script that starts our program; Pulumi's language host looks for it on PATH."""
-    name = "pulumi-language-python-exec"
-    if name not in paths:
-        script = files / "pulumi-python" / name
-        script.chmod(0o755)
-        paths[name] = script
-    return paths
+    def _make_locked(self, engine: Engine, tell: Callable[[str, str], None]) -> None:
+        folder = _folder(engine, self.cache)
+        if _is_whole(engine, folder):
+            return
+        # Whoever left these held the lock that is ours now, so nobody is at work in them.
+        for stale in (*folder.parent.glob(f".building-{engine.name}-*"), folder):
+            shutil.rmtree(stale, ignore_errors=True)
+        temporary = folder.parent / f".building-{engine.name}-{os.getpid()}"
+        tell("building", "")
+        try:
+            build(self.go, engine, temporary, lambda detail: tell("building", detail))
+            temporary.rename(folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)

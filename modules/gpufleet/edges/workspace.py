@@ -58,7 +58,13 @@ class EnvironmentDir:
 
     def make(self) -> Self:
         """Create the folder and its private parts."""
-        for folder in (self.root, self.root / "pulumi", self.pulumi_state, self.pulumi_home, self.logs):
+        for folder in (
+            self.root,
+            self.root / "pulumi",
+            self.pulumi_state,
+            self.pulumi_home,
+            self.logs,
+        ):
             folder.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
             folder.chmod(PRIVATE)
         return self
