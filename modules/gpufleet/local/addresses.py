@@ -17,13 +17,24 @@ _BLOCKS: Final = 239 * 16
 _BLOCK_SIZE: Final = 4096
 
 
-def block_of(site_folder: Path) -> str:
+def choose_block(site_folder: Path, taken: set[str]) -> str:
     """The /20 of a site, by its folder: stable, and spread so that clones rarely meet.
 
     127.16.0.0 to 127.254.240.0; the usual 127.0.0.0/16 stays free.
+
+    Args:
+        site_folder: where the site's state is.
+        taken: blocks of other sites; the chosen one is added.
     """
     digest = hashlib.sha256(str(site_folder).encode()).digest()
     index = int.from_bytes(digest[:8], "big") % _BLOCKS
+    while (block := _block(index)) in taken:
+        index = (index + 1) % _BLOCKS
+    taken.add(block)
+    return block
+
+
+def _block(index: int) -> str:
     return f"{ipaddress.IPv4Address(_FIRST_BLOCK + index * _BLOCK_SIZE)}/20"
 
 
@@ -33,9 +44,9 @@ class AddressBook:
     def __init__(self, file: Path, block: str) -> None:
         self._file = file
         self._hosts = [str(host) for host in ipaddress.IPv4Network(block).hosts()]
-        kept = read_json(file) or {}
-        valid = set(self._hosts)
-        self._addresses = {uid: host for uid, host in kept.items() if host in valid}
+        self._valid = frozenset(self._hosts)
+        kept: dict[str, str] = read_json(file) or {}
+        self._addresses = {uid: host for uid, host in kept.items() if host in self._valid}
 
     def address_of(self, uid: str) -> str:
         """The pod's address; a new one the first time.
@@ -51,6 +62,12 @@ class AddressBook:
             self._addresses[uid] = free
             write_json(self._file, self._addresses)
         return self._addresses[uid]
+
+    def adopt(self, uid: str, address: str) -> None:
+        """The pod has this address already; so no other pod gets it, even if the file was lost."""
+        if address in self._valid and self._addresses.get(uid) != address:
+            self._addresses[uid] = address
+            write_json(self._file, self._addresses)
 
     def release(self, uid: str) -> None:
         """The pod is gone."""

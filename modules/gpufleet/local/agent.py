@@ -9,6 +9,7 @@ listens on its address yet. All other pods go through kwok's stages.
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +21,8 @@ from gpufleet.local.addresses import AddressBook
 from gpufleet.local.files import read_json
 from gpufleet.spec.errors import FleetError, Retryable
 
-WATCH_FOR_S: Final = 300
+WATCH_FOR_S: Final = 30
+"""Every pod is looked at again that often: a node that came back sends no event for its pods."""
 _PODS: Final = "/api/v1/pods"
 _LONGEST_PAUSE_S: Final = 10.0
 _NOT_READY_AFTER_S: Final = 30.0
@@ -75,27 +77,46 @@ class Agent:
 
     def settle(self, pod: Object) -> None:
         """Bring one pod's status to what its node would report."""
-        about, status = pod["metadata"], pod.get("status", {})
-        waiting = status.get("phase") == "Pending" and pod["spec"].get("nodeName")
-        if not waiting or about.get("deletionTimestamp"):
+        about = pod["metadata"]
+        if not pod["spec"].get("nodeName") or about.get("deletionTimestamp"):
             return
-        address = self._addresses.address_of(about["uid"])
+        status = self._status_of(pod)
+        if status is None:
+            return
         path = f"/api/v1/namespaces/{about['namespace']}/pods/{about['name']}/status"
         try:
-            self._cluster.merge(path, {"status": running_status(pod, address, datetime.now(UTC))})
+            self._cluster.merge(path, {"status": status})
         except Retryable:
             raise
         except FleetError as error:
             # Gone or changed since: the next event brings the newer state.
             sys.stderr.write(f"{about['namespace']}/{about['name']}: {error.what}\n")
 
+    def _status_of(self, pod: Object) -> Object | None:
+        """What to write into a scheduled pod's status; None where it is right."""
+        uid, status, now = pod["metadata"]["uid"], pod["status"], datetime.now(UTC)
+        if status["phase"] == "Pending":
+            return running_status(pod, self._addresses.address_of(uid), now)
+        if status["phase"] != "Running":
+            return None
+        self._addresses.adopt(uid, status.get("podIP", ""))
+        if _is_ready(status) or not self._is_node_ready(pod["spec"]["nodeName"]):
+            return None
+        # The node was lost for a while, and Kubernetes leaves the mending to the node.
+        return {"conditions": _true(("ContainersReady", "Ready"), now)}
+
+    def _is_node_ready(self, name: str) -> bool:
+        node = self._cluster.get(f"/api/v1/nodes/{name}")
+        return node is not None and _is_ready(node.get("status", {}))
+
 
 def running_status(pod: Object, address: str, now: datetime) -> Object:
     """The status of a pod whose init containers ended well and whose containers serve."""
-    at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    at = _written(now)
     spec = pod["spec"]
-    conditions = ("PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready")
-    ended = {"terminated": {"exitCode": 0, "reason": "Completed", "startedAt": at, "finishedAt": at}}
+    ended = {
+        "terminated": {"exitCode": 0, "reason": "Completed", "startedAt": at, "finishedAt": at}
+    }
     return {
         "phase": "Running",
         "hostIP": "127.0.0.1",
@@ -103,9 +124,9 @@ def running_status(pod: Object, address: str, now: datetime) -> Object:
         "podIP": address,
         "podIPs": [{"ip": address}],
         "startTime": at,
-        "conditions": [
-            {"type": kind, "status": "True", "lastTransitionTime": at} for kind in conditions
-        ],
+        "conditions": _true(
+            ("PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"), now
+        ),
         "initContainerStatuses": [
             _container(container, {"ready": True, "started": False, "state": ended})
             for container in spec.get("initContainers", [])
@@ -131,9 +152,24 @@ def _container(container: Object, state: Object) -> Object:
     }
 
 
+def _true(kinds: Iterable[str], now: datetime) -> list[Object]:
+    return [{"type": kind, "status": "True", "lastTransitionTime": _written(now)} for kind in kinds]
+
+
+def _is_ready(status: Object) -> bool:
+    return any(
+        condition["type"] == "Ready" and condition["status"] == "True"
+        for condition in status.get("conditions") or []
+    )
+
+
+def _written(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def _serve_readiness(agent: Agent, port: int) -> None:
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - the library's name
+        def do_GET(self) -> None:
             self.send_response(200 if agent.in_touch else 503)
             self.end_headers()
 

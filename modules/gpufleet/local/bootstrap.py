@@ -35,7 +35,7 @@ _KWOK_RULES: Final = [
     },
 ]
 _AGENT_RULES: Final = [
-    {"apiGroups": [""], "resources": ["pods"], "verbs": ["get", "list", "watch"]},
+    {"apiGroups": [""], "resources": ["nodes", "pods"], "verbs": ["get", "list", "watch"]},
     {"apiGroups": [""], "resources": ["pods/status"], "verbs": ["patch"]},
 ]
 

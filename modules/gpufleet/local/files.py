@@ -1,19 +1,38 @@
 """Files of the platform's state: written whole or not at all, readable by their owner only."""
 
+import errno
 import json
 import os
 from pathlib import Path
 from typing import Any
+
+from gpufleet.spec.errors import Retryable
 
 PRIVATE_FILE = 0o600
 PRIVATE_FOLDER = 0o700
 
 
 def write_private(path: Path, content: str | bytes) -> bool:
-    """Write a file with mode 0600 by renaming; False if it held just that already."""
+    """Write a file with mode 0600 by renaming; False if it held just that already.
+
+    Raises:
+        Retryable: the disk is full; the file is what it was.
+    """
     data = content.encode() if isinstance(content, str) else content
     if path.is_file() and path.read_bytes() == data:
         return False
+    try:
+        _replace(path, data)
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        raise Retryable(
+            "the disk is full", where=str(path), mend="free some space, then run this again"
+        ) from None
+    return True
+
+
+def _replace(path: Path, data: bytes) -> None:
     path.parent.mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE)
@@ -25,7 +44,6 @@ def write_private(path: Path, content: str | bytes) -> bool:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-    return True
 
 
 def write_json(path: Path, value: Any) -> bool:  # noqa: ANN401 - any JSON value

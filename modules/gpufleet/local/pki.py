@@ -52,14 +52,13 @@ class Authority:
         names = x509.SubjectAlternativeName([_general_name(host) for host in hosts])
         made = _load(file)
         if made is None or not self._still_good(made, subject, names, key):
-            made = self._builder(subject, key.public_key()).add_extension(
-                x509.ExtendedKeyUsage(
-                    [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
-                ),
-                critical=False,
+            usage = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
+            builder = self._builder(subject, key.public_key()).add_extension(
+                x509.ExtendedKeyUsage(usage), critical=False
             )
-            made = made.add_extension(names, critical=False) if hosts else made
-            signed = made.sign(self._key, hashes.SHA256())
+            if hosts:
+                builder = builder.add_extension(names, critical=False)
+            signed = builder.sign(self._key, hashes.SHA256())
             write_private(file, signed.public_bytes(serialization.Encoding.PEM))
         return file, key_file
 

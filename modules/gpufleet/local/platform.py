@@ -3,6 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -15,7 +16,7 @@ from gpufleet.edges.engines import Binaries
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.workspace import EnvironmentDir
 from gpufleet.local import ports
-from gpufleet.local.addresses import block_of
+from gpufleet.local.addresses import choose_block
 from gpufleet.local.files import read_json, write_json, write_private
 from gpufleet.local.nodes import apply_nodes
 from gpufleet.local.site_files import ADMIN, SiteFiles, merged
@@ -30,6 +31,8 @@ OnProgress = Callable[[ProcessProgress], None]
 HEAL_WITHIN_S: Final = 20
 """A supervisor that runs gets this long to heal its processes before all is started anew."""
 START_WITHIN_S: Final = 180
+_RESTARTS_OF_A_START: Final = 5
+"""A process that ends that often while all is started will not come up by waiting."""
 _POLL_S: Final = 0.2
 _LOG_LINES: Final = 5
 
@@ -62,26 +65,29 @@ class Platform:
                 supervisor.stop()
                 supervisor.declare(self._declare(keep_ports=False))
                 supervisor.start(self._site(site).authority for site in self.sites)
-                if late := self._wait_ready(supervisor, START_WITHIN_S, on_progress):
+                if late := self._wait_ready(
+                    supervisor, START_WITHIN_S, on_progress, restarts=_RESTARTS_OF_A_START
+                ):
                     raise _does_not_start(supervisor, late)
             self._apply_nodes()
 
     def _runs_as_declared(self, supervisor: Supervisor, on_progress: OnProgress) -> bool:
         if not supervisor.is_running():
             return False
-        if supervisor.declare(self._declare(keep_ports=True)):
+        supervisor.declare(self._declare(keep_ports=True))
+        if not supervisor.is_running_as_declared():
             return False
         return not self._wait_ready(supervisor, HEAL_WITHIN_S, on_progress)
 
     def _declare(self, *, keep_ports: bool) -> dict[str, Sequence[Process]]:
         """Write every file that the processes read, and return the processes."""
         taken: set[int] = set()
-        for site in self.sites:
-            folder = self.state.site(site)
-            file = folder / "ports.json"
+        for site_name in self.sites:
+            file = self.state.site(site_name) / "ports.json"
             if not (keep_ports and read_json(file)):
                 ports.choose(file, taken)
-        sites = {site: self._site(site) for site in self.sites}
+        blocks: set[str] = set()
+        sites = {name: self._site(name) for name in self.sites}
         for name, site in sites.items():
             site.kubeconfig(ADMIN)
             site.kubeconfig("agent")
@@ -91,7 +97,7 @@ class Platform:
                     "name": name,
                     "ports": dict(site.ports),
                     "manifests": str(site.manifests),
-                    "addresses": block_of(site.folder),
+                    "addresses": choose_block(site.folder, blocks),
                 },
             )
         entries = {name: site.entry(ADMIN) for name, site in sites.items()}
@@ -104,9 +110,17 @@ class Platform:
         return SiteFiles(name, folder, known, self.binaries.paths, self.binaries.files)
 
     def _wait_ready(
-        self, supervisor: Supervisor, within_s: float, on_progress: OnProgress
+        self,
+        supervisor: Supervisor,
+        within_s: float,
+        on_progress: OnProgress,
+        *,
+        restarts: int | None = None,
     ) -> list[ProcessState] | None:
-        """Wait until every process is ready; returns those that are not, or None."""
+        """Wait until every process is ready; returns those that are not, or None.
+
+        With `restarts`, those that were started that often come back at once.
+        """
         started = time.monotonic()
         told: set[tuple[str, str]] = set()
         while True:
@@ -119,6 +133,8 @@ class Platform:
             late = [state for state in states if not state.ready]
             if states and not late:
                 return None
+            if restarts and (crashing := [state for state in late if state.restarts >= restarts]):
+                return crashing
             if elapsed_s > within_s or not supervisor.is_running():
                 return late or [ProcessState("", "supervisor", "ended", 0, 0, ready=False)]
             time.sleep(_POLL_S)
@@ -132,9 +148,7 @@ class Platform:
 
 def embedded_sites(fleet: Fleet) -> list[str]:
     """The sites of a fleet that gpufleet runs itself."""
-    return [
-        name for name, site in fleet.sites.items() if isinstance(site.cluster, EmbeddedCluster)
-    ]
+    return [name for name, site in fleet.sites.items() if isinstance(site.cluster, EmbeddedCluster)]
 
 
 def down(state: EnvironmentDir, *, purge: bool) -> None:
@@ -152,19 +166,17 @@ def observe(state: EnvironmentDir) -> list[ProcessState]:
     return Supervisor(state.root).observe()
 
 
-def _only_one(state: EnvironmentDir) -> FileLock:
+def _only_one(state: EnvironmentDir) -> AbstractContextManager[object]:
     """One `up` or `down` at a time for each environment."""
     state.make()
-    lock = FileLock(state.root / ".platform.lock")
     try:
-        lock.acquire(timeout=0)
+        return FileLock(state.root / ".platform.lock").acquire(timeout=0)
     except Timeout:
         raise Retryable(
             "another ./fleet up or down of this environment is under way",
             where=str(state.root),
             mend="wait for it, then run this again",
         ) from None
-    return lock
 
 
 def _does_not_start(supervisor: Supervisor, late: list[ProcessState]) -> Failed:

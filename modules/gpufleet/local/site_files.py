@@ -82,8 +82,9 @@ class SiteFiles:
     def webhook_certificates(self) -> Path:
         """The folder that controller-runtime reads: `tls.crt` and `tls.key`."""
         folder = self.folder / "pki" / "lws-webhook"
-        for source, name in zip(self.certificate("lws-webhook"), ("tls.crt", "tls.key"), strict=True):
-            write_private(folder / name, source.read_bytes())
+        certificate, key = self.certificate("lws-webhook")
+        write_private(folder / "tls.crt", certificate.read_bytes())
+        write_private(folder / "tls.key", key.read_bytes())
         return folder
 
     def service_account_key(self) -> Path:

@@ -1,8 +1,7 @@
 """The processes of one embedded site, declared in one place: command, readiness, dependencies."""
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,18 +16,22 @@ SERVICE_RANGE: Final = "10.96.0.0/14"
 """A /24 runs out of addresses; the first one is the API server's own."""
 
 
+_OWN_CODE: Final = tuple(sorted(Path(__file__).parent.glob("*.py")))
+
+
 @dataclass(frozen=True)
 class Process:
     """One process under the supervisor.
 
     `ready` is a URL that answers 200 once it serves; None for a step that runs once and ends.
+    `reads` are the files that it reads at its start only: a change in one starts it anew.
     """
 
     name: str
     command: tuple[str, ...]
     after: tuple[str, ...] = ()
     ready: str | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    reads: tuple[Path, ...] = ()
 
 
 def processes(site: SiteFiles) -> tuple[Process, ...]:
@@ -81,7 +84,7 @@ def _etcd(site: SiteFiles) -> Process:
 def _api_server(site: SiteFiles) -> Process:
     certificate, key = site.certificate("apiserver")
     etcd_certificate, etcd_key = site.certificate("apiserver-etcd")
-    signing = site.service_account_key()
+    signing, authentication = site.service_account_key(), _anonymous_health_only(site)
     return Process(
         "apiserver",
         (
@@ -101,7 +104,7 @@ def _api_server(site: SiteFiles) -> Process:
             f"--service-cluster-ip-range={SERVICE_RANGE}",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
-            f"--authentication-config={_anonymous_health_only(site)}",
+            f"--authentication-config={authentication}",
             "--allow-privileged=true",
             # Endpoints may not hold a loopback address, and nothing here looks for this one.
             "--endpoint-reconciler-type=none",
@@ -109,6 +112,7 @@ def _api_server(site: SiteFiles) -> Process:
         ),
         after=("etcd",),
         ready=f"https://{LOOPBACK}:{site.ports['apiserver']}/readyz",
+        reads=(authentication,),
     )
 
 
@@ -131,7 +135,12 @@ def _anonymous_health_only(site: SiteFiles) -> Path:
 
 def _bootstrap(site: SiteFiles) -> Process:
     module = (sys.executable, "-m", "gpufleet.local.bootstrap")
-    return Process("bootstrap", (*module, str(site.folder)), after=("apiserver",))
+    return Process(
+        "bootstrap",
+        (*module, str(site.folder)),
+        after=("apiserver",),
+        reads=(site.folder / "site.json", *_OWN_CODE),
+    )
 
 
 def _controller_manager(site: SiteFiles) -> Process:
@@ -161,6 +170,7 @@ def _controller_manager(site: SiteFiles) -> Process:
         ),
         after=("apiserver",),
         ready=f"https://{LOOPBACK}:{port}/healthz",
+        reads=(config,),
     )
 
 
@@ -194,17 +204,19 @@ def _scheduler(site: SiteFiles) -> Process:
         ),
         after=("apiserver",),
         ready=f"https://{LOOPBACK}:{port}/healthz",
+        reads=(config, settings),
     )
 
 
 def _kwok(site: SiteFiles) -> Process:
     server = f"{LOOPBACK}:{site.ports['kwok']}"
+    config, stages = site.kubeconfig("kwok"), _stages(site)
     return Process(
         "kwok",
         (
             site.binary("kwok"),
-            f"--kubeconfig={site.kubeconfig('kwok')}",
-            f"--config={_stages(site)}",
+            f"--kubeconfig={config}",
+            f"--config={stages}",
             "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
             "--node-lease-duration-seconds=40",
             f"--node-ip={LOOPBACK}",
@@ -213,6 +225,7 @@ def _kwok(site: SiteFiles) -> Process:
         ),
         after=("bootstrap",),
         ready=f"http://{server}/healthz",
+        reads=(config, stages),
     )
 
 
@@ -238,7 +251,7 @@ def _stages(site: SiteFiles) -> Path:
 
 def _lws(site: SiteFiles) -> Process:
     health = f"{LOOPBACK}:{site.ports['lws-health']}"
-    settings = site.folder / "lws.yaml"
+    config, settings = site.kubeconfig("lws"), site.folder / "lws.yaml"
     write_private(
         settings,
         yaml.safe_dump(
@@ -262,11 +275,12 @@ def _lws(site: SiteFiles) -> Process:
         (
             site.binary("lws-manager"),
             f"--config={settings}",
-            f"--kubeconfig={site.kubeconfig('lws')}",
+            f"--kubeconfig={config}",
             "--zap-log-level=error",
         ),
         after=("bootstrap",),
         ready=f"http://{health}/readyz",
+        reads=(config, settings),
     )
 
 
@@ -275,6 +289,7 @@ def _agent(site: SiteFiles) -> Process:
         "agent",
         (sys.executable, "-m", "gpufleet.local.agent", str(site.folder)),
         after=("bootstrap",),
+        reads=(site.folder / "site.json", *_OWN_CODE),
         ready=f"http://{LOOPBACK}:{site.ports['agent']}/readyz",
     )
 
@@ -285,9 +300,17 @@ def _object_store(site: SiteFiles) -> Process:
     for folder in (data, versions):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     credentials = site.s3_credentials()
+    environment = site.folder / "s3.env"
+    write_private(
+        environment,
+        f"ROOT_ACCESS_KEY_ID={credentials['access_key']}\n"
+        f"ROOT_SECRET_ACCESS_KEY={credentials['secret_key']}\n",
+    )
     return Process(
         "s3",
         (
+            # Every user of the machine may read a command line: the credentials come by a file.
+            *("/bin/sh", "-c", 'set -a; . "$0"; exec "$@"', str(environment)),
             site.binary("versitygw"),
             f"--port={LOOPBACK}:{site.ports['s3']}",
             f"--cert={certificate}",
@@ -300,9 +323,5 @@ def _object_store(site: SiteFiles) -> Process:
             str(data),
         ),
         ready=f"https://{LOOPBACK}:{site.ports['s3']}/health",
-        # Not on the command line, which every user of the machine may read.
-        environment={
-            "ROOT_ACCESS_KEY_ID": credentials["access_key"],
-            "ROOT_SECRET_ACCESS_KEY": credentials["secret_key"],
-        },
+        reads=(environment,),
     )

@@ -27,6 +27,9 @@ _LONGEST_SOCKET_PATH: Final = 100
 _STOP_TIMEOUT_S: Final = 20
 _API_TIMEOUT_S: Final = 5.0
 _LOG_MEGABYTES: Final = 20
+_INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
+"""Nothing else of the caller's environment: not the credentials, and not a proxy that webhooks
+would be sent through."""
 
 
 @dataclass(frozen=True)
@@ -64,24 +67,37 @@ class Supervisor:
         """The log of a process."""
         return self._folder / "logs" / f"{site}-{process}.log"
 
-    def declare(self, sites: dict[str, Sequence[Process]]) -> bool:
-        """Write what is to run; False if that was declared already."""
+    def declare(self, sites: dict[str, Sequence[Process]]) -> None:
+        """Write what is to run from the next start on."""
         processes = {
             _key(site, process.name): self._entry(site, process)
             for site, declared in sites.items()
             for process in declared
         }
-        content = {"version": "0.5", "is_strict": True, "processes": processes}
-        return write_private(self._config, yaml.safe_dump(content, sort_keys=False))
+        content = {
+            "version": "0.5",
+            "is_strict": True,
+            "log_level": "info",
+            # A path may hold a dollar sign.
+            "disable_env_expansion": True,
+            "processes": processes,
+        }
+        write_private(self._config, yaml.safe_dump(content, sort_keys=False))
 
     def is_running(self) -> bool:
         """Whether the supervisor that this folder knows is alive: by pid and start time."""
         kept = read_json(self._kept) or {}
         try:
             process = psutil.Process(kept.get("pid", -1))
-            return process.create_time() == kept["started"] and process.is_running()
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            return alive and process.create_time() == kept["started"]
         except (psutil.Error, ValueError, KeyError):
             return False
+
+    def is_running_as_declared(self) -> bool:
+        """Whether it is alive, and was started with what is declared now."""
+        kept = read_json(self._kept) or {}
+        return self.is_running() and kept.get("declared") == _digest([self._config])
 
     def start(self, authorities: Iterable[Path]) -> None:
         """Start it in its own session; ends what an earlier one left behind first.
@@ -94,7 +110,7 @@ class Supervisor:
         bundle = self._folder / "authorities.crt"
         write_private(bundle, b"".join(file.read_bytes() for file in authorities))
         self._socket().unlink(missing_ok=True)
-        with (self._folder / "logs" / "supervisor.out").open("wb") as output:
+        with (self._folder / "logs" / "supervisor.err").open("wb") as errors:
             process = subprocess.Popen(
                 [
                     str(self._binary),
@@ -110,19 +126,27 @@ class Supervisor:
                 ],
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                # It repeats every line of every process here, without end.
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
                 start_new_session=True,
+                umask=0o077,
                 env={
-                    **os.environ,
+                    **{name: os.environ[name] for name in _INHERITED if name in os.environ},
                     MARK: str(self._folder),
                     # Its readiness probes trust the sites' own authorities, and nobody else.
                     "SSL_CERT_FILE": str(bundle),
                     "SSL_CERT_DIR": str(self._folder / "no-certificates"),
                 },
             )
-        started = psutil.Process(process.pid).create_time()
-        write_json(self._kept, {"pid": process.pid, "started": started})
+        write_json(
+            self._kept,
+            {
+                "pid": process.pid,
+                "started": psutil.Process(process.pid).create_time(),
+                "declared": _digest([self._config]),
+            },
+        )
 
     def observe(self) -> list[ProcessState]:
         """Every declared process; an empty list where the supervisor does not run."""
@@ -202,8 +226,9 @@ class Supervisor:
                 for other in process.after
             },
         }
-        if process.environment:
-            entry["environment"] = [f"{key}={value}" for key, value in process.environment.items()]
+        if process.reads:
+            # So that a change in what it reads is a change of what is declared.
+            entry["environment"] = [f"GPUFLEET_READS={_digest(process.reads)}"]
         if process.ready:
             entry["readiness_probe"] = _probe(process.ready)
         return entry
@@ -237,8 +262,13 @@ def _probe(url: str) -> dict[str, Any]:
         "period_seconds": 1,
         "timeout_seconds": 3,
         "success_threshold": 1,
-        "failure_threshold": 60,
+        # Past it, process-compose ends the process and does not start it again.
+        "failure_threshold": 2**31 - 1,
     }
+
+
+def _digest(files: Iterable[Path]) -> str:
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def _key(site: str, process: str) -> str:
