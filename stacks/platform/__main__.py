@@ -10,21 +10,20 @@ from gpufleet.components.site import DeclaredSite
 from gpufleet.components.site_platform import SitePlatform
 from gpufleet.core.inventory import expand_site
 from gpufleet.core.quotas import SitePlan
-from gpufleet.edges.engines import pinned_files
 
 declared = DeclaredSite.from_config()
 hold_in_freeze(declared)
 
-opts = pulumi.ResourceOptions(provider=declared.provider())
-crds = pinned_files()
+base = pulumi.ResourceOptions(provider=declared.provider())
 if declared.embedded:
-    definitions = Definitions("definitions", crds, opts=opts).resources
+    definitions = Definitions("definitions", opts=base).resources
 else:
-    definitions = Definitions("definitions", crds, ("gateway-api",), opts=opts).resources
-    definitions += Operators("operators", opts).resources
-    NodeLabels("nodes", expand_site(declared.fleet, declared.name), opts)
+    definitions = Definitions("definitions", ("gateway-api",), opts=base).resources
+    definitions += Operators("operators", base).resources
+    NodeLabels("nodes", expand_site(declared.fleet, declared.name), base)
 
-SitePlatform(SitePlan.of(declared.fleet, declared.name), definitions, opts)
+extended = pulumi.ResourceOptions(provider=declared.provider(after=definitions))
+SitePlatform(SitePlan.of(declared.fleet, declared.name), extended)
 
 pulumi.export("autoscaler", "none" if declared.embedded else "keda")
 pulumi.export("prometheus_url", "http://prometheus-operated.monitoring.svc:9090")

@@ -22,4 +22,4 @@ context = PoolContext(
 pools = [ServingPool(pool, context, opts) for pool in pools_at(declared.fleet, declared.name)]
 GatewayRoute("gateway", declared.fleet.slug, opts)
 
-pulumi.export("services", {pool.name: pool.service for pool in pools})
+pulumi.export("services", [pool.service for pool in pools])

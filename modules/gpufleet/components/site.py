@@ -1,5 +1,6 @@
 """What a stack is about: one site of one fleet file, and the provider for its cluster."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -37,13 +38,19 @@ class DeclaredSite:
         """Whether gpufleet runs this cluster itself."""
         return isinstance(self.fleet.sites[self.name].cluster, EmbeddedCluster)
 
-    def provider(self) -> k8s.Provider:
-        """The cluster by its context; the kubeconfig itself never enters the state."""
+    def provider(self, after: Sequence[pulumi.Resource] = ()) -> k8s.Provider:
+        """The cluster by its context; the kubeconfig itself never enters the state.
+
+        Args:
+            after: resources that bring custom resource definitions. A provider reads what a
+                cluster serves once, so custom resources need one that starts after them.
+        """
         cluster = self.fleet.sites[self.name].cluster
         context = cluster.context if isinstance(cluster, ExistingCluster) else self.name
         return k8s.Provider(
-            self.name,
+            f"{self.name}-extended" if after else self.name,
             context=context,
             cluster_identifier=f"{self.fleet.slug}-{self.name}",
             enable_server_side_apply=True,
+            opts=pulumi.ResourceOptions(depends_on=[*after]),
         )

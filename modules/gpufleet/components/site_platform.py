@@ -21,23 +21,16 @@ class SitePlatform(pulumi.ComponentResource):
 
     Args:
         plan: derived numbers of the site.
-        definitions: the resources that bring the CRDs; custom resources wait for them.
+        opts: with a provider that knows the operators' definitions.
     """
 
-    def __init__(
-        self,
-        plan: SitePlan,
-        definitions: Sequence[pulumi.Resource],
-        opts: pulumi.ResourceOptions | None = None,
-    ) -> None:
+    def __init__(self, plan: SitePlan, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("gpufleet:platform:SitePlatform", plan.site, None, opts)
         self._plan = plan
         self._labels = {names.MANAGED: "true", names.FLEET: plan.fleet}
         self._children = pulumi.ResourceOptions(parent=self)
         self._namespaces = [self._namespace(namespace) for namespace in names.NAMESPACES]
-        self._after_definitions = pulumi.ResourceOptions(
-            parent=self, depends_on=[*definitions, *self._namespaces]
-        )
+        self._inside = pulumi.ResourceOptions(parent=self, depends_on=self._namespaces)
         self._priorities()
         self._quota()
         self._queues()
@@ -111,7 +104,7 @@ class SitePlatform(pulumi.ComponentResource):
             names.INTERACTIVE_NAMESPACE,
             metadata=self._about("gpus", names.INTERACTIVE_NAMESPACE),
             spec={"hard": {f"requests.{names.GPU_RESOURCE}": str(self._plan.interactive_gpus)}},
-            opts=pulumi.ResourceOptions(parent=self, depends_on=self._namespaces),
+            opts=self._inside,
         )
 
     def _queues(self) -> None:
@@ -131,7 +124,7 @@ class SitePlatform(pulumi.ComponentResource):
             kind=kind,
             metadata=self._about(name, namespace),
             spec=spec,
-            opts=self._after_definitions,
+            opts=self._inside,
         )
 
     def _gateway(self) -> None:
@@ -151,7 +144,7 @@ class SitePlatform(pulumi.ComponentResource):
                     }
                 ],
             },
-            opts=self._after_definitions,
+            opts=self._inside,
         )
 
 

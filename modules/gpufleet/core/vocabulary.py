@@ -31,6 +31,7 @@ NAMESPACES: Final = (
     GATEWAY_NAMESPACE,
     MONITORING_NAMESPACE,
 )
+DEFINITIONS_NAMESPACE: Final = "kube-system"
 FIELD_MANAGER: Final = "gpufleet"
 
 
@@ -56,3 +57,8 @@ def namespace_of(class_: ServingClass) -> str:
 def priority_class_of(class_: ServingClass) -> str:
     """The PriorityClass of a class's pods."""
     return f"gpufleet-{class_.value}"
+
+
+def definitions_release(operator: str) -> str:
+    """The Helm release that holds an operator's custom resource definitions."""
+    return f"{operator}-crds"

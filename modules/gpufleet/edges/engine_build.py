@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from gpufleet.edges.engine_table import Engine
+from gpufleet.edges.definition_files import compact_definitions
+from gpufleet.edges.engine_table import Engine, ModuleFiles
 from gpufleet.spec.errors import Failed, FleetError, Retryable
 
 NEEDED_GO: Final = (1, 26)
@@ -183,12 +184,33 @@ def _copy_files(go: str, engine: Engine, into: Path, run: _Runner) -> None:
                 where=f"engine {engine.name}",
                 mend="do not use it: the module's content changed after it was pinned",
             )
-        target = into / file.to
-        target.mkdir(parents=True, exist_ok=True)
-        for source in sorted(Path(told[query]["Dir"], file.path).iterdir()):
-            if source.is_file():
-                # Without its mode: modules are read-only in Go's cache, copies are ours to remove.
-                shutil.copyfile(source, target / source.name)
+        source = Path(told[query]["Dir"], file.path)
+        if file.definitions:
+            _make_chart(source, into / "charts" / file.to, file)
+        else:
+            _copy_folder(source, into / file.to)
+
+
+def _copy_folder(source: Path, target: Path) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted(source.iterdir()):
+        if file.is_file():
+            # Without its mode: modules are read-only in Go's cache, copies are ours to remove.
+            shutil.copyfile(file, target / file.name)
+
+
+def _make_chart(source: Path, target: Path, pinned: ModuleFiles) -> None:
+    """A Helm chart that holds the custom resource definitions of a folder, and nothing else."""
+    (target / "templates").mkdir(parents=True)
+    version = pinned.version.removeprefix("v")
+    (target / "Chart.yaml").write_text(
+        f"apiVersion: v2\nname: {pinned.to}-crds\nversion: {version}\n"
+        f"description: Custom resource definitions of {pinned.module}\n",
+        encoding="utf-8",
+    )
+    for file in sorted(source.glob("*.yaml")):
+        if text := compact_definitions(file.read_text(encoding="utf-8")):
+            (target / "templates" / file.name).write_text(text, encoding="utf-8")
 
 
 def _documents(text: str) -> Iterator[dict[str, str]]:

@@ -19,6 +19,8 @@ class ModuleFiles:
     version: str
     path: str
     to: str
+    definitions: bool = False
+    """Make the Helm chart `charts/TO` of the custom resource definitions instead of copying."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Engine:
     @property
     def key(self) -> str:
         """Changes with every pin, source, flag and kind of machine: 16 hexadecimal digits."""
-        recipe = [self.package, self.ldflags, self.binaries, [vars(file) for file in self.files]]
+        recipe = [self.version, self.package, self.ldflags, self.binaries, [vars(file) for file in self.files]]
         digest = hashlib.sha256(json.dumps(recipe).encode())
         digest.update(f"{platform.system()}/{platform.machine()}".encode())
         for pattern in SOURCES:

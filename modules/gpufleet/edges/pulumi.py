@@ -24,6 +24,11 @@ from gpufleet.spec.reports import StackPreview, StackResult
 
 PROJECTS: Final = ("platform", "pools")
 FREEZE_MARK: Final = "gpufleet-refused-by-freeze: "
+_PLUGINS: Final = {
+    "resource-kubernetes": (PROVIDER_VERSION, "pulumi-resource-kubernetes"),
+    # The language host looks for its script beside itself.
+    "language-python": ("3.259.0", "pulumi-language-python", "pulumi-language-python-exec"),
+}
 _POLL_S: Final = 0.1
 _PARALLEL: Final = "64"
 _EVENT_LOG: Final = {"PULUMI_DEBUG_COMMANDS": "true"}
@@ -104,19 +109,18 @@ class PulumiCli:
         """Make what every command needs: the passphrase, and the provider where Pulumi looks."""
         self._state.make()
         self._binaries.link_into(self._workspace.state / "bin")
+        _link(self._binaries.files / "charts", self._workspace.state / "charts")
         if not self._state.passphrase_file.exists():
             descriptor = os.open(
                 self._state.passphrase_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
             )
             with os.fdopen(descriptor, "w") as file:
                 file.write(secrets.token_urlsafe(32))
-        name = "pulumi-resource-kubernetes"
-        folder = self._state.pulumi_home / "plugins" / f"resource-kubernetes-v{PROVIDER_VERSION}"
-        folder.mkdir(parents=True, exist_ok=True)
-        link, target = folder / name, self._binaries.path(name)
-        if not (link.is_symlink() and link.readlink() == target):
-            link.unlink(missing_ok=True)
-            link.symlink_to(target)
+        for plugin, (version, *names) in _PLUGINS.items():
+            folder = self._state.pulumi_home / "plugins" / f"{plugin}-v{version}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for name in names:
+                _place(self._binaries.path(name), folder / name)
 
     def ensure(self, stack: Stack, fleet_file: Path) -> None:
         """Make the stack and its configuration, which only points to fleet file and site."""
@@ -260,6 +264,29 @@ class PulumiCli:
 def stacks_of(fleet: Fleet) -> list[Stack]:
     """Every stack of a fleet, in the order in which they can be made."""
     return [Stack(project, fleet.slug, site) for project in PROJECTS for site in fleet.sites]
+
+
+def _link(source: Path, target: Path) -> None:
+    if not (target.is_symlink() and target.readlink() == source):
+        target.unlink(missing_ok=True)
+        target.symlink_to(source)
+
+
+def _place(source: Path, target: Path) -> None:
+    """Make `target` the same file as `source`: a hard link where the disk allows, else a copy.
+
+    Not a symbolic link: the language host would look for its script where that leads.
+    """
+    source = source.resolve()
+    if target.exists() and target.stat().st_size == source.stat().st_size and (
+        target.samefile(source) or target.stat().st_mtime == source.stat().st_mtime
+    ):
+        return
+    target.unlink(missing_ok=True)
+    try:
+        target.hardlink_to(source)
+    except OSError:
+        shutil.copy2(source, target)
 
 
 def pending_changes(stack: str) -> StackPreview:

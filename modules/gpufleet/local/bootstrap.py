@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import yaml
 
+from gpufleet.core.vocabulary import DEFINITIONS_NAMESPACE, definitions_release
 from gpufleet.edges.kube import Cluster, Object
 from gpufleet.local.files import read_json
 from gpufleet.local.site_files import ADMIN, LWS_NAMESPACE, LWS_SERVICE
@@ -69,9 +70,15 @@ def _role(cluster: Cluster, name: str, rules: list[Object]) -> None:
 
 def _leader_worker_set(cluster: Cluster, manifests: Path, port: int, folder: Path) -> None:
     """The operator's definition, role and webhooks, as its own manifests declare them."""
-    for definition in _documents(manifests / "lws"):
+    for definition in _documents(manifests / "charts" / "lws" / "templates"):
         name = definition["metadata"]["name"]
-        # The platform stack owns it from its first update on; the controller needs it before.
+        # The controller needs it before the platform stack can install it; then that takes it over.
+        definition["metadata"]["labels"] = {"app.kubernetes.io/managed-by": "Helm"}
+        definition["metadata"]["annotations"] = {
+            **definition["metadata"].get("annotations", {}),
+            "meta.helm.sh/release-name": definitions_release("lws"),
+            "meta.helm.sh/release-namespace": DEFINITIONS_NAMESPACE,
+        }
         cluster.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", definition)
         _wait_established(cluster, name)
     rules = [
