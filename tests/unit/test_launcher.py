@@ -159,3 +159,11 @@ def test_a_python_that_is_named_is_not_replaced_by_another(clone: Path) -> None:
     result = run(clone / "fleet", env={"GPUFLEET_PYTHON": "/nowhere/python3"})
     assert result.returncode == 1
     assert "/nowhere/python3 has none" in result.stderr
+
+
+def test_the_lock_names_no_host_and_hashes_everything() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    assert "://" not in lock
+    requirements = [line for line in lock.splitlines() if line and not line.startswith((" ", "#"))]
+    assert all("==" in line and line.endswith("\\") for line in requirements)
+    assert lock.count("--hash=sha256:") >= len(requirements)
