@@ -54,8 +54,7 @@ class Environment:
     @property
     def variables(self) -> dict[str, str]:
         """What plain pulumi, kubectl and ansible-playbook need to see this environment."""
-        kubeconfig = self.state.kubeconfig if embedded_sites(self.fleet) else None
-        return pulumi.environment(self.workspace, self.state, kubeconfig=kubeconfig)
+        return variables_of(self.workspace, self.fleet_file)
 
     @property
     def platform(self) -> Platform:
@@ -131,6 +130,15 @@ def preview(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> 
 def stop(workspace: Workspace, fleet_file: Path, *, purge: bool) -> None:
     """Stop the embedded platform; with `purge` also remove its state."""
     down(workspace.for_fleet(load_fleet(fleet_file)), purge=purge)
+
+
+def variables_of(workspace: Workspace, fleet_file: Path) -> dict[str, str]:
+    """What plain pulumi, kubectl and ansible-playbook need to see an environment."""
+    fleet = load_fleet(fleet_file)
+    state = workspace.for_fleet(fleet)
+    return pulumi.environment(
+        workspace, state, kubeconfig=state.kubeconfig if embedded_sites(fleet) else None
+    )
 
 
 def hold_in_freeze(

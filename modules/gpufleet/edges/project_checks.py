@@ -1,0 +1,107 @@
+"""The project's own checks: which tool, in which folder, with which arguments."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+_SHELL: Final = ("fleet", ".ci/run")
+_OWN_GO: Final = ("controlplane", "pulumi-resource-kubernetes")
+_PYTHON: Final = ("modules", "stacks", "tests", "tools", "tasks.py")
+
+
+@dataclass(frozen=True)
+class Check:
+    """One static check: commands that all have to succeed in a folder."""
+
+    name: str
+    commands: tuple[tuple[str, ...], ...]
+    folder: Path
+    needs: str = ""
+    """A program that has to be on PATH; without it the check is skipped, and that is said."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a check ended: ok, failed or skipped, with its output where it failed."""
+
+    check: str
+    state: str
+    seconds: float
+    output: str
+
+
+def checks(root: Path) -> list[Check]:
+    """Every static check of the clone at `root`."""
+    tools = Path(sys.executable).parent
+    paths = [str(root / path) for path in _PYTHON if (root / path).exists()]
+    shell = [path for path in _SHELL if (root / path).exists()]
+
+    def tool(name: str, *arguments: str) -> tuple[str, ...]:
+        return (str(tools / name), *arguments)
+
+    found = [
+        Check("ruff", (tool("ruff", "check", "--quiet", *paths),), root),
+        Check("format", (tool("ruff", "format", "--check", "--quiet", *paths),), root),
+        Check("mypy", (tool("mypy"),), root),
+        Check("layers", (tool("lint-imports", "--no-cache"),), root),
+        Check("shellcheck", (tool("shellcheck", *shell),), root),
+        Check("docs", ((sys.executable, "-m", "gpufleet.tasks", "docs", "--check"),), root),
+        *(_go_vet(root, module) for module in _OWN_GO),
+    ]
+    if any((root / "playbooks").glob("**/*.yml")):
+        found.append(
+            Check("ansible-lint", (tool("ansible-lint", "--offline", "playbooks"),), root)
+        )
+    return found
+
+
+def _go_vet(root: Path, module: str) -> Check:
+    return Check(
+        f"go vet {module}",
+        (("go", "generate", "./..."), ("go", "vet", "./...")),
+        root / "tools" / module,
+        needs="go",
+        # As the engines are built, so that their compiled packages are used again.
+        environment={"GOFLAGS": "-buildvcs=false -mod=readonly -trimpath", "GOTOOLCHAIN": "local"},
+    )
+
+
+def run_all(found: list[Check]) -> Iterator[Outcome]:
+    """Run checks side by side, and give each outcome as it comes."""
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for future in as_completed([threads.submit(_run, check) for check in found]):
+            yield future.result()
+
+
+def _run(check: Check) -> Outcome:
+    started = time.monotonic()
+    if check.needs and shutil.which(check.needs) is None:
+        return Outcome(check.name, "skipped", 0.0, f"{check.needs} is not on PATH")
+    for command in check.commands:
+        result = subprocess.run(
+            command,
+            cwd=check.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, **check.environment},
+            check=False,
+        )
+        if result.returncode:
+            return Outcome(check.name, "failed", time.monotonic() - started, result.stdout)
+    return Outcome(check.name, "ok", time.monotonic() - started, "")
+
+
+def run_pytest(root: Path, arguments: list[str]) -> int:
+    """Run the tests in the foreground; pytest's own exit code."""
+    command = [sys.executable, "-m", "pytest", *arguments]
+    return subprocess.run(command, cwd=root, stdin=subprocess.DEVNULL, check=False).returncode

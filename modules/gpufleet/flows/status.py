@@ -1,0 +1,108 @@
+"""How an environment is: pools, processes, and where fleet file, state and cluster differ."""
+
+from pathlib import Path
+from typing import Any
+
+from gpufleet.core.inventory import expand_site
+from gpufleet.core.observed import node_drift, pool_rows, state_drift, workload_drift
+from gpufleet.core.vocabulary import MANAGED, POOL
+from gpufleet.edges.kube import Cluster
+from gpufleet.edges.kube_paths import collection_path, object_path
+from gpufleet.edges.pulumi import stacks_of
+from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.provision import Environment
+from gpufleet.local.platform import embedded_sites, observe
+from gpufleet.spec.errors import FleetError
+from gpufleet.spec.reports import DriftRow, PoolRow, ProcessRow, StatusReport
+
+_WORKLOADS = (("apps/v1", "Deployment"), ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet"))
+
+
+def status(workspace: Workspace, fleet_file: Path) -> StatusReport:
+    """Observe everything, and change nothing.
+
+    A cluster that does not answer is a drift row of its site, not an error: the rest is still told.
+
+    Raises:
+        BadInput: the fleet file is not valid.
+        Failed, Retryable: an engine cannot be had.
+    """
+    environment = Environment.load(workspace, fleet_file, lambda _: None)
+    pools: list[PoolRow] = []
+    drift: list[DriftRow] = []
+    for site in environment.fleet.sites:
+        try:
+            rows, differences = _site(environment, site)
+        except FleetError as error:
+            down = DriftRow(
+                site=site,
+                between="fleet and cluster",
+                what="cluster",
+                declared="reachable",
+                actual=error.what,
+            )
+            rows, differences = pool_rows(environment.fleet, site, []), [down]
+        pools += rows
+        drift += differences
+    return StatusReport(
+        fleet=environment.fleet.fleet,
+        environment=environment.fleet.environment,
+        pools=pools,
+        processes=_processes(environment),
+        drift=drift,
+    )
+
+
+def _site(environment: Environment, site: str) -> tuple[list[PoolRow], list[DriftRow]]:
+    cluster = environment.cluster(site)
+    fleet = environment.fleet
+    pods = cluster.items("/api/v1/pods", labels=POOL)
+    nodes = cluster.items("/api/v1/nodes")
+    workloads = [
+        workload
+        for api_version, kind in _WORKLOADS
+        for workload in cluster.items(collection_path(api_version, kind, None), labels=MANAGED)
+    ]
+    recorded = _recorded(environment, site)
+    drift = [
+        *node_drift(expand_site(fleet, site), nodes, site),
+        *workload_drift(fleet, site, workloads),
+        *state_drift(site, recorded.items(), _found(cluster, recorded)),
+    ]
+    cluster.close()
+    return pool_rows(fleet, site, pods), drift
+
+
+def _recorded(environment: Environment, site: str) -> dict[str, str]:
+    """UID by API path of every Kubernetes object in the states of a site's stacks."""
+    objects: dict[str, str] = {}
+    for stack in stacks_of(environment.fleet):
+        if stack.site == site:
+            for resource in environment.cli.resources(stack):
+                thing: dict[str, Any] = resource.get("outputs") or {}
+                if uid := (thing.get("metadata") or {}).get("uid"):
+                    objects[object_path(thing)] = uid
+    return objects
+
+
+def _found(cluster: Cluster, recorded: dict[str, str]) -> dict[str, str]:
+    """UID by API path of what the cluster has of these, a collection at a time."""
+    found: dict[str, str] = {}
+    for collection in sorted({path.rsplit("/", 1)[0] for path in recorded}):
+        for thing in cluster.items(collection):
+            about = thing["metadata"]
+            found[f"{collection}/{about['name']}"] = about["uid"]
+    return found
+
+
+def _processes(environment: Environment) -> list[ProcessRow]:
+    """The embedded processes; one row that says so where none runs."""
+    if not embedded_sites(environment.fleet):
+        return []
+    rows = [ProcessRow(**vars(state)) for state in observe(environment.state)]
+    return rows or [
+        ProcessRow(
+            site=site, process="platform", state="not running", ready=False, pid=0, restarts=0
+        )
+        for site in embedded_sites(environment.fleet)
+    ]

@@ -1,0 +1,1 @@
+"""Documents made from models and data: reference pages, plots, exports."""

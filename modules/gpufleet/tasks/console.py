@@ -1,0 +1,189 @@
+"""What people see: facts on stdout, progress on stderr."""
+
+import threading
+import time
+from types import TracebackType
+from typing import Final, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from gpufleet.spec.progress import (
+    EngineProgress,
+    ProcessProgress,
+    Progress,
+    ReplicaProgress,
+    StackProgress,
+)
+from gpufleet.spec.reports import PoolRow, PreviewReport, StatusReport, UpReport
+
+facts: Final = Console(highlight=False)
+notes: Final = Console(stderr=True, highlight=False)
+_LINE_EVERY_S: Final = 10.0
+_ACTIONS: Final = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}
+
+
+class ProgressView:
+    """Shows long work: live on a terminal, else a line when something changes its state.
+
+    Called from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._events: dict[str, Progress] = {}
+        self._told: dict[str, tuple[str, float]] = {}
+        self._live = Live(console=notes, refresh_per_second=8, transient=True)
+
+    def __enter__(self) -> Self:
+        if notes.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if notes.is_terminal:
+            self._live.stop()
+
+    def __call__(self, event: Progress) -> None:
+        key = _key(event)
+        with self._lock:
+            self._events[key] = event
+            if notes.is_terminal:
+                self._live.update(Group(*(_line(shown) for shown in self._events.values())))
+            elif self._is_news(key, event):
+                notes.print(_plain(event), soft_wrap=True)
+
+    def _is_news(self, key: str, event: Progress) -> bool:
+        state, now = _state(event), time.monotonic()
+        before, at = self._told.get(key, ("", 0.0))
+        if state == before and now - at < _LINE_EVERY_S:
+            return False
+        self._told[key] = (state, now)
+        return True
+
+
+def _key(event: Progress) -> str:
+    match event:
+        case EngineProgress():
+            return "engines"
+        case ProcessProgress(site=site):
+            return f"processes {site}"
+        case StackProgress(stack=stack):
+            return f"stack {stack}"
+        case ReplicaProgress(site=site):
+            return f"replicas {site}"
+
+
+def _state(event: Progress) -> str:
+    match event:
+        case EngineProgress(engine=engine, state=state):
+            return f"{engine} {state}"
+        case ProcessProgress(process=process, state=state):
+            return f"{process} {state}"
+        case StackProgress(state=state):
+            return state
+        case ReplicaProgress(ready=ready, wanted=wanted):
+            return "ready" if ready >= wanted else "waiting"
+
+
+def _plain(event: Progress) -> str:
+    match event:
+        case EngineProgress():
+            detail = f": {event.detail}" if event.detail else ""
+            where = f"engine {event.index} of {event.total}, {event.engine}"
+            return f"[{event.elapsed_s:5.0f} s] {where}: {event.state}{detail}"
+        case ProcessProgress():
+            return f"[{event.elapsed_s:5.0f} s] site {event.site}: {event.process} {event.state}"
+        case StackProgress():
+            waiting = f", waiting for {', '.join(event.slowest)}" if event.slowest else ""
+            counts = f"{event.done} of {event.total} resources{waiting}"
+            return f"[{event.elapsed_s:5.0f} s] stack {event.stack}: {event.state}, {counts}"
+        case ReplicaProgress():
+            counts = f"{event.ready} of {event.wanted} replicas ready"
+            return f"[{event.elapsed_s:5.0f} s] site {event.site}: {counts}"
+
+
+def _line(event: Progress) -> Table | Text:
+    if not isinstance(event, StackProgress):
+        return Text(_plain(event))
+    row = Table.grid(padding=(0, 1))
+    bar = ProgressBar(total=max(event.total, 1), completed=event.done, width=24)
+    row.add_row(Text(f"[{event.elapsed_s:5.0f} s]"), bar, Text(_plain(event).split("] ", 1)[1]))
+    return row
+
+
+def pool_table(rows: list[PoolRow]) -> Table:
+    """Site, pool, class, revision, replicas ready/wanted, GPUs used/free, node spread."""
+    table = Table(box=None, header_style="bold", pad_edge=False)
+    for column in ("SITE", "POOL", "CLASS", "REVISION"):
+        table.add_column(column, no_wrap=True)
+    for column in ("READY", "GPUS USED", "FREE", "SPREAD"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        ready = f"{row.replicas_ready}/{row.replicas_wanted}"
+        table.add_row(
+            row.site,
+            row.pool,
+            row.class_,
+            row.revision,
+            Text(ready, style="green" if row.is_ready else "red"),
+            str(row.gpus_used),
+            str(row.gpus_free),
+            f"{row.nodes} nodes, {row.racks} racks",
+        )
+    return table
+
+
+def show_up(report: UpReport) -> None:
+    """The end of `up`: what stands, what was done, what to do next."""
+    facts.print(pool_table(report.pools), soft_wrap=True)
+    done = {
+        verb: sum(getattr(stack, verb) for stack in report.stacks)
+        for verb in ("created", "updated", "replaced", "deleted", "same")
+    }
+    counts = ", ".join(f"{count} {verb}" for verb, count in done.items() if count)
+    facts.print(
+        f"\n{report.fleet} {report.environment} is up after {report.seconds:.0f} s: "
+        f"{len(report.stacks)} stacks, resources: {counts}"
+    )
+    facts.print("\nNext:")
+    for step in report.next_steps:
+        facts.print(f"  {step}", soft_wrap=True, markup=False)
+
+
+def show_preview(report: PreviewReport) -> None:
+    """What would change, a line a resource."""
+    for stack in report.stacks:
+        facts.print(f"stack {stack.stack}: {len(stack.changes)} to change, {stack.same} stay")
+        for change in stack.changes:
+            sign, style = _ACTIONS.get(change.action, ("±", "magenta"))
+            fields = f"  [{', '.join(change.fields)}]" if change.fields else ""
+            line = Text(f"  {sign} {change.kind} {change.name}", style=style)
+            facts.print(line + Text(fields), soft_wrap=True)
+    if not report.changes:
+        facts.print("nothing would change")
+
+
+def show_status(report: StatusReport) -> None:
+    """Pools, what is wrong with processes, and every difference."""
+    facts.print(pool_table(report.pools), soft_wrap=True)
+    bad = [process for process in report.processes if not process.ready]
+    facts.print(
+        f"\nprocesses: {len(report.processes) - len(bad)} of {len(report.processes)} ready"
+    )
+    for process in bad:
+        facts.print(f"  {process.site} {process.process}: {process.state}", style="red")
+    facts.print(f"drift: {len(report.drift) or 'none'}")
+    for row in report.drift:
+        what = f"  {row.site} ({row.between}) {row.what}: {row.declared} declared, {row.actual}"
+        facts.print(what, style="yellow", soft_wrap=True)
+    if not report.is_good:
+        facts.print("\n./fleet up heals what can be healed")

@@ -1,0 +1,88 @@
+"""Check the project itself: lint, test, docs."""
+
+from invoke import Context
+
+from gpufleet.tasks import ROOT
+from gpufleet.tasks.command import command
+
+_KINDS = ("unit", "contract", "e2e", "faults", "hosts")
+_LONG = "slow or hosts or faults"
+_NO_TESTS = 5
+
+
+@command()
+def lint(_: Context) -> None:
+    """Every static check: ruff, mypy, layers, shellcheck, go vet, ansible-lint, fresh docs.
+
+    Example: ./fleet lint
+    """
+    _lint()
+
+
+@command(
+    help={
+        "all": "Also what takes long: slow, host and fault tests.",
+        "only": "Only one kind: unit, contract, e2e, faults or hosts; without lint.",
+        "select": "Only tests that match, as pytest -k; without lint.",
+    }
+)
+def test(_: Context, all: bool = False, only: str = "", select: str = "") -> None:
+    """The gate: lint, then unit, contract and end-to-end tests on real engines.
+
+    Example: ./fleet test --only unit --select freeze
+    """
+    from gpufleet.edges.project_checks import run_pytest
+    from gpufleet.spec.errors import BadInput, Failed
+
+    if only and only not in _KINDS:
+        raise BadInput(f"there is no kind {only!r}", where="--only", mend=f"one of {_KINDS}")
+    if not (only or select):
+        _lint()
+    arguments = [f"tests/{only}"] if only else ["tests"]
+    arguments += ["-k", select] if select else []
+    arguments += [] if all or only in {"faults", "hosts"} else ["-m", f"not ({_LONG})"]
+    code = run_pytest(ROOT, arguments)
+    if code == _NO_TESTS:
+        raise Failed("no test was run", mend="look at --only and --select")
+    if code:
+        raise Failed(f"tests failed (pytest's exit code {code})")
+
+
+@command(help={"check": "Change nothing; exit 1 if a generated file is stale."})
+def docs(_: Context, check: bool = False) -> None:
+    """Generate the reference documentation: fleet file, schema, tasks.
+
+    Example: ./fleet docs --check
+    """
+    from gpufleet.spec.errors import Failed
+    from gpufleet.tasks.console import facts
+    from gpufleet.tasks.reference import stale, write
+
+    if not check:
+        for file in write(ROOT):
+            facts.print(f"wrote {file.relative_to(ROOT)}")
+        return
+    if old := stale(ROOT):
+        names = ", ".join(str(file.relative_to(ROOT)) for file in old)
+        raise Failed(f"stale: {names}", mend="run ./fleet docs and commit the result")
+
+
+def _lint() -> None:
+    """Run every check, and tell each as it ends.
+
+    Raises:
+        Failed: names those that failed.
+    """
+    from gpufleet.edges.project_checks import checks, run_all
+    from gpufleet.spec.errors import Failed
+    from gpufleet.tasks.console import facts
+
+    failed: list[str] = []
+    for outcome in run_all(checks(ROOT)):
+        why = f": {outcome.output}" if outcome.state == "skipped" else ""
+        facts.print(f"{outcome.state:8}{outcome.seconds:6.1f} s  {outcome.check}{why}")
+        if outcome.state == "failed":
+            failed.append(outcome.check)
+            facts.print(outcome.output, markup=False, soft_wrap=True)
+    if failed:
+        raise Failed(f"lint failed: {', '.join(failed)}")
