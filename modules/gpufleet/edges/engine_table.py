@@ -52,7 +52,13 @@ class Engine:
     @property
     def key(self) -> str:
         """Changes with every pin, source, flag and kind of machine: 16 hexadecimal digits."""
-        recipe = [self.version, self.package, self.ldflags, self.binaries, [vars(file) for file in self.files]]
+        recipe = [
+            self.version,
+            self.package,
+            self.ldflags,
+            self.binaries,
+            [vars(file) for file in self.files],
+        ]
         digest = hashlib.sha256(json.dumps(recipe).encode())
         digest.update(f"{platform.system()}/{platform.machine()}".encode())
         for pattern in SOURCES:
