@@ -8,7 +8,9 @@ import hashlib
 import os
 import subprocess
 import tempfile
+from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -17,7 +19,7 @@ import httpx
 import psutil
 import yaml
 
-from gpufleet.local.files import read_json, write_json, write_private
+from gpufleet.local.files import PRIVATE_FILE, read_json, write_json, write_private
 from gpufleet.local.site_layout import Process
 from gpufleet.spec.errors import Failed
 
@@ -25,6 +27,7 @@ MARK: Final = "GPUFLEET_PLATFORM"
 _LONGEST_SOCKET_PATH: Final = 100
 """Linux allows 107 bytes."""
 _STOP_TIMEOUT_S: Final = 20
+_ORPHAN_TIMEOUT_S: Final = 5
 _API_TIMEOUT_S: Final = 5.0
 _LOG_MEGABYTES: Final = 20
 _INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
@@ -88,10 +91,9 @@ class Supervisor:
         """Whether the supervisor that this folder knows is alive: by pid and start time."""
         kept = read_json(self._kept) or {}
         try:
-            process = psutil.Process(kept.get("pid", -1))
-            alive = process.status() != psutil.STATUS_ZOMBIE
-            return alive and process.create_time() == kept["started"]
-        except (psutil.Error, ValueError, KeyError):
+            process = psutil.Process(kept["pid"])
+            return process.create_time() == kept["started"] and _is_alive(process.pid)
+        except (psutil.Error, KeyError):
             return False
 
     def is_running_as_declared(self) -> bool:
@@ -110,7 +112,9 @@ class Supervisor:
         bundle = self._folder / "authorities.crt"
         write_private(bundle, b"".join(file.read_bytes() for file in authorities))
         self._socket().unlink(missing_ok=True)
-        with (self._folder / "logs" / "supervisor.err").open("wb") as errors:
+        complaints = self._folder / "logs" / "supervisor.err"
+        complaints.touch(mode=PRIVATE_FILE)
+        with complaints.open("wb") as errors:
             process = subprocess.Popen(
                 [
                     str(self._binary),
@@ -176,16 +180,12 @@ class Supervisor:
 
         In reverse order of the start: an API server whose etcd is gone does not end by itself.
         """
-        orphans = sorted(self._marked(), key=_stop_order)
+        orphans = self._marked()
+        stages = defaultdict(list)
         for orphan in orphans:
-            try:
-                orphan.terminate()
-                orphan.wait(_STOP_TIMEOUT_S)
-            except psutil.TimeoutExpired:
-                orphan.kill()
-                orphan.wait(_STOP_TIMEOUT_S)
-            except psutil.NoSuchProcess:
-                continue
+            stages[_stop_order(orphan)].append(orphan)
+        for stage in sorted(stages):
+            _end(stages[stage])
         return len(orphans)
 
     def _marked(self) -> list[psutil.Process]:
@@ -279,14 +279,35 @@ def _state(entry: dict[str, Any]) -> ProcessState:
     site, _, process = str(entry["name"]).partition(".")
     status = str(entry["status"])
     completed = status == "Completed" and entry.get("exit_code") == 0
+    pid = int(entry.get("pid") or 0) if status == "Running" else 0
     return ProcessState(
         site=site,
         process=process,
         state="done" if completed else status.lower(),
-        pid=int(entry.get("pid") or 0),
+        pid=pid,
         restarts=int(entry.get("restarts") or 0),
-        ready=completed or (status == "Running" and entry.get("is_ready") == "Ready"),
+        ready=completed or (entry.get("is_ready") == "Ready" and _is_alive(pid)),
     )
+
+
+def _is_alive(pid: int) -> bool:
+    """Whether a process runs; the supervisor learns of a death a moment later."""
+    try:
+        return pid > 0 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
+def _end(processes: list[psutil.Process]) -> None:
+    """Ask them to end, and kill those that do not."""
+    for process in processes:
+        with suppress(psutil.NoSuchProcess):
+            process.terminate()
+    _, alive = psutil.wait_procs(processes, _ORPHAN_TIMEOUT_S)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
+    psutil.wait_procs(alive, _ORPHAN_TIMEOUT_S)
 
 
 _STOP_LAST: Final = ("kube-apiserver", "etcd")

@@ -1,0 +1,79 @@
+"""The declared processes of a site, as one whole."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from gpufleet.local import ports
+from gpufleet.local.site_files import SiteFiles
+from gpufleet.local.site_layout import Process, processes
+
+ENGINES = (
+    "etcd",
+    "kube-apiserver",
+    "kube-controller-manager",
+    "kube-scheduler",
+    "kwok",
+    "lws-manager",
+    "versitygw",
+)
+POD_READY = {
+    "kind": "Stage",
+    "metadata": {"name": "pod-ready"},
+    "spec": {"selector": {"matchExpressions": []}},
+}
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> SiteFiles:
+    manifests = tmp_path / "manifests"
+    (manifests / "kwok-pod").mkdir(parents=True)
+    (manifests / "kwok-pod" / "pod-ready.yaml").write_text(yaml.safe_dump(POD_READY))
+    chosen = dict(zip(ports.NAMES, range(20_000, 20_100), strict=False))
+    engines = {name: Path("/engines", name) for name in ENGINES}
+    return SiteFiles("east", tmp_path / "east", chosen, engines, manifests)
+
+
+def declared(site: SiteFiles) -> dict[str, Process]:
+    return {process.name: process for process in processes(site)}
+
+
+def test_every_process_waits_for_declared_ones_only_and_says_when_it_serves(
+    site: SiteFiles,
+) -> None:
+    seen: set[str] = set()
+    for name, process in declared(site).items():
+        assert set(process.after) <= seen
+        assert process.ready or name == "bootstrap"
+        seen.add(name)
+
+
+def test_everything_is_asked_and_bound_on_loopback(site: SiteFiles) -> None:
+    commands = "\n".join(" ".join(each.command) for each in declared(site).values())
+    for process in declared(site).values():
+        if process.ready:
+            assert "://127.0.0.1:" in process.ready
+    assert "0.0.0.0" not in commands  # noqa: S104 - the very thing that must not be there
+    assert "--bind-address=127.0.0.1" in commands
+
+
+def test_no_secret_is_on_a_command_line(site: SiteFiles) -> None:
+    store = declared(site)["s3"]
+    credentials = site.s3_credentials()
+    assert credentials["secret_key"] not in " ".join(store.command)
+    assert credentials["secret_key"] in store.reads[0].read_text()
+
+
+def test_declaring_again_changes_nothing(site: SiteFiles) -> None:
+    before = declared(site)
+    files = {file: file.read_bytes() for file in site.folder.rglob("*") if file.is_file()}
+    assert declared(site) == before
+    assert {file: file.read_bytes() for file in files} == files
+
+
+def test_kwok_leaves_the_pods_of_pools_to_the_node_agent(site: SiteFiles) -> None:
+    declared(site)
+    (stage,) = yaml.safe_load_all((site.folder / "kwok.yaml").read_text())
+    (rule,) = stage["spec"]["selector"]["matchExpressions"]
+    assert rule == {"key": '.metadata.labels["gpufleet.dev/pool"]', "operator": "DoesNotExist"}

@@ -1,0 +1,36 @@
+"""Ports of a site: chosen once, kept, and given up to whoever took them."""
+
+import socket
+from pathlib import Path
+
+from gpufleet.local import ports
+
+
+def test_ports_are_chosen_once_and_kept(tmp_path: Path) -> None:
+    file = tmp_path / "ports.json"
+    chosen = ports.choose(file, set())
+    assert chosen.keys() == set(ports.NAMES)
+    assert len(set(chosen.values())) == len(chosen)
+    assert ports.choose(file, set()) == chosen
+
+
+def test_only_the_port_that_somebody_took_is_chosen_again(tmp_path: Path) -> None:
+    file = tmp_path / "ports.json"
+    before = ports.choose(file, set())
+    with socket.create_server(("127.0.0.1", before["etcd"])):
+        after = ports.choose(file, set())
+    assert {name for name in before if before[name] != after[name]} == {"etcd"}
+
+
+def test_sites_of_one_environment_share_no_port(tmp_path: Path) -> None:
+    taken: set[int] = set()
+    first = ports.choose(tmp_path / "east.json", taken)
+    second = ports.choose(tmp_path / "west.json", taken)
+    assert not set(first.values()) & set(second.values())
+    assert taken == {*first.values(), *second.values()}
+
+
+def test_a_cut_file_is_made_anew(tmp_path: Path) -> None:
+    file = tmp_path / "ports.json"
+    file.write_text('{"etcd": ')
+    assert ports.choose(file, set()).keys() == set(ports.NAMES)
