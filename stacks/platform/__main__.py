@@ -1,4 +1,4 @@
-"""The ground for inference pools at one site: definitions, operators, namespaces, quotas, queues."""
+"""The ground for pools at one site: definitions, operators, namespaces, quotas, queues."""
 
 import pulumi
 

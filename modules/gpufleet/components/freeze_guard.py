@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 import pulumi
 
 from gpufleet.components.site import DeclaredSite
-from gpufleet.edges.calendars import decide_for_site, refusal
+from gpufleet.core.freeze import decide, refusal
+from gpufleet.edges.calendars import read_calendars
 from gpufleet.edges.pulumi import FREEZE_MARK, pending_changes
 
 
@@ -18,7 +19,9 @@ def hold_in_freeze(declared: DeclaredSite) -> None:
     """
     if pulumi.runtime.is_dry_run():
         return
-    decision = decide_for_site(declared.fleet, declared.path, declared.name, datetime.now(UTC))
+    now = datetime.now(UTC)
+    calendars = read_calendars(declared.fleet, declared.path, declared.name, now)
+    decision = decide(calendars, now, required=declared.fleet.governance.calendar_required)
     if decision.admitted:
         return
     found = pending_changes(pulumi.get_stack())

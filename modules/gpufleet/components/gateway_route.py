@@ -10,9 +10,7 @@ from gpufleet.core import vocabulary as names
 class GatewayRoute(pulumi.ComponentResource):
     """The gateway's Service and the HTTPRoute that exposes it."""
 
-    def __init__(
-        self, name: str, fleet: str, opts: pulumi.ResourceOptions | None = None
-    ) -> None:
+    def __init__(self, name: str, fleet: str, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__("gpufleet:serving:GatewayRoute", name, None, opts)
         about = {
             "name": names.GATEWAY,

@@ -17,9 +17,7 @@ class NodeLabels(pulumi.ComponentResource):
     ) -> None:
         super().__init__("gpufleet:platform:NodeLabels", name, None, opts)
         for node in nodes:
-            ours = {
-                key: value for key, value in node.labels.items() if key.startswith(names.GROUP)
-            }
+            ours = {key: value for key, value in node.labels.items() if key.startswith(names.GROUP)}
             k8s.core.v1.NodePatch(
                 node.name,
                 metadata={"name": node.name, "labels": ours},

@@ -12,7 +12,6 @@ from gpufleet.core import autoscaling
 from gpufleet.core import vocabulary as names
 from gpufleet.core.serving import ENGINE_PORT, PoolAtSite
 
-
 _SKIP_AWAIT: Final = {"pulumi.com/skipAwait": "true"}
 
 

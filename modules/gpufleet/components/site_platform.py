@@ -43,7 +43,8 @@ class SitePlatform(pulumi.ComponentResource):
 
     def _namespace(self, name: str) -> pulumi.Resource:
         levels = {
-            f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")
+            f"pod-security.kubernetes.io/{mode}": "restricted"
+            for mode in ("enforce", "audit", "warn")
         }
         namespace = k8s.core.v1.Namespace(
             name,
@@ -66,11 +67,7 @@ class SitePlatform(pulumi.ComponentResource):
                 "egress": [
                     {
                         "to": [
-                            {
-                                "namespaceSelector": {
-                                    "matchLabels": {names.NAMESPACE: "kube-system"}
-                                }
-                            }
+                            {"namespaceSelector": {"matchLabels": {names.NAMESPACE: "kube-system"}}}
                         ],
                         "ports": [{"port": 53, "protocol": kind} for kind in ("UDP", "TCP")],
                     }
@@ -151,9 +148,7 @@ class SitePlatform(pulumi.ComponentResource):
 def _flavor(quota: BatchQuota) -> dict[str, Any]:
     return {
         "nodeLabels": {names.NODE_GROUP: quota.node_group},
-        "tolerations": [
-            {"key": names.GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}
-        ],
+        "tolerations": [{"key": names.GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}],
     }
 
 

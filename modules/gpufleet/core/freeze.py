@@ -10,6 +10,9 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
 
+from gpufleet.spec.errors import PolicyRefused
+from gpufleet.spec.windows import Calendar, Window
+
 
 class Purpose(StrEnum):
     """Why something is to change."""
@@ -24,24 +27,6 @@ class Purpose(StrEnum):
 
 EXEMPT: Final = frozenset(Purpose) - {Purpose.CHANGE}
 """What goes on in a freeze: stopping it would do more harm than the change."""
-
-
-@dataclass(frozen=True)
-class Window:
-    """A time in which nothing may change; both ends have a time zone."""
-
-    name: str
-    start: datetime
-    end: datetime
-
-
-@dataclass(frozen=True)
-class Calendar:
-    """One freeze calendar as it was read: its windows, or why it cannot be trusted."""
-
-    name: str
-    windows: tuple[Window, ...] = ()
-    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,7 +99,9 @@ def merged(windows: Iterable[Window]) -> list[Window]:
         if last is None or window.start > last.end:
             blocks.append(window)
             continue
-        names = last.name if window.name in last.name.split(" + ") else f"{last.name} + {window.name}"
+        names = (
+            last.name if window.name in last.name.split(" + ") else f"{last.name} + {window.name}"
+        )
         blocks[-1] = Window(names, last.start, max(last.end, window.end))
     return blocks
 
@@ -126,3 +113,18 @@ def _first_gap(blocks: Sequence[Window], after: datetime, needs: timedelta) -> d
         if block.start >= opens and block.start < opens + needs:
             opens = block.end
     return opens
+
+
+def refusal(site: str, decision: Decision) -> PolicyRefused:
+    """The error for a change of a site that was not admitted."""
+    if decision.opens is None:
+        mend = "mend or declare the calendar (freeze_calendars in the fleet file), then try again"
+    else:
+        mend = f"the next opening is {_shown(decision.opens)}"
+    window = decision.window
+    span = f" ({_shown(window.start)} to {_shown(window.end)})" if window else ""
+    return PolicyRefused(f"frozen: {decision.reason}{span}", where=f"site {site}", mend=mend)
+
+
+def _shown(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M %Z")

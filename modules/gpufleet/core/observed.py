@@ -138,7 +138,9 @@ def workload_drift(fleet: Fleet, site: str, workloads: Sequence[Object]) -> list
 
 def _template(spec: Mapping[str, Any]) -> Mapping[str, Any]:
     """The pod template of a Deployment, or the leader's of a LeaderWorkerSet."""
-    template: Mapping[str, Any] = spec.get("template") or spec["leaderWorkerTemplate"]["leaderTemplate"]
+    template: Mapping[str, Any] = (
+        spec.get("template") or spec["leaderWorkerTemplate"]["leaderTemplate"]
+    )
     return template
 
 

@@ -4,31 +4,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from gpufleet.spec.machine import Facts
+
 GIB: Final = 2**30
 BUILD_DISK_BYTES: Final = 25 * GIB
 """Go's module cache (7 GB), build cache (12 GB) and the engines, measured at a first build."""
 RUN_DISK_BYTES: Final = 2 * GIB
 MEMORY_BYTES_PER_SITE: Final = 1 * GIB
-
-
-@dataclass(frozen=True)
-class Facts:
-    """What was seen of a machine."""
-
-    python: tuple[int, int]
-    go: tuple[int, int] | None
-    engines_missing: tuple[str, ...]
-    engines_from_path: tuple[str, ...]
-    cache_free_bytes: int
-    state_free_bytes: int
-    cache_writable: bool
-    state_writable: bool
-    memory_free_bytes: int
-    loopback_block: bool
-    """Whether a server can listen on 127.77.0.1: all of 127.0.0.0/8 is this machine's."""
-    time_zones: bool
-    ssh_keygen: bool
-    sites: int
 
 
 @dataclass(frozen=True)
@@ -59,12 +41,17 @@ def _software(facts: Facts) -> Iterator[Finding]:
         good = go is not None and go >= (1, 26)
         yield _finding("Go 1.26", good, seen, "install Go 1.26 or later from https://go.dev/dl/")
     yield _finding(
-        "time zones", facts.time_zones, "found" if facts.time_zones else "missing",
+        "time zones",
+        facts.time_zones,
+        "found" if facts.time_zones else "missing",
         "install tzdata (Debian: apt-get install tzdata)",
     )
     yield _finding(
-        "ssh-keygen", facts.ssh_keygen, "found" if facts.ssh_keygen else "missing",
-        "install OpenSSH's client; approvals are signed with it", level="warn",
+        "ssh-keygen",
+        facts.ssh_keygen,
+        "found" if facts.ssh_keygen else "missing",
+        "install OpenSSH's client; approvals are signed with it",
+        level="warn",
     )
 
 

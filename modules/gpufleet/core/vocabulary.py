@@ -32,7 +32,6 @@ NAMESPACES: Final = (
     MONITORING_NAMESPACE,
 )
 DEFINITIONS_NAMESPACE: Final = "kube-system"
-FIELD_MANAGER: Final = "gpufleet"
 
 
 RUNTIME_CLASS: Final = "nvidia"

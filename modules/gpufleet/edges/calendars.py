@@ -8,10 +8,9 @@ from zoneinfo import ZoneInfo
 import icalendar
 import recurring_ical_events
 
-from gpufleet.core.freeze import Calendar, Decision, Purpose, Window, decide
-from gpufleet.spec.errors import PolicyRefused
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.governance import FreezeCalendar
+from gpufleet.spec.windows import Calendar, Window
 
 HORIZON: Final = timedelta(days=400)
 MAX_BYTES: Final = 4 * 2**20
@@ -35,38 +34,14 @@ def read_calendar(name: str, declared: FreezeCalendar, file: Path, now: datetime
         if stale := _staleness(calendar, declared, now):
             return Calendar(name, problem=f"{file} {stale}")
         zone = _zone(calendar)
-        events = recurring_ical_events.of(calendar).between(
-            now - timedelta(days=1), now + HORIZON
-        )
-        windows = [
-            _window(event, zone) for event in events if event.get("STATUS") != "CANCELLED"
-        ]
+        events = recurring_ical_events.of(calendar).between(now - timedelta(days=1), now + HORIZON)
+        windows = [_window(event, zone) for event in events if event.get("STATUS") != "CANCELLED"]
     except OSError as error:
         return Calendar(name, problem=f"{file} cannot be read ({error.strerror})")
     except Exception as error:  # noqa: BLE001 - whatever a calendar does to its reader: frozen
         reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
         return Calendar(name, problem=f"{file} is not a valid iCalendar file ({reason})")
     return Calendar(name, tuple(window for window in windows if window.end > now))
-
-
-def decide_for_site(
-    fleet: Fleet, fleet_file: Path, site: str, now: datetime, purpose: Purpose = Purpose.CHANGE
-) -> Decision:
-    """Whether a site may change now."""
-    calendars = read_calendars(fleet, fleet_file, site, now)
-    required = fleet.governance.calendar_required
-    return decide(calendars, now, required=required, purpose=purpose)
-
-
-def refusal(site: str, decision: Decision) -> PolicyRefused:
-    """The error for a decision that was not to admit."""
-    if decision.opens is None:
-        mend = "mend or declare the calendar (freeze_calendars in the fleet file), then try again"
-    else:
-        mend = f"the next opening is {_shown(decision.opens)}"
-    window = decision.window
-    span = f" ({_shown(window.start)} to {_shown(window.end)})" if window else ""
-    return PolicyRefused(f"frozen: {decision.reason}{span}", where=f"site {site}", mend=mend)
 
 
 def _staleness(calendar: Any, declared: FreezeCalendar, now: datetime) -> str:  # noqa: ANN401 - the library's component
@@ -82,7 +57,7 @@ def _staleness(calendar: Any, declared: FreezeCalendar, now: datetime) -> str:  
         return "has no LAST-MODIFIED or DTSTAMP, so its age is unknown"
     age_s = (now - max(moments)).total_seconds()
     if age_s > declared.stale_after_s:
-        return f"is stale: last modified {_shown(max(moments))}"
+        return f"is stale: last modified {max(moments):%Y-%m-%d}"
     return ""
 
 
@@ -104,7 +79,3 @@ def _moment(value: date | datetime, zone: tzinfo) -> datetime:
     if not isinstance(value, datetime):
         value = datetime.combine(value, time())
     return value if value.tzinfo else value.replace(tzinfo=zone)
-
-
-def _shown(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M %Z")

@@ -18,7 +18,7 @@ _Loader.add_constructor("tag:yaml.org,2002:value", _Loader.construct_yaml_str)
 
 def compact_definitions(text: str) -> str:
     """The definitions of a YAML text, a JSON document each (which is YAML too)."""
-    documents = yaml.load_all(text, Loader=_Loader)  # noqa: S506 - a safe loader
+    documents = yaml.load_all(text, Loader=_Loader)
     definitions = [
         document
         for document in documents

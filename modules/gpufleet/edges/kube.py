@@ -10,10 +10,10 @@ import urllib3
 from kubernetes import client, config
 from kubernetes.config.config_exception import ConfigException
 
-from gpufleet.core.vocabulary import FIELD_MANAGER
 from gpufleet.spec.errors import Failed, FleetError, Retryable
 
 Object = dict[str, Any]
+FIELD_MANAGER: Final = "gpufleet"
 _RETRIES: Final = urllib3.Retry(
     total=6,
     backoff_factor=0.2,
@@ -82,13 +82,13 @@ class Cluster:
     def apply(self, path: str, body: Object) -> Object:
         """Server-side apply, forced, as the field manager `gpufleet`."""
         query = [("fieldManager", FIELD_MANAGER), ("force", "true")]
-        return self._call("PATCH", path, body=body, query=query, kind="application/apply-patch+yaml")
+        return self._call(
+            "PATCH", path, body=body, query=query, kind="application/apply-patch+yaml"
+        )
 
     def merge(self, path: str, body: Object) -> Object:
         """Strategic merge patch."""
-        return self._call(
-            "PATCH", path, body=body, kind="application/strategic-merge-patch+json"
-        )
+        return self._call("PATCH", path, body=body, kind="application/strategic-merge-patch+json")
 
     def delete(self, path: str) -> None:
         """Delete an object, if it is there."""
@@ -120,7 +120,7 @@ class Cluster:
         """Let the connections go."""
         self._client.close()
 
-    def _call(  # noqa: PLR0913 - an HTTP request has that many parts
+    def _call(
         self,
         method: str,
         path: str,

@@ -1,4 +1,4 @@
-"""What this machine has: the facts that `core.prerequisites` judges."""
+"""What this machine has: the facts that are judged elsewhere."""
 
 import os
 import re
@@ -11,9 +11,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import psutil
 
-from gpufleet.core.prerequisites import Facts
 from gpufleet.edges.engines import survey
 from gpufleet.edges.workspace import Workspace, cache_dir
+from gpufleet.spec.machine import Facts
 
 
 def look(workspace: Workspace, sites: int) -> Facts:

@@ -57,9 +57,7 @@ def checks(root: Path) -> list[Check]:
         *(_go_vet(root, module) for module in _OWN_GO),
     ]
     if any((root / "playbooks").glob("**/*.yml")):
-        found.append(
-            Check("ansible-lint", (tool("ansible-lint", "--offline", "playbooks"),), root)
-        )
+        found.append(Check("ansible-lint", (tool("ansible-lint", "--offline", "playbooks"),), root))
     return found
 
 

@@ -278,8 +278,10 @@ def _place(source: Path, target: Path) -> None:
     Not a symbolic link: the language host would look for its script where that leads.
     """
     source = source.resolve()
-    if target.exists() and target.stat().st_size == source.stat().st_size and (
-        target.samefile(source) or target.stat().st_mtime == source.stat().st_mtime
+    if (
+        target.exists()
+        and target.stat().st_size == source.stat().st_size
+        and (target.samefile(source) or target.stat().st_mtime == source.stat().st_mtime)
     ):
         return
     target.unlink(missing_ok=True)
@@ -298,7 +300,7 @@ def pending_changes(stack: str) -> StackPreview:
         log = Path(folder, "events")
         arguments = ["preview", "--non-interactive", f"--stack={stack}", f"--event-log={log}"]
         result = subprocess.run(
-            ["pulumi", *arguments],
+            ["pulumi", *arguments],  # noqa: S607 - the one that runs this program is first on PATH
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

@@ -89,9 +89,7 @@ class EventReader:
             return
         fields = sorted(step.get("detailedDiff") or step.get("diffs") or [])
         kind = step["type"].rsplit(":", 1)[-1]
-        change = ResourceChange(
-            action=step["op"], kind=kind, name=name_of(urn), fields=fields
-        )
+        change = ResourceChange(action=step["op"], kind=kind, name=name_of(urn), fields=fields)
         self._changes.append(change)
 
     def _tell(self, state: str) -> None:

@@ -8,10 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, Self, TypeVar
 
+from gpufleet.core.freeze import decide, refusal
 from gpufleet.core.observed import pool_rows
 from gpufleet.core.vocabulary import POOL
 from gpufleet.edges import pulumi
-from gpufleet.edges.calendars import decide_for_site, refusal
+from gpufleet.edges.calendars import read_calendars
 from gpufleet.edges.engines import Binaries, resolve
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.pulumi import PulumiCli, Stack
@@ -21,7 +22,7 @@ from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import TargetMissed
 from gpufleet.spec.hardware import ExistingCluster
 from gpufleet.spec.progress import Progress, ReplicaProgress
-from gpufleet.spec.reports import PoolRow, PreviewReport, StackPreview, StackResult, UpReport
+from gpufleet.spec.reports import PoolRow, PreviewReport, StackPreview, UpReport
 
 T = TypeVar("T")
 OnProgress = Callable[[Progress], None]
@@ -95,9 +96,7 @@ def up(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> UpRep
     hold_in_freeze(environment, cli, stacks, on_progress)
     results = _each_site(
         environment.fleet,
-        lambda site: [
-            cli.up(stack, on_progress) for stack in stacks if stack.site == site
-        ],
+        lambda site: [cli.up(stack, on_progress) for stack in stacks if stack.site == site],
     )
     rows = wait_ready(environment, on_progress)
     return UpReport(
@@ -151,7 +150,9 @@ def hold_in_freeze(
     """
     now = datetime.now(UTC)
     for site in environment.fleet.sites:
-        decision = decide_for_site(environment.fleet, environment.fleet_file, site, now)
+        calendars = read_calendars(environment.fleet, environment.fleet_file, site, now)
+        required = environment.fleet.governance.calendar_required
+        decision = decide(calendars, now, required=required)
         if decision.admitted:
             continue
         made = [stack for stack in stacks if stack.site == site and cli.resources(stack)]
@@ -188,7 +189,7 @@ def wait_ready(environment: Environment, on_progress: OnProgress) -> list[PoolRo
             )
             raise TargetMissed(
                 f"after {READY_WITHIN_S} s replicas are not ready: {names}",
-                mend='look at them: eval "$(./fleet env)"; kubectl get pods -A -l gpufleet.dev/pool',
+                mend='look: eval "$(./fleet env)"; kubectl get pods -A -l gpufleet.dev/pool',
             )
         time.sleep(_POLL_S)
 
@@ -216,7 +217,9 @@ def _next_steps(environment: Environment) -> list[str]:
     root = environment.workspace.root
     shown = environment.fleet_file
     shown = shown.relative_to(root) if shown.is_relative_to(root) else shown
-    option = "" if environment.fleet_file == environment.workspace.default_fleet else f" --fleet {shown}"
+    option = (
+        "" if environment.fleet_file == environment.workspace.default_fleet else f" --fleet {shown}"
+    )
     site = next(iter(environment.fleet.sites))
     return [
         f'eval "$(./fleet env{option})"   # then plain pulumi, kubectl and ansible-playbook work',

@@ -86,7 +86,7 @@ def _type(about: dict[str, Any]) -> str:
     if about.get("type") == "array":
         return f"list of {_type(about.get('items', {}))}"
     if about.get("type") == "object":
-        inner = about.get("additionalProperties") or next(
+        inner: Any = about.get("additionalProperties") or next(
             iter((about.get("patternProperties") or {}).values()), {}
         )
         return f"mapping of name to {_type(inner)}" if isinstance(inner, dict) else "mapping"

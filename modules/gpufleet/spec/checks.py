@@ -4,6 +4,7 @@ Each check is a generator of problems, with the path of the field at fault, so t
 point at its line.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -51,9 +52,7 @@ def _hardware_references(fleet: Fleet) -> Iterator[Problem]:
         yield from _reference((*at, "site"), "site", group.site, fleet.sites)
         yield from _reference((*at, "gpu_type"), "GPU type", group.gpu_type, fleet.gpus)
         if group.supplier is not None:
-            yield from _reference(
-                (*at, "supplier"), "supplier", group.supplier, fleet.suppliers
-            )
+            yield from _reference((*at, "supplier"), "supplier", group.supplier, fleet.suppliers)
         for index, rack_name in enumerate(group.racks):
             here = [name for name, rack in fleet.racks.items() if rack.site == group.site]
             yield from _reference(
@@ -155,24 +154,38 @@ def _placement(
 ) -> Iterator[Problem]:
     if placement.ceiling < placement.replicas:
         yield Problem(
-            (*path, "max_replicas"), f"is below `replicas` ({placement.ceiling} < {placement.replicas})"
+            (*path, "max_replicas"),
+            f"is below `replicas` ({placement.ceiling} < {placement.replicas})",
         )
     if placement.gpus_per_node > group.gpus_per_node:
         yield Problem(
             (*path, "gpus_per_node"),
-            f"is {placement.gpus_per_node}, and a node of this group has {group.gpus_per_node} GPUs",
+            f"is {placement.gpus_per_node}, and a node here has {group.gpus_per_node} GPUs",
         )
         return
     fits = replicas_that_fit(placement, group)
-    for field, wanted in (("replicas", placement.replicas), ("max_replicas", placement.max_replicas)):
+    for field, wanted in (
+        ("replicas", placement.replicas),
+        ("max_replicas", placement.max_replicas),
+    ):
         if wanted is not None and wanted > fits:
             yield Problem(
                 (*path, field),
                 f"is {wanted}, and {fits} fit: {group.nodes} nodes of {group.gpus_per_node} GPUs, "
-                f"{placement.nodes_per_replica} x {placement.gpus_per_node} GPUs for each replica",
+                f"{placement.nodes_per_replica} x {placement.gpus_per_node} GPUs a replica",
             )
     if (model := fleet.models.get(pool.model)) and (gpu := fleet.gpus.get(group.gpu_type)):
-        yield from _memory(path, pool, placement, model, gpu.memory_bytes, group)
+        needed = _memory_bytes(model, pool)
+        for_each = gpu.memory_bytes * pool.memory_utilization
+        if needed > for_each * placement.gpus_per_replica:
+            yield Problem(
+                path,
+                f"model `{pool.model}` needs {needed / GIB:.1f} GiB (weights "
+                f"{model.size_bytes / GIB:.1f}, the rest KV cache), and "
+                f"{placement.gpus_per_replica} {group.gpu_type} offer "
+                f"{for_each * placement.gpus_per_replica / GIB:.1f} GiB",
+                mend=f"give a replica at least {math.ceil(needed / for_each)} GPUs of this type",
+            )
 
 
 def replicas_that_fit(placement: Placement, group: NodeGroup) -> int:
@@ -181,26 +194,10 @@ def replicas_that_fit(placement: Placement, group: NodeGroup) -> int:
     return slots // placement.nodes_per_replica
 
 
-def _memory(
-    path: FieldPath,
-    pool: Pool,
-    placement: Placement,
-    model: ModelRevision,
-    memory_bytes: int,
-    group: NodeGroup,
-) -> Iterator[Problem]:
-    usable = memory_bytes * pool.memory_utilization * placement.gpus_per_replica
+def _memory_bytes(model: ModelRevision, pool: Pool) -> int:
+    """What one replica needs at least: the weights, and KV cache for one long request."""
     tokens = min(MINIMUM_KV_TOKENS, pool.max_model_length_tokens or model.max_context_tokens)
-    needed = model.size_bytes + model.kv_bytes_per_token * tokens
-    if needed > usable:
-        gpus = -(-needed // (memory_bytes * pool.memory_utilization))
-        yield Problem(
-            path,
-            f"model `{pool.model}` needs {needed / GIB:.1f} GiB (weights {model.size_bytes / GIB:.1f}, "
-            f"KV cache for {tokens} tokens), and {placement.gpus_per_replica} {group.gpu_type} "
-            f"offer {usable / GIB:.1f} GiB",
-            mend=f"give a replica at least {gpus:.0f} GPUs of this type",
-        )
+    return model.size_bytes + model.kv_bytes_per_token * tokens
 
 
 def _classes(fleet: Fleet) -> Iterator[Problem]:
@@ -214,7 +211,7 @@ def _classes(fleet: Fleet) -> Iterator[Problem]:
             if use_case.class_ is not pool.class_:
                 yield Problem(
                     path,
-                    f"use case `{use_case_name}` is {use_case.class_}, and the pool is {pool.class_}",
+                    f"use case `{use_case_name}` is {use_case.class_}, the pool {pool.class_}",
                     mend="a pool never mixes classes; route it to a pool of its own class",
                 )
             if use_case.model != pool.model:
@@ -222,16 +219,16 @@ def _classes(fleet: Fleet) -> Iterator[Problem]:
                     path, f"use case `{use_case_name}` wants `{use_case.model}`, not `{pool.model}`"
                 )
             if (other := routed.setdefault(use_case_name, name)) != name:
-                yield Problem(path, f"use case `{use_case_name}` is routed to pool `{other}` already")
+                yield Problem(
+                    path, f"use case `{use_case_name}` is routed to pool `{other}` already"
+                )
             yield from _residency(fleet, path, use_case_name, pool)
     served = {pool.model for pool in fleet.pools.values()}
     for name, use_case in fleet.use_cases.items():
         if name not in routed:
             yield Problem(("use_cases", name), "no pool lists this use case in its `use_cases`")
         if use_case.fallback in fleet.models and use_case.fallback not in served:
-            yield Problem(
-                ("use_cases", name, "fallback"), f"no pool serves `{use_case.fallback}`"
-            )
+            yield Problem(("use_cases", name, "fallback"), f"no pool serves `{use_case.fallback}`")
 
 
 def _residency(fleet: Fleet, path: FieldPath, name: str, pool: Pool) -> Iterator[Problem]:
@@ -239,7 +236,9 @@ def _residency(fleet: Fleet, path: FieldPath, name: str, pool: Pool) -> Iterator
     regions = {fleet.sites[group.site].region for group in groups if group.site in fleet.sites}
     if regions and not regions & set(fleet.use_cases[name].residency):
         allowed = ", ".join(fleet.use_cases[name].residency)
-        yield Problem(path, f"use case `{name}` may be served in {allowed} only, and the pool is not there")
+        yield Problem(
+            path, f"use case `{name}` may be served in {allowed} only, and the pool is not there"
+        )
 
 
 _CHECKS: Final[tuple[Callable[[Fleet], Iterator[Problem]], ...]] = (

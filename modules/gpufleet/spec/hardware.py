@@ -7,7 +7,19 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from gpufleet.spec.quantities import Bytes, Count, Fraction, Money, Name, Positive, Rate, Seconds, Spec, Text, Whole
+from gpufleet.spec.quantities import (
+    Bytes,
+    Count,
+    Fraction,
+    Money,
+    Name,
+    Positive,
+    Rate,
+    Seconds,
+    Spec,
+    Text,
+    Whole,
+)
 
 Version = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9A-Za-z_-]+){0,4}$", strict=True)]
 
@@ -74,7 +86,7 @@ class GpuType(Spec):
     power_w: Positive
     """Rated board power, W."""
     annual_failure_rate: Fraction = 0.09
-    """Share of GPUs that fail within a year (9 %: Llama 3 training report, arXiv:2407.21783, 3.3.4)."""
+    """Share of GPUs that fail within a year (9 %: arXiv:2407.21783, section 3.3.4)."""
 
 
 class DriverPin(Spec):

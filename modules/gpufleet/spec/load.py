@@ -64,7 +64,12 @@ def _with_includes(path: Path) -> Document:
         if Path(name).name != name or not shared.is_file():
             valid = sorted(file.stem for file in (path.parent / "shared").glob("*.yaml"))
             raise _refusal(
-                main, [Problem(("include", index), f"there is no shared part `{name}`", name, tuple(valid))]
+                main,
+                [
+                    Problem(
+                        ("include", index), f"there is no shared part `{name}`", name, tuple(valid)
+                    )
+                ],
             )
         part = read_document(shared, str(shared))
         _merge(data, positions, part)
@@ -74,7 +79,7 @@ def _with_includes(path: Path) -> Document:
 def _merge(data: dict[str, Any], positions: dict[FieldPath, Position], part: Document) -> None:
     """Add a shared part's sections; a name that stands in both is an error, never an override."""
     for section, value in part.data.items():
-        mine = data.get(section)
+        mine: Any = data.get(section)
         both = isinstance(mine, dict) and isinstance(value, dict)
         twice = [(section, name) for name in value if name in mine] if both else []
         if (section in data and not both) or twice:

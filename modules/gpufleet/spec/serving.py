@@ -52,7 +52,9 @@ class ModelRevision(Spec):
     """The public name of the architecture, as in the model's configuration file."""
     digest: Digest
     """Digest of the artifact's manifest; every file in it is named by its own digest."""
-    source: Annotated[str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[A-Za-z0-9._/-]+$")]
+    source: Annotated[
+        str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[A-Za-z0-9._/-]+$")
+    ]
     """Where the artifact is restored from."""
     parameters: Annotated[int, Field(ge=1_000_000, le=10**14)]
     """Number of parameters, experts included."""
@@ -122,7 +124,7 @@ class Traffic(Spec):
     """Factor for each weekday, Monday first; 1 where it is not given."""
     peaks: list[Peak] = Field(default_factory=list)
     index_of_dispersion: Annotated[float, Field(ge=1, le=1000)] = 4.0
-    """Variance over mean of the counts in 10 s windows; 1 is Poisson (3.9: Azure conversation 2023)."""
+    """Variance over mean of the counts in 10 s windows: 1 is Poisson, a chat service near 4."""
 
 
 class Slo(Spec):

@@ -39,7 +39,9 @@ class Fleet(Program):
 
 def main() -> None:
     """Run, and end with a documented exit code."""
-    program = Fleet(version="0.1.0", name="fleet", binary="fleet", binary_names=["fleet", "./fleet"])
+    program = Fleet(
+        version="0.1.0", name="fleet", binary="fleet", binary_names=["fleet", "./fleet"]
+    )
     try:
         program.run(["fleet", "--search-root", str(ROOT), *sys.argv[1:]])
     except KeyboardInterrupt:
@@ -52,4 +54,3 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-

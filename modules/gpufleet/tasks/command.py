@@ -18,12 +18,20 @@ from gpufleet.tasks import ROOT
 if TYPE_CHECKING:
     from gpufleet.edges.workspace import Workspace
 
-FLEET_HELP = "Fleet file, such as fleets/sample/staging.yaml. Default: fleets/sample/production.yaml."
+FLEET_HELP = (
+    "Fleet file, such as fleets/sample/staging.yaml. Default: fleets/sample/production.yaml."
+)
 JSON_HELP = "Print JSON alone on stdout; everything else goes to stderr."
 
 
-def command(help: Mapping[str, str] | None = None) -> Callable[[Callable[..., None]], Any]:
+def command(
+    options: Mapping[str, str] | None = None, name: str | None = None
+) -> Callable[[Callable[..., None]], Any]:
     """An invoke task whose failures are told as people need them.
+
+    Args:
+        options: help for each flag.
+        name: of the task, where it is not the function's.
 
     A `FleetError` is one message on stderr (with `--json` one object on stdout) and its exit code;
     any other exception is our fault: one line, and the traceback in a file.
@@ -49,7 +57,7 @@ def command(help: Mapping[str, str] | None = None) -> Callable[[Callable[..., No
                 raise Exit(_our_fault(error), code=1) from None
 
         # A copy: invoke takes out of it what it has used.
-        return task(run, help=dict(help or {}))
+        return task(run, name=name, help=dict(options or {}))
 
     return wrap
 

@@ -20,7 +20,7 @@ from gpufleet.spec.progress import (
 )
 from gpufleet.spec.reports import PoolRow, PreviewReport, StatusReport, UpReport
 
-facts: Final = Console(highlight=False)
+facts: Final = Console(highlight=False, width=None if Console().is_terminal else 120)
 notes: Final = Console(stderr=True, highlight=False)
 _LINE_EVERY_S: Final = 10.0
 _ACTIONS: Final = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}
@@ -53,6 +53,7 @@ class ProgressView:
             self._live.stop()
 
     def __call__(self, event: Progress) -> None:
+        """Show one event."""
         key = _key(event)
         with self._lock:
             self._events[key] = event
@@ -121,11 +122,11 @@ def _line(event: Progress) -> Table | Text:
 
 
 def pool_table(rows: list[PoolRow]) -> Table:
-    """Site, pool, class, revision, replicas ready/wanted, GPUs used/free, node spread."""
-    table = Table(box=None, header_style="bold", pad_edge=False)
+    """Replicas ready of wanted, GPUs used and free, nodes and racks that the pods stand on."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("SITE", "POOL", "CLASS", "REVISION"):
         table.add_column(column, no_wrap=True)
-    for column in ("READY", "GPUS USED", "FREE", "SPREAD"):
+    for column in ("READY", "USED", "FREE", "NODES/RACKS"):
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         ready = f"{row.replicas_ready}/{row.replicas_wanted}"
@@ -137,7 +138,7 @@ def pool_table(rows: list[PoolRow]) -> Table:
             Text(ready, style="green" if row.is_ready else "red"),
             str(row.gpus_used),
             str(row.gpus_free),
-            f"{row.nodes} nodes, {row.racks} racks",
+            f"{row.nodes}/{row.racks}",
         )
     return table
 
@@ -176,9 +177,7 @@ def show_status(report: StatusReport) -> None:
     """Pools, what is wrong with processes, and every difference."""
     facts.print(pool_table(report.pools), soft_wrap=True)
     bad = [process for process in report.processes if not process.ready]
-    facts.print(
-        f"\nprocesses: {len(report.processes) - len(bad)} of {len(report.processes)} ready"
-    )
+    facts.print(f"\nprocesses: {len(report.processes) - len(bad)} of {len(report.processes)} ready")
     for process in bad:
         facts.print(f"  {process.site} {process.process}: {process.state}", style="red")
     facts.print(f"drift: {len(report.drift) or 'none'}")

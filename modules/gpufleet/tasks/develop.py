@@ -20,13 +20,14 @@ def lint(_: Context) -> None:
 
 
 @command(
-    help={
+    {
         "all": "Also what takes long: slow, host and fault tests.",
         "only": "Only one kind: unit, contract, e2e, faults or hosts; without lint.",
         "select": "Only tests that match, as pytest -k; without lint.",
-    }
+    },
+    name="test",
 )
-def test(_: Context, all: bool = False, only: str = "", select: str = "") -> None:
+def gate(_: Context, all: bool = False, only: str = "", select: str = "") -> None:  # noqa: A002 - the flag
     """The gate: lint, then unit, contract and end-to-end tests on real engines.
 
     Example: ./fleet test --only unit --select freeze
@@ -48,7 +49,7 @@ def test(_: Context, all: bool = False, only: str = "", select: str = "") -> Non
         raise Failed(f"tests failed (pytest's exit code {code})")
 
 
-@command(help={"check": "Change nothing; exit 1 if a generated file is stale."})
+@command({"check": "Change nothing; exit 1 if a generated file is stale."})
 def docs(_: Context, check: bool = False) -> None:
     """Generate the reference documentation: fleet file, schema, tasks.
 

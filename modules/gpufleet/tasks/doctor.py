@@ -7,7 +7,7 @@ from gpufleet.tasks.command import FLEET_HELP, JSON_HELP, command, print_json, w
 _SIGNS = {"ok": ("✓", "green"), "warn": ("!", "yellow"), "bad": ("✗", "red")}
 
 
-@command(help={"fleet": FLEET_HELP, "json": JSON_HELP})
+@command({"fleet": FLEET_HELP, "json": JSON_HELP})
 def doctor(_: Context, fleet: str = "", json: bool = False) -> None:
     """Check every prerequisite of this machine, and tell how to mend what is missing.
 

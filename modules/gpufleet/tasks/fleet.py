@@ -1,6 +1,7 @@
 """Provision an environment and look at it."""
 
 import shlex
+import sys
 
 from invoke import Context
 from invoke.exceptions import Exit
@@ -10,7 +11,7 @@ from gpufleet.tasks.command import FLEET_HELP, JSON_HELP, command, print_json, w
 _HELP = {"fleet": FLEET_HELP, "json": JSON_HELP}
 
 
-@command(help=_HELP)
+@command(_HELP)
 def up(_: Context, fleet: str = "", json: bool = False) -> None:
     """Make everything that a fleet file declares: platform, clusters, pools. Finds what runs.
 
@@ -28,7 +29,12 @@ def up(_: Context, fleet: str = "", json: bool = False) -> None:
         console.show_up(report)
 
 
-@command(help={"fleet": FLEET_HELP, "purge": "Also remove the environment's state: nothing of it is left."})
+@command(
+    {
+        "fleet": FLEET_HELP,
+        "purge": "Also remove the environment's state: nothing of it is left.",
+    }
+)
 def down(_: Context, fleet: str = "", purge: bool = False) -> None:
     """Stop an environment's embedded platform; what was provisioned is kept for the next up.
 
@@ -43,7 +49,7 @@ def down(_: Context, fleet: str = "", purge: bool = False) -> None:
     facts.print("stopped, and its state is removed" if purge else "stopped; ./fleet up goes on")
 
 
-@command(help=_HELP)
+@command(_HELP)
 def preview(_: Context, fleet: str = "", json: bool = False) -> None:
     """What up would change, resource by resource; changes nothing.
 
@@ -61,7 +67,7 @@ def preview(_: Context, fleet: str = "", json: bool = False) -> None:
         console.show_preview(report)
 
 
-@command(help=_HELP)
+@command(_HELP)
 def status(_: Context, fleet: str = "", json: bool = False) -> None:
     """Pools, processes, and drift between fleet file, stack state and cluster; exit 5 if not good.
 
@@ -81,7 +87,7 @@ def status(_: Context, fleet: str = "", json: bool = False) -> None:
         raise Exit(code=EXIT_TARGET_MISSED)
 
 
-@command(help=_HELP)
+@command(_HELP)
 def env(_: Context, fleet: str = "", json: bool = False) -> None:
     """Variables for plain pulumi, kubectl and ansible-playbook.
 
@@ -95,4 +101,4 @@ def env(_: Context, fleet: str = "", json: bool = False) -> None:
         print_json(variables)
         return
     for name, value in variables.items():
-        print(f"export {name}={shlex.quote(value)}")
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")

@@ -55,9 +55,8 @@ def _tasks(root: Path) -> str:
 
 
 def _sections(root: Path) -> Iterator[str]:
-    from invoke.loader import FilesystemLoader
-
     from invoke import Collection, Config
+    from invoke.loader import FilesystemLoader
 
     config = Config()
     module, _ = FilesystemLoader(start=str(root), config=config).load("tasks")

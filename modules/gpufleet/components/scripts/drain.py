@@ -10,7 +10,9 @@ import time
 import urllib.request
 
 port, settle, longest = sys.argv[1], float(sys.argv[2]), float(sys.argv[3])
-busy = re.compile(r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE)
+busy = re.compile(
+    r"^vllm:num_requests_(?:running|waiting)(?:\{[^}]*\})? ([0-9.e+]+)$", re.MULTILINE
+)
 deadline = time.monotonic() + settle + longest
 time.sleep(settle)
 while time.monotonic() < deadline:
