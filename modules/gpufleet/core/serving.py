@@ -115,9 +115,9 @@ class PoolAtSite:
 
     @property
     def rollout_timeout_s(self) -> int:
-        """Longest time that a rolling update of every replica may take, s."""
+        """Longest time that a rolling update of every replica, burst included, may take, s."""
         step = max(1, self.surge.max_surge + self.surge.max_unavailable)
-        waves = max(1, math.ceil(self.replicas / step))
+        waves = max(1, math.ceil(self.max_replicas / step))
         return waves * (self.startup.budget_s + self.grace_s)
 
 
