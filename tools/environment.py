@@ -94,8 +94,12 @@ def install(venv: Path, lock: Path, log: Path) -> None:
     first.write_text(block(lock.read_text(), BOOTSTRAP))
     pip = [str(python), "-m", "pip", "install", "--quiet", "--require-hashes", "--no-deps"]
     run(log, [*pip, "-r", str(first)], f"fetching {BOOTSTRAP}")
-    uv = [str(venv / "bin" / BOOTSTRAP), "pip", "install", "--python", str(python)]
-    run(log, [*uv, "--quiet", "--require-hashes", "-r", str(lock)], "fetching the packages")
+    uv = [str(venv / "bin" / BOOTSTRAP), "pip", "install", "--compile-bytecode"]
+    run(
+        log,
+        [*uv, "--python", str(python), "--quiet", "--require-hashes", "-r", str(lock)],
+        "fetching the packages",
+    )
 
 
 def block(lock: str, package: str) -> str:
