@@ -13,8 +13,9 @@ import pytest
 from gpufleet.edges.engines import Binaries, resolve
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir
+from gpufleet.local.orphans import MARK
 from gpufleet.local.platform import Platform, down, observe
-from gpufleet.local.supervisor import MARK, ProcessState
+from gpufleet.local.supervisor import ProcessState
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.progress import ProcessProgress
 

@@ -6,8 +6,9 @@ import pytest
 import yaml
 
 from gpufleet.local import ports
+from gpufleet.local.process import Process
 from gpufleet.local.site_files import SiteFiles
-from gpufleet.local.site_layout import Process, processes
+from gpufleet.local.site_layout import processes
 
 ENGINES = (
     "etcd",

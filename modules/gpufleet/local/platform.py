@@ -19,8 +19,9 @@ from gpufleet.local import ports
 from gpufleet.local.addresses import choose_block
 from gpufleet.local.files import read_json, write_json, write_private
 from gpufleet.local.nodes import apply_nodes
+from gpufleet.local.process import Process
 from gpufleet.local.site_files import ADMIN, SiteFiles, merged
-from gpufleet.local.site_layout import Process, processes
+from gpufleet.local.site_layout import processes
 from gpufleet.local.supervisor import ProcessState, Supervisor
 from gpufleet.spec.errors import Failed, Retryable
 from gpufleet.spec.fleet import Fleet

@@ -17,6 +17,7 @@ from gpufleet.local.files import read_json, write_json, write_private
 from gpufleet.local.pki import Authority
 
 ADMIN: Final = "admin"
+FRONT_PROXY: Final = "front-proxy"
 LWS_NAMESPACE: Final = "lws-system"
 LWS_SERVICE: Final = "lws-webhook-service"
 _LOCAL: Final = ("127.0.0.1", "localhost")
@@ -59,9 +60,12 @@ class SiteFiles:
     manifests: Path
 
     @cached_property
+    def _now(self) -> datetime.datetime:
+        return datetime.datetime.now(datetime.UTC)
+
+    @cached_property
     def _pki(self) -> Authority:
-        now = datetime.datetime.now(datetime.UTC)
-        return Authority(self.folder / "pki", self.name, now)
+        return Authority(self.folder / "pki", self.name, self._now)
 
     @property
     def authority(self) -> Path:
@@ -86,6 +90,14 @@ class SiteFiles:
         write_private(folder / "tls.crt", certificate.read_bytes())
         write_private(folder / "tls.key", key.read_bytes())
         return folder
+
+    def front_proxy(self) -> tuple[Path, Path, Path]:
+        """What the API server shows to aggregated APIs: authority, certificate, key.
+
+        An authority of its own: who holds a certificate of it may speak for any user.
+        """
+        authority = Authority(self.folder / "pki" / FRONT_PROXY, FRONT_PROXY, self._now)
+        return (authority.certificate, *authority.issue("client", common_name=FRONT_PROXY))
 
     def service_account_key(self) -> Path:
         """The key that signs service account tokens."""

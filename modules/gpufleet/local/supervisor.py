@@ -1,16 +1,10 @@
-"""The kept supervisor of an embedded platform: process-compose, detached from the terminal.
-
-Everything it starts inherits `GPUFLEET_PLATFORM`, the platform's folder: so the orphans of a killed
-supervisor are recognized for certain, whatever their process ids are.
-"""
+"""The kept supervisor of an embedded platform: process-compose, detached from the terminal."""
 
 import hashlib
 import os
 import subprocess
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -20,14 +14,13 @@ import psutil
 import yaml
 
 from gpufleet.local.files import PRIVATE_FILE, read_json, write_json, write_private
-from gpufleet.local.site_layout import Process
+from gpufleet.local.orphans import MARK, end_all, is_alive
+from gpufleet.local.process import Process
 from gpufleet.spec.errors import Failed
 
-MARK: Final = "GPUFLEET_PLATFORM"
 _LONGEST_SOCKET_PATH: Final = 100
 """Linux allows 107 bytes."""
 _STOP_TIMEOUT_S: Final = 20
-_ORPHAN_TIMEOUT_S: Final = 5
 _API_TIMEOUT_S: Final = 5.0
 _LOG_MEGABYTES: Final = 20
 _INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
@@ -92,7 +85,7 @@ class Supervisor:
         kept = read_json(self._kept) or {}
         try:
             process = psutil.Process(kept["pid"])
-            return process.create_time() == kept["started"] and _is_alive(process.pid)
+            return process.create_time() == kept["started"] and is_alive(process.pid)
         except (psutil.Error, KeyError):
             return False
 
@@ -107,7 +100,7 @@ class Supervisor:
         Raises:
             Failed: it ended at once.
         """
-        self.end_orphans()
+        end_all(self._folder)
         assert self._binary is not None  # noqa: S101 - only `observe` and `stop` do without
         bundle = self._folder / "authorities.crt"
         write_private(bundle, b"".join(file.read_bytes() for file in authorities))
@@ -172,31 +165,8 @@ class Supervisor:
                 supervisor.wait(_STOP_TIMEOUT_S * 3)
             except psutil.TimeoutExpired:
                 supervisor.kill()
-        self.end_orphans()
+        end_all(self._folder)
         self._kept.unlink(missing_ok=True)
-
-    def end_orphans(self) -> int:
-        """End every process that a supervisor of this folder started; returns how many.
-
-        In reverse order of the start: an API server whose etcd is gone does not end by itself.
-        """
-        orphans = self._marked()
-        stages = defaultdict(list)
-        for orphan in orphans:
-            stages[_stop_order(orphan)].append(orphan)
-        for stage in sorted(stages):
-            _end(stages[stage])
-        return len(orphans)
-
-    def _marked(self) -> list[psutil.Process]:
-        found = []
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get(MARK) == str(self._folder):
-                    found.append(process)
-            except psutil.Error:
-                continue
-        return found
 
     def _entry(self, site: str, process: Process) -> dict[str, Any]:
         once = process.ready is None
@@ -286,38 +256,5 @@ def _state(entry: dict[str, Any]) -> ProcessState:
         state="done" if completed else status.lower(),
         pid=pid,
         restarts=int(entry.get("restarts") or 0),
-        ready=completed or (entry.get("is_ready") == "Ready" and _is_alive(pid)),
+        ready=completed or (entry.get("is_ready") == "Ready" and is_alive(pid)),
     )
-
-
-def _is_alive(pid: int) -> bool:
-    """Whether a process runs; the supervisor learns of a death a moment later."""
-    try:
-        return pid > 0 and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.Error:
-        return False
-
-
-def _end(processes: list[psutil.Process]) -> None:
-    """Ask them to end, and kill those that do not."""
-    for process in processes:
-        with suppress(psutil.NoSuchProcess):
-            process.terminate()
-    _, alive = psutil.wait_procs(processes, _ORPHAN_TIMEOUT_S)
-    for process in alive:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    psutil.wait_procs(alive, _ORPHAN_TIMEOUT_S)
-
-
-_STOP_LAST: Final = ("kube-apiserver", "etcd")
-
-
-def _stop_order(process: psutil.Process) -> int:
-    try:
-        name = Path(process.cmdline()[0]).name
-    except (psutil.Error, IndexError):
-        return 0
-    if name == "process-compose":
-        return -1
-    return _STOP_LAST.index(name) + 1 if name in _STOP_LAST else 0

@@ -1,0 +1,22 @@
+"""What the supervisor has to know of one process."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+LOOPBACK: Final = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process under the supervisor.
+
+    `ready` is a URL that answers 200 once it serves; None for a step that runs once and ends.
+    `reads` are the files that it reads at its start only: a change in one starts it anew.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    after: tuple[str, ...] = ()
+    ready: str | None = None
+    reads: tuple[Path, ...] = ()
