@@ -3,76 +3,28 @@
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import Final, TypeVar
 
 from gpufleet.core.freeze import decide, refusal
 from gpufleet.core.observed import pool_rows
 from gpufleet.core.vocabulary import POOL
 from gpufleet.edges import pulumi
 from gpufleet.edges.calendars import read_calendars
-from gpufleet.edges.engines import Binaries, resolve
-from gpufleet.edges.kube import Cluster
 from gpufleet.edges.pulumi import PulumiCli, Stack
-from gpufleet.edges.workspace import EnvironmentDir, Workspace
-from gpufleet.local.platform import Platform, down, embedded_sites
+from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.environment import Environment, OnProgress
+from gpufleet.flows.lost_objects import lost_objects
+from gpufleet.local.platform import down
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import TargetMissed
-from gpufleet.spec.hardware import ExistingCluster
-from gpufleet.spec.progress import Progress, ReplicaProgress
-from gpufleet.spec.reports import PoolRow, PreviewReport, StackPreview, UpReport
+from gpufleet.spec.progress import ReplicaProgress
+from gpufleet.spec.reports import PoolRow, PreviewReport, StackPreview, StackResult, UpReport
 
 T = TypeVar("T")
-OnProgress = Callable[[Progress], None]
 READY_WITHIN_S: Final = 300
 _POLL_S: Final = 0.5
-
-
-@dataclass(frozen=True)
-class Environment:
-    """One environment of a fleet, with everything that acts on it."""
-
-    fleet: Fleet
-    fleet_file: Path
-    workspace: Workspace
-    state: EnvironmentDir
-    binaries: Binaries
-
-    @classmethod
-    def load(cls, workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> Self:
-        """Read the fleet file, and have every engine.
-
-        Raises:
-            BadInput: the fleet file is not valid.
-            Failed, Retryable: an engine cannot be had.
-        """
-        fleet = load_fleet(fleet_file)
-        state = workspace.for_fleet(fleet)
-        return cls(fleet, fleet_file, workspace, state, resolve(on_progress))
-
-    @property
-    def variables(self) -> dict[str, str]:
-        """What plain pulumi, kubectl and ansible-playbook need to see this environment."""
-        return variables_of(self.workspace, self.fleet_file)
-
-    @property
-    def platform(self) -> Platform:
-        """The embedded sites."""
-        return Platform(self.fleet, self.state, self.binaries)
-
-    @property
-    def cli(self) -> PulumiCli:
-        """Pulumi for this environment."""
-        return PulumiCli(self.workspace, self.state, self.binaries, self.variables)
-
-    def cluster(self, site: str) -> Cluster:
-        """The cluster of a site."""
-        declared = self.fleet.sites[site].cluster
-        if isinstance(declared, ExistingCluster):
-            return Cluster(None, declared.context)
-        return Cluster(self.state.kubeconfig, site)
 
 
 def up(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> UpReport:
@@ -95,8 +47,7 @@ def up(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> UpRep
         cli.ensure(stack, fleet_file)
     hold_in_freeze(environment, cli, stacks, on_progress)
     results = _each_site(
-        environment.fleet,
-        lambda site: [cli.up(stack, on_progress) for stack in stacks if stack.site == site],
+        environment.fleet, lambda site: _update(environment, cli, site, on_progress)
     )
     rows = wait_ready(environment, on_progress)
     return UpReport(
@@ -129,15 +80,6 @@ def preview(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> 
 def stop(workspace: Workspace, fleet_file: Path, *, purge: bool) -> None:
     """Stop the embedded platform; with `purge` also remove its state."""
     down(workspace.for_fleet(load_fleet(fleet_file)), purge=purge)
-
-
-def variables_of(workspace: Workspace, fleet_file: Path) -> dict[str, str]:
-    """What plain pulumi, kubectl and ansible-playbook need to see an environment."""
-    fleet = load_fleet(fleet_file)
-    state = workspace.for_fleet(fleet)
-    return pulumi.environment(
-        workspace, state, kubeconfig=state.kubeconfig if embedded_sites(fleet) else None
-    )
 
 
 def hold_in_freeze(
@@ -192,6 +134,22 @@ def wait_ready(environment: Environment, on_progress: OnProgress) -> list[PoolRo
                 mend='look: eval "$(./fleet env)"; kubectl get pods -A -l gpufleet.dev/pool',
             )
         time.sleep(_POLL_S)
+
+
+def _update(
+    environment: Environment, cli: PulumiCli, site: str, on_progress: OnProgress
+) -> list[StackResult]:
+    """Update a site's stacks in order; what was deleted behind their back is made again."""
+    cluster = environment.cluster(site)
+    lost = lost_objects(environment, cluster, site)
+    cluster.close()
+    results = []
+    for stack in pulumi.stacks_of(environment.fleet):
+        if stack.site == site:
+            if lost.get(stack):
+                cli.refresh(stack, on_progress)
+            results.append(cli.up(stack, on_progress))
+    return results
 
 
 def _previews(

@@ -1,16 +1,14 @@
 """How an environment is: pools, processes, and where fleet file, state and cluster differ."""
 
 from pathlib import Path
-from typing import Any
 
 from gpufleet.core.inventory import expand_site
-from gpufleet.core.observed import node_drift, pool_rows, state_drift, workload_drift
+from gpufleet.core.observed import node_drift, pool_rows, workload_drift
 from gpufleet.core.vocabulary import MANAGED, POOL
-from gpufleet.edges.kube import Cluster
-from gpufleet.edges.kube_paths import collection_path, object_path
-from gpufleet.edges.pulumi import stacks_of
+from gpufleet.edges.kube_paths import collection_path
 from gpufleet.edges.workspace import Workspace
-from gpufleet.flows.provision import Environment
+from gpufleet.flows.environment import Environment
+from gpufleet.flows.lost_objects import lost_objects
 from gpufleet.local.platform import embedded_sites, observe
 from gpufleet.spec.errors import FleetError
 from gpufleet.spec.reports import DriftRow, PoolRow, ProcessRow, StatusReport
@@ -63,36 +61,13 @@ def _site(environment: Environment, site: str) -> tuple[list[PoolRow], list[Drif
         for api_version, kind in _WORKLOADS
         for workload in cluster.items(collection_path(api_version, kind, None), labels=MANAGED)
     ]
-    recorded = _recorded(environment, site)
     drift = [
         *node_drift(expand_site(fleet, site), nodes, site),
         *workload_drift(fleet, site, workloads),
-        *state_drift(site, recorded.items(), _found(cluster, recorded)),
+        *(row for rows in lost_objects(environment, cluster, site).values() for row in rows),
     ]
     cluster.close()
     return pool_rows(fleet, site, pods), drift
-
-
-def _recorded(environment: Environment, site: str) -> dict[str, str]:
-    """UID by API path of every Kubernetes object in the states of a site's stacks."""
-    objects: dict[str, str] = {}
-    for stack in stacks_of(environment.fleet):
-        if stack.site == site:
-            for resource in environment.cli.resources(stack):
-                thing: dict[str, Any] = resource.get("outputs") or {}
-                if uid := (thing.get("metadata") or {}).get("uid"):
-                    objects[object_path(thing)] = uid
-    return objects
-
-
-def _found(cluster: Cluster, recorded: dict[str, str]) -> dict[str, str]:
-    """UID by API path of what the cluster has of these, a collection at a time."""
-    found: dict[str, str] = {}
-    for collection in sorted({path.rsplit("/", 1)[0] for path in recorded}):
-        for thing in cluster.items(collection):
-            about = thing["metadata"]
-            found[f"{collection}/{about['name']}"] = about["uid"]
-    return found
 
 
 def _processes(environment: Environment) -> list[ProcessRow]:

@@ -93,7 +93,7 @@ def env(_: Context, fleet: str = "", json: bool = False) -> None:
 
     Example: eval "$(./fleet env)" && kubectl get nodes
     """
-    from gpufleet.flows.provision import variables_of
+    from gpufleet.flows.environment import variables_of
 
     here = workspace()
     variables = variables_of(here, here.find_fleet(fleet or None))

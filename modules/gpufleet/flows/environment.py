@@ -1,0 +1,72 @@
+"""One environment of a fleet, with everything that acts on it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from gpufleet.edges import pulumi
+from gpufleet.edges.engines import Binaries, resolve
+from gpufleet.edges.kube import Cluster
+from gpufleet.edges.pulumi import PulumiCli
+from gpufleet.edges.workspace import EnvironmentDir, Workspace
+from gpufleet.local.platform import Platform, embedded_sites
+from gpufleet.spec import Fleet, load_fleet
+from gpufleet.spec.hardware import ExistingCluster
+from gpufleet.spec.progress import Progress
+
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Environment:
+    """One environment of a fleet, with everything that acts on it."""
+
+    fleet: Fleet
+    fleet_file: Path
+    workspace: Workspace
+    state: EnvironmentDir
+    binaries: Binaries
+
+    @classmethod
+    def load(cls, workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> Self:
+        """Read the fleet file, and have every engine.
+
+        Raises:
+            BadInput: the fleet file is not valid.
+            Failed, Retryable: an engine cannot be had.
+        """
+        fleet = load_fleet(fleet_file)
+        state = workspace.for_fleet(fleet)
+        return cls(fleet, fleet_file, workspace, state, resolve(on_progress))
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What plain pulumi, kubectl and ansible-playbook need to see this environment."""
+        return variables_of(self.workspace, self.fleet_file)
+
+    @property
+    def platform(self) -> Platform:
+        """The embedded sites."""
+        return Platform(self.fleet, self.state, self.binaries)
+
+    @property
+    def cli(self) -> PulumiCli:
+        """Pulumi for this environment."""
+        return PulumiCli(self.workspace, self.state, self.binaries, self.variables)
+
+    def cluster(self, site: str) -> Cluster:
+        """The cluster of a site."""
+        declared = self.fleet.sites[site].cluster
+        if isinstance(declared, ExistingCluster):
+            return Cluster(None, declared.context)
+        return Cluster(self.state.kubeconfig, site)
+
+
+def variables_of(workspace: Workspace, fleet_file: Path) -> dict[str, str]:
+    """What plain pulumi, kubectl and ansible-playbook need to see an environment."""
+    fleet = load_fleet(fleet_file)
+    state = workspace.for_fleet(fleet)
+    return pulumi.environment(
+        workspace, state, kubeconfig=state.kubeconfig if embedded_sites(fleet) else None
+    )
