@@ -2,7 +2,10 @@
 
 import difflib
 import os
+import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from invoke import Program
 from invoke.exceptions import Exit, ParseError
@@ -11,6 +14,8 @@ from gpufleet.tasks import ROOT
 
 _BAD_INPUT = 2
 _INTERRUPTED = 130
+_ARGUMENT = re.compile(r"<Argument: ([^\s>]+)[^>]*>")
+_UNKNOWN = re.compile(r"No idea what '(.*)' is!")
 
 
 class Fleet(Program):
@@ -18,23 +23,56 @@ class Fleet(Program):
 
     def parse_tasks(self) -> None:
         """Parse the command line; a slip is bad input, and is told with the nearest name."""
-        try:
+        with self._slips():
             super().parse_tasks()
+
+    def parse_cleanup(self) -> None:
+        """Help, list and completion; a slip in their own values is bad input too."""
+        with self._slips():
+            super().parse_cleanup()
+
+    def no_tasks_given(self) -> None:
+        """Answer a bare `./fleet` with its tasks, not with invoke's options."""
+        self.list_root, self.list_format, self.list_depth = None, "flat", 0
+        self.list_tasks()
+        sys.stdout.write("./fleet TASK --help tells a task's options; start with ./fleet up\n")
+        raise Exit(code=0)
+
+    def execute(self) -> None:
+        """Run the tasks; Ctrl-C is one line and its own exit code (invoke would make it 1)."""
+        try:
+            super().execute()
+        except KeyboardInterrupt:
+            message = "\nfleet: interrupted; the next run goes on from here"
+            raise Exit(message, code=_INTERRUPTED) from None
+
+    @contextmanager
+    def _slips(self) -> Iterator[None]:
+        try:
+            yield
         except ParseError as error:
             raise Exit(f"fleet: {self._explained(error)}", code=_BAD_INPUT) from None
 
     def _explained(self, error: ParseError) -> str:
-        message = str(error)
-        name = message.split("'")[1] if message.count("'") > 1 else ""
-        if error.context and error.context.name:
-            valid = [f"--{flag}" for flag in error.context.inverse_flags]
-            valid += list(error.context.flags)
-            advice = f"./fleet {error.context.name} --help tells its options"
+        context = error.context if error.context and error.context.name else None
+        unknown = _UNKNOWN.search(str(error))
+        if unknown is None:
+            message = _ARGUMENT.sub(r"`--\1`", str(error)).rstrip("!")
+            near = []
         else:
-            valid = list(self.collection.task_names)
-            advice = "./fleet --list tells the tasks"
-        near = difflib.get_close_matches(name, valid, n=1)
-        return f"{message} " + (f"Did you mean {near[0]}?" if near else f"({advice})")
+            name = unknown[1]
+            kind = "option" if name.startswith("-") else "task"
+            message = f"there is no {kind} `{name}`"
+            valid = list(context.flags) if context and kind == "option" else self._task_names()
+            near = difflib.get_close_matches(name, valid, n=1)
+        if near:
+            return f"{message}; did you mean `{near[0]}`?"
+        if context:
+            return f"{message}; `./fleet {context.name} --help` tells its options"
+        return f"{message}; `./fleet --list` tells the tasks"
+
+    def _task_names(self) -> list[str]:
+        return list(self.collection.task_names)
 
 
 def main() -> None:
@@ -43,10 +81,10 @@ def main() -> None:
         version="0.1.0", name="fleet", binary="fleet", binary_names=["fleet", "./fleet"]
     )
     try:
-        program.run(["fleet", "--search-root", str(ROOT), *sys.argv[1:]])
-    except KeyboardInterrupt:
-        sys.stderr.write("\nfleet: interrupted; the next run goes on from here\n")
-        sys.exit(_INTERRUPTED)
+        try:
+            program.run(["fleet", "--search-root", str(ROOT), *sys.argv[1:]])
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
         # Whoever read the output has enough; do not fail again while the interpreter ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,5 +1,6 @@
 """What every task shares: errors become one message and a documented exit code."""
 
+import errno
 import functools
 import json
 import os
@@ -7,7 +8,6 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from invoke import task
@@ -17,11 +17,14 @@ from gpufleet.tasks import ROOT
 
 if TYPE_CHECKING:
     from gpufleet.edges.workspace import Workspace
+    from gpufleet.spec.errors import FleetError
 
 FLEET_HELP = (
     "Fleet file, such as fleets/sample/staging.yaml. Default: fleets/sample/production.yaml."
 )
 JSON_HELP = "Print JSON alone on stdout; everything else goes to stderr."
+_SHOWN = 200
+"""Characters of a message that nobody wrote for people."""
 
 
 def command(
@@ -45,16 +48,19 @@ def command(
             try:
                 body(*arguments, **keywords)
             except FleetError as error:
-                if keywords.get("json"):
-                    print_json(error.as_json())
-                    raise Exit(code=error.exit_code) from None
-                raise Exit(f"fleet: {error}", code=error.exit_code) from None
+                told = error
             except (Exit, KeyboardInterrupt, BrokenPipeError):
                 raise
             except Exception as error:
                 if os.environ.get("GPUFLEET_TRACEBACK"):
                     raise
-                raise Exit(_our_fault(error), code=1) from None
+                told = _explained(error)
+            else:
+                return
+            if keywords.get("json"):
+                print_json(told.as_json())
+                raise Exit(code=told.exit_code)
+            raise Exit(f"fleet: {told}", code=told.exit_code)
 
         # A copy: invoke takes out of it what it has used.
         return task(run, name=name, help=dict(options or {}))
@@ -74,13 +80,24 @@ def print_json(value: object) -> None:
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 
-def _our_fault(error: Exception) -> str:
+def _explained(error: Exception) -> "FleetError":
+    """An error that nobody foresaw, as people need it; its traceback is kept in a file."""
+    from gpufleet.spec.errors import Failed, Retryable
+
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        where = str(error.filename or "")
+        return Retryable("the disk is full", where=where, mend="free some, then run it again")
+    what = f"unexpected {type(error).__name__}: {str(error)[:_SHOWN]}"
+    return Failed(what, mend=f"this is a fault of gpufleet; {_kept_traceback()}")
+
+
+def _kept_traceback() -> str:
     folder = ROOT / ".fleet" / "logs"
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    file = Path(folder, f"traceback-{stamp}-{os.getpid()}.txt")
-    file.write_text(traceback.format_exc(), encoding="utf-8")
-    return (
-        f"fleet: unexpected {type(error).__name__}: {str(error)[:200]}\n"
-        f"  this is a fault of gpufleet; please report it with {file.relative_to(ROOT)}"
-    )
+    file = folder / f"traceback-{stamp}-{os.getpid()}.txt"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError as error:
+        return f"its traceback could not be kept ({error}): GPUFLEET_TRACEBACK=1 shows it"
+    return f"please report it with {file.relative_to(ROOT)}"
