@@ -71,6 +71,8 @@ class PoolAtSite:
     teams: tuple[str, ...]
     replicas: int
     max_replicas: int
+    room: int
+    """Replicas that the node group holds at most."""
     nodes_per_replica: int
     gpus_per_node: int
     racks: int
@@ -115,10 +117,11 @@ class PoolAtSite:
 
     @property
     def rollout_timeout_s(self) -> int:
-        """Longest time that a rolling update of every replica, burst included, may take, s."""
-        step = max(1, self.surge.max_surge + self.surge.max_unavailable)
-        waves = max(1, math.ceil(self.max_replicas / step))
-        return waves * (self.startup.budget_s + self.grace_s)
+        """Longest time of a rolling update, s: as many replicas as fit, one after the other.
+
+        Not of those that are declared: a changed replica count would change every rollout's limit.
+        """
+        return self.room * (self.startup.budget_s + self.grace_s)
 
 
 def pools_at(fleet: Fleet, site: str) -> tuple[PoolAtSite, ...]:
@@ -151,6 +154,7 @@ def _pool_at_site(
         teams=tuple(sorted({use_case.team for use_case in use_cases})),
         replicas=placement.replicas,
         max_replicas=placement.ceiling,
+        room=replicas_that_fit(placement, group),
         nodes_per_replica=placement.nodes_per_replica,
         gpus_per_node=placement.gpus_per_node,
         racks=len(set(group.racks)),

@@ -1,0 +1,343 @@
+"""The main job, from a fresh clone: `./fleet up`, and what an operator then does to it."""
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+import pytest
+from tests.e2e.cloned import Clone
+
+from gpufleet.local.orphans import MARK
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
+
+T = TypeVar("T")
+SAMPLE = "fleets/sample/production.yaml"
+ARTICLE = "fleets/article/production.yaml"
+SITES = ("fra1", "dub1")
+KINDS = "deployments,leaderworkersets,pods,nodes,services,poddisruptionbudgets,namespaces"
+
+
+@pytest.fixture(scope="module")
+def sample(clone: Clone) -> Clone:
+    """The sample fleet, up."""
+    clone.report = clone.json("up")
+    clone.use(SAMPLE)
+    return clone
+
+
+@pytest.fixture
+def fleet_file(sample: Clone) -> Iterator[Path]:
+    """The sample's fleet file, to be changed; put back afterwards."""
+    file = sample.root / SAMPLE
+    before = file.read_text()
+    yield file
+    file.write_text(before)
+
+
+def replace(file: Path, old: str, new: str) -> None:
+    """Change one place of a file."""
+    text = file.read_text()
+    assert text.count(old) == 1, f"{old!r} stands {text.count(old)} times in {file}"
+    file.write_text(text.replace(old, new))
+
+
+def freeze_now(file: Path) -> None:
+    """Let the fleet file's company calendar hold a freeze around now."""
+    (file.parent / "calendars" / "now.ics").write_text(
+        "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//test//EN\r\nBEGIN:VEVENT\r\nUID:now@test\r\n"
+        f"DTSTAMP:{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}\r\nSUMMARY:Audit week\r\n"
+        f"DTSTART:{time.strftime('%Y%m%dT000000Z', time.gmtime(time.time() - 86400))}\r\n"
+        f"DTEND:{time.strftime('%Y%m%dT000000Z', time.gmtime(time.time() + 3 * 86400))}\r\n"
+        "END:VEVENT\r\nEND:VCALENDAR\r\n"
+    )
+    replace(file, "calendars/company.ics", "calendars/now.ics")
+
+
+def uids(clone: Clone) -> dict[str, str]:
+    """Every object's UID, by site, kind and name."""
+    return {
+        f"{site}/{thing['kind']}/{thing['metadata']['name']}": thing["metadata"]["uid"]
+        for site in SITES
+        for thing in clone.kubectl(site, "get", KINDS, "--all-namespaces")["items"]
+    }
+
+
+def wait_for(condition: Callable[[], T], within_s: float = 120) -> T:
+    """Poll until a condition gives something true."""
+    deadline = time.monotonic() + within_s
+    pause = 0.02
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        # Poll gently: the machine is busy with what is waited for.
+        signal.sigtimedwait([], pause)
+        pause = min(2 * pause, 0.5)
+    raise AssertionError(f"not within {within_s} s")
+
+
+def platform_processes(clone: Clone) -> list[psutil.Process]:
+    """Everything that the embedded platform of the sample started."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get(MARK, "").startswith(str(clone.root / ".fleet" / "sample")):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def start(clone: Clone, *arguments: str) -> subprocess.Popen[str]:
+    """Start a task in the background."""
+    return subprocess.Popen(
+        ["./fleet", *arguments],
+        cwd=clone.root,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env={**os.environ, **clone.variables},
+    )
+
+
+def updating(clone: Clone) -> psutil.Process | None:
+    """A `pulumi up` of the clone that is under way."""
+    for process in psutil.process_iter():
+        try:
+            line = process.cmdline()
+            if line[1:2] == ["up"] and process.cwd().startswith(str(clone.root / "stacks")):
+                return process
+        except psutil.Error:
+            continue
+    return None
+
+
+def test_one_command_makes_every_replica_ready(sample: Clone) -> None:
+    pools = sample.report["pools"]
+    assert {pool["site"] for pool in pools} == set(SITES)
+    assert {pool["pool"] for pool in pools} == {
+        "chat", "code", "reasoning", "legal", "small", "documents", "mail",
+    }  # fmt: skip
+    assert all(pool["replicas_ready"] == pool["replicas_wanted"] > 0 for pool in pools)
+
+
+def test_kubectl_shows_every_workload_ready_in_both_sites(sample: Clone) -> None:
+    for site in SITES:
+        listed = sample.kubectl(site, "get", "deployments,leaderworkersets", "--all-namespaces")
+        assert {item["kind"] for item in listed["items"]} == {"Deployment", "LeaderWorkerSet"}
+        for item in listed["items"]:
+            assert item["status"]["readyReplicas"] == item["spec"]["replicas"], item["metadata"]
+
+
+def test_the_scheduler_itself_counts_gpus(sample: Clone) -> None:
+    for site in SITES:
+        nodes = sample.kubectl(site, "get", "nodes")["items"]
+        assert all(node["status"]["allocatable"]["nvidia.com/gpu"] == "8" for node in nodes)
+        used: Counter[str] = Counter()
+        for pod in sample.kubectl(site, "get", "pods", "--all-namespaces")["items"]:
+            for container in pod["spec"]["containers"]:
+                asked = container["resources"].get("requests", {}).get("nvidia.com/gpu", "0")
+                used[pod["spec"]["nodeName"]] += int(asked)
+        assert used.total() > 0
+        assert max(used.values()) <= 8
+    assert sum(len(sample.kubectl(site, "get", "nodes")["items"]) for site in SITES) == 64
+
+
+def test_a_replica_over_two_nodes_stands_on_two_whole_nodes(sample: Clone) -> None:
+    pods = sample.kubectl("fra1", "get", "pods", "-A", "-l", "gpufleet.dev/pool=reasoning")["items"]
+    assert len({pod["spec"]["nodeName"] for pod in pods}) == len(pods) == 4
+
+
+def test_each_replica_has_an_address_of_its_own(sample: Clone) -> None:
+    addresses = [
+        pod["status"]["podIP"]
+        for site in SITES
+        for pod in sample.kubectl(site, "get", "pods", "-A", "-l", "gpufleet.dev/pool")["items"]
+    ]
+    assert len(addresses) == len(set(addresses))
+    assert all(address.startswith("127.") for address in addresses)
+
+
+def test_plain_preview_of_every_stack_has_no_change(sample: Clone) -> None:
+    for project in ("platform", "pools"):
+        listed = sample.pulumi(project, "stack", "ls", "--json")
+        stacks = [stack["name"] for stack in json.loads(listed.stdout)]
+        assert len(stacks) == len(SITES)
+        for stack in stacks:
+            done = sample.pulumi(project, "preview", "--stack", stack, "--expect-no-changes")
+            assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_second_up_changes_nothing(sample: Clone) -> None:
+    before = uids(sample)
+    for stack in sample.json("up")["stacks"]:
+        assert stack["created"] == stack["updated"] == stack["replaced"] == stack["deleted"] == 0
+    assert uids(sample) == before
+
+
+def test_a_changed_replica_count_changes_just_that(sample: Clone, fleet_file: Path) -> None:
+    replace(fleet_file, "fra1-documents: {replicas: 4,", "fra1-documents: {replicas: 5,")
+    changes = [
+        (change["action"], change["kind"], change["name"], change["fields"])
+        for stack in sample.json("preview")["stacks"]
+        for change in stack["changes"]
+    ]
+    assert changes == [("update", "Deployment", "documents", ["spec.replicas"])]
+
+
+def test_a_freeze_refuses_a_change_everywhere(sample: Clone, fleet_file: Path) -> None:
+    before = uids(sample)
+    replace(fleet_file, "fra1-documents: {replicas: 4,", "fra1-documents: {replicas: 5,")
+    freeze_now(fleet_file)
+
+    refused = sample.json("up", code=3)
+    assert "Audit week" in refused["error"]
+    assert "next opening" in refused["mend"]
+
+    stack = "sample-production-fra1"
+    plain = sample.pulumi("pools", "up", "--yes", "--skip-preview", "--stack", stack)
+    assert plain.returncode != 0
+    assert "Audit week" in plain.stdout
+    assert uids(sample) == before
+
+
+def test_a_freeze_lets_an_update_without_changes_pass(sample: Clone, fleet_file: Path) -> None:
+    freeze_now(fleet_file)
+    sample.fleet("up")
+
+
+def test_an_unreadable_calendar_counts_as_frozen(sample: Clone, fleet_file: Path) -> None:
+    replace(fleet_file, "fra1-documents: {replicas: 4,", "fra1-documents: {replicas: 5,")
+    replace(fleet_file, "calendars/company.ics", "calendars/lost.ics")
+    assert "cannot be read" in sample.json("up", code=3)["error"]
+
+
+def test_a_deleted_workload_is_drift_and_the_next_up_makes_it_again(sample: Clone) -> None:
+    done = sample.run(
+        "kubectl", "--context=fra1", "-n", "gpufleet-interactive", "delete", "deployment", "legal"
+    )
+    assert done.returncode == 0, done.stderr
+    drift = sample.json("status", code=5)["drift"]
+    assert {row["between"] for row in drift} == {"fleet and cluster", "state and cluster"}
+    sample.fleet("up")
+    assert sample.json("status")["drift"] == []
+
+
+def test_no_credential_is_in_any_stack_state(sample: Clone) -> None:
+    kubeconfig = (sample.root / ".fleet/sample/production/kubeconfig").read_text()
+    keys = [line.split(": ")[1] for line in kubeconfig.splitlines() if "client-key-data" in line]
+    assert len(keys) == len(SITES)
+    states = list((sample.root / ".fleet/sample/production/pulumi/state").rglob("*.json"))
+    assert states
+    for state in states:
+        text = state.read_text()
+        assert not any(key in text for key in keys), state
+
+
+def test_killing_each_process_and_then_all_loses_nothing(sample: Clone) -> None:
+    before = uids(sample)
+    for process in platform_processes(sample):
+        if process.is_running():
+            process.kill()
+    sample.fleet("up")
+    assert uids(sample) == before
+
+    victims = platform_processes(sample)
+    for process in sorted(victims, key=lambda process: process.pid):
+        process.kill()
+    psutil.wait_procs(victims, timeout=30)
+    sample.fleet("up")
+    assert uids(sample) == before
+
+
+def test_the_lock_of_a_killed_update_is_released(sample: Clone, fleet_file: Path) -> None:
+    replace(fleet_file, "fra1-documents: {replicas: 4,", "fra1-documents: {replicas: 5,")
+    task = start(sample, "up")
+    update = wait_for(lambda: updating(sample))
+    assert update is not None
+    locks = sample.root / ".fleet/sample/production/pulumi/state/.pulumi/locks"
+    wait_for(lambda: list(locks.rglob("*.json")))
+    task.kill()
+    for process in [*update.children(recursive=True), update]:
+        process.kill()
+    task.communicate()
+    wait_for(lambda: updating(sample) is None)
+    assert list(locks.rglob("*.json"))
+    sample.fleet("up")
+    assert not list(locks.rglob("*.json"))
+
+
+def test_a_living_update_is_not_disturbed(sample: Clone) -> None:
+    locks = sample.root / ".fleet/sample/production/pulumi/state/.pulumi/locks"
+    file = locks / "organization/gpufleet-pools/sample-production-fra1/held.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    holder = {"pid": 1, "username": "ada", "hostname": "elsewhere", "timestamp": "2026-01-01"}
+    file.write_text(json.dumps(holder))
+    try:
+        refused = sample.json("up", code=4)
+    finally:
+        file.unlink()
+    assert "ada on elsewhere" in refused["error"]
+
+
+def test_ctrl_c_during_up_leaves_what_the_next_up_finishes(sample: Clone, fleet_file: Path) -> None:
+    replace(fleet_file, "dub1-mail: {replicas: 12,", "dub1-mail: {replicas: 13,")
+    task = start(sample, "up")
+    wait_for(lambda: updating(sample))
+    task.send_signal(signal.SIGINT)
+    output, _ = task.communicate(timeout=300)
+    assert task.returncode == 130, output
+    assert "Traceback" not in output
+    wait_for(lambda: updating(sample) is None)
+    sample.fleet("up")
+
+
+def test_an_api_server_killed_during_up_is_no_harm(sample: Clone, fleet_file: Path) -> None:
+    replace(fleet_file, "dub1-mail: {replicas: 12,", "dub1-mail: {replicas: 14,")
+    task = start(sample, "up")
+    wait_for(lambda: updating(sample))
+    for process in platform_processes(sample):
+        if "kube-apiserver" in process.name():
+            process.kill()
+    output, _ = task.communicate(timeout=600)
+    assert task.returncode in {0, 1, 4}, output
+    assert "Traceback" not in output
+    sample.fleet("up")
+    assert sample.json("status")["drift"] == []
+
+
+def test_two_ups_at_once_do_not_fight(sample: Clone) -> None:
+    first, second = start(sample, "up"), start(sample, "up")
+    outputs = [task.communicate(timeout=600)[0] for task in (first, second)]
+    codes = sorted([first.returncode, second.returncode])
+    assert codes in ([0, 0], [0, 4]), outputs
+
+
+def test_down_stops_everything_and_up_finds_it_again(sample: Clone) -> None:
+    sample.fleet("up")
+    before = uids(sample)
+    sample.fleet("down")
+    assert platform_processes(sample) == []
+    assert sample.json("status", code=5)["processes"][0]["state"] == "not running"
+    sample.fleet("up")
+    assert uids(sample) == before
+
+
+def test_a_first_provisioning_passes_a_freeze(clone: Clone) -> None:
+    file = clone.root / ARTICLE
+    before = file.read_text()
+    freeze_now(file)
+    try:
+        clone.fleet("up", "--fleet", ARTICLE)
+    finally:
+        file.write_text(before)
+    clone.fleet("down", "--purge", "--fleet", ARTICLE)
+    assert not (clone.root / ".fleet/article/production").exists()
