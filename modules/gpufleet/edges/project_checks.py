@@ -13,7 +13,7 @@ from typing import Final
 
 _SHELL: Final = ("fleet", ".ci/run")
 _OWN_GO: Final = ("controlplane", "pulumi-resource-kubernetes")
-_PYTHON: Final = ("modules", "stacks", "tests", "tools", "tasks.py")
+_PYTHON: Final = ("modules", "stacks", "tests", "tools", "benchmarks/up", "tasks.py")
 
 
 @dataclass(frozen=True)
