@@ -79,13 +79,13 @@ def _refusal(
     blocks = merged(window for calendar in calendars for window in calendar.windows)
     for block in blocks:
         if block.start <= now < block.end:
-            return Decision(
-                admitted=False, reason=f"freeze `{block.name}`", window=block, opens=block.end
-            )
-        if now < block.start < now + needs:
+            reason = f"freeze `{block.name}`"
+        elif now < block.start < now + needs:
             reason = f"it would not end, with its rollback, before freeze `{block.name}`"
-            opens = _first_gap(blocks, block.end, needs)
-            return Decision(admitted=False, reason=reason, window=block, opens=opens)
+        else:
+            continue
+        opens = _first_gap(blocks, block.end, needs)
+        return Decision(admitted=False, reason=reason, window=block, opens=opens)
     return None
 
 
