@@ -6,7 +6,7 @@ from gpufleet.tasks import ROOT
 from gpufleet.tasks.command import command
 
 _KINDS = ("unit", "contract", "e2e", "faults", "hosts")
-_LONG = "slow or hosts or faults"
+_LONG = "slow or hosts"
 _NO_TESTS = 5
 
 
@@ -21,14 +21,14 @@ def lint(_: Context) -> None:
 
 @command(
     {
-        "all": "Also what takes long: slow, host and fault tests.",
+        "all": "Also what takes long: slow and host tests.",
         "only": "Only one kind: unit, contract, e2e, faults or hosts; without lint.",
         "select": "Only tests that match, as pytest -k; without lint.",
     },
     name="test",
 )
 def gate(_: Context, all: bool = False, only: str = "", select: str = "") -> None:  # noqa: A002 - the flag
-    """The gate: lint, then unit, contract and end-to-end tests on real engines.
+    """The gate: lint, then unit, contract, fault and end-to-end tests on real engines.
 
     Example: ./fleet test --only unit --select freeze
     """
@@ -41,7 +41,7 @@ def gate(_: Context, all: bool = False, only: str = "", select: str = "") -> Non
         _lint()
     arguments = [f"tests/{only}"] if only else ["tests"]
     arguments += ["-k", select] if select else []
-    arguments += [] if all or only in {"faults", "hosts"} else ["-m", f"not ({_LONG})"]
+    arguments += [] if all or only == "hosts" else ["-m", f"not ({_LONG})"]
     code = run_pytest(ROOT, arguments)
     if code == _NO_TESTS:
         raise Failed("no test was run", mend="look at --only and --select")
