@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import urllib3
 from kubernetes import client, config
@@ -22,6 +22,7 @@ _RETRIES: Final = urllib3.Retry(
     raise_on_status=False,
 )
 _TIMEOUT_S: Final = 30
+_LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _FIRST_ERROR: Final = 400
 _NOT_FOUND: Final = 404
 _CONFLICT: Final = 409
@@ -51,6 +52,9 @@ class Cluster:
                 where=f"cluster {context}",
                 mend="run ./fleet up, or check KUBECONFIG",
             ) from None
+        if urlsplit(settings.host).hostname in _LOOPBACK:
+            # The client would send even these through the caller's HTTPS_PROXY.
+            settings.proxy = None
         self._client = client.ApiClient(settings)
 
     def get(self, path: str) -> Object | None:

@@ -56,14 +56,15 @@ class Stack:
 
 
 def environment(
-    workspace: Workspace, state: EnvironmentDir, *, kubeconfig: Path | None
+    workspace: Workspace, state: EnvironmentDir, *, embedded: bool, existing: bool
 ) -> dict[str, str]:
     """The variables with which plain `pulumi`, `kubectl` and `ansible-playbook` see a fleet.
 
     Args:
         workspace: the clone.
         state: the environment's state.
-        kubeconfig: None to leave the caller's own.
+        embedded: whether it has sites that gpufleet runs itself.
+        existing: whether it has clusters of the caller's own kubeconfig.
     """
     paths = [str(workspace.state / "bin"), str(workspace.root / ".venv" / "bin")]
     inherited = [part for part in os.environ.get("PATH", "").split(os.pathsep) if part not in paths]
@@ -78,8 +79,11 @@ def environment(
         "PULUMI_DISABLE_REGISTRY_RESOLVE": "true",
         "ANSIBLE_CONFIG": str(workspace.root / "playbooks" / "ansible.cfg"),
     }
-    if kubeconfig:
-        variables["KUBECONFIG"] = str(kubeconfig)
+    if embedded:
+        own = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+        ours = str(state.kubeconfig)
+        others = [part for part in own.split(os.pathsep) if existing and part != ours]
+        variables["KUBECONFIG"] = os.pathsep.join([ours, *others])
     return variables
 
 

@@ -41,11 +41,6 @@ class Environment:
         return cls(fleet, fleet_file, workspace, state, resolve(on_progress))
 
     @property
-    def variables(self) -> dict[str, str]:
-        """What plain pulumi, kubectl and ansible-playbook need to see this environment."""
-        return variables_of(self.workspace, self.fleet_file)
-
-    @property
     def platform(self) -> Platform:
         """The embedded sites."""
         return Platform(self.fleet, self.state, self.binaries)
@@ -53,7 +48,8 @@ class Environment:
     @property
     def cli(self) -> PulumiCli:
         """Pulumi for this environment."""
-        return PulumiCli(self.workspace, self.state, self.binaries, self.variables)
+        variables = _variables(self.workspace, self.fleet)
+        return PulumiCli(self.workspace, self.state, self.binaries, variables)
 
     def cluster(self, site: str) -> Cluster:
         """The cluster of a site."""
@@ -64,9 +60,19 @@ class Environment:
 
 
 def variables_of(workspace: Workspace, fleet_file: Path) -> dict[str, str]:
-    """What plain pulumi, kubectl and ansible-playbook need to see an environment."""
-    fleet = load_fleet(fleet_file)
-    state = workspace.for_fleet(fleet)
+    """What plain pulumi, kubectl and ansible-playbook need to see an environment.
+
+    Raises:
+        BadInput: the fleet file is not valid.
+    """
+    return _variables(workspace, load_fleet(fleet_file))
+
+
+def _variables(workspace: Workspace, fleet: Fleet) -> dict[str, str]:
+    embedded = embedded_sites(fleet)
     return pulumi.environment(
-        workspace, state, kubeconfig=state.kubeconfig if embedded_sites(fleet) else None
+        workspace,
+        workspace.for_fleet(fleet),
+        embedded=bool(embedded),
+        existing=len(embedded) < len(fleet.sites),
     )
