@@ -77,18 +77,25 @@ def _gpus(pod: Object) -> int:
     )
 
 
+class _Differences:
+    """Collects where fleet and cluster differ."""
+
+    def __init__(self, site: str) -> None:
+        self._site = site
+        self.rows: list[DriftRow] = []
+
+    def __call__(self, what: str, declared: str, actual: str) -> None:
+        between = "fleet and cluster"
+        row = DriftRow(
+            site=self._site, between=between, what=what, declared=declared, actual=actual
+        )
+        self.rows.append(row)
+
+
 def node_drift(declared: Iterable[Node], found: Iterable[Object], site: str) -> list[DriftRow]:
     """Declared nodes that are missing, not ready, or short of GPUs; nodes that nobody declared."""
     shown = {node["metadata"]["name"]: node for node in found}
-    rows: list[DriftRow] = []
-
-    def differ(what: str, wanted: str, actual: str) -> None:
-        rows.append(
-            DriftRow(
-                site=site, between="fleet and cluster", what=what, declared=wanted, actual=actual
-            )
-        )
-
+    differ = _Differences(site)
     for node in declared:
         what = f"node {node.name}"
         actual = shown.pop(node.name, None)
@@ -103,21 +110,13 @@ def node_drift(declared: Iterable[Node], found: Iterable[Object], site: str) -> 
     for name, actual in shown.items():
         if names.NODE_GROUP in (actual["metadata"].get("labels") or {}):
             differ(f"node {name}", "not declared", "present")
-    return rows
+    return differ.rows
 
 
 def workload_drift(fleet: Fleet, site: str, workloads: Sequence[Object]) -> list[DriftRow]:
     """Pools whose Deployment or LeaderWorkerSet is missing or serves something else."""
     found = {workload["metadata"]["name"]: workload for workload in workloads}
-    rows: list[DriftRow] = []
-
-    def differ(what: str, wanted: str, actual: str) -> None:
-        rows.append(
-            DriftRow(
-                site=site, between="fleet and cluster", what=what, declared=wanted, actual=actual
-            )
-        )
-
+    differ = _Differences(site)
     for pool in pools_at(fleet, site):
         workload = found.pop(pool.name, None)
         what = f"pool {pool.name}"
@@ -133,7 +132,7 @@ def workload_drift(fleet: Fleet, site: str, workloads: Sequence[Object]) -> list
             differ(f"{what} revision", pool.model.digest, str(digest))
     for name in found:
         differ(f"pool {name}", "not declared", "present")
-    return rows
+    return differ.rows
 
 
 def _template(spec: Mapping[str, Any]) -> Mapping[str, Any]:

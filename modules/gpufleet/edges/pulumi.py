@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 from gpufleet.edges.engines import PROVIDER_VERSION, Binaries
 from gpufleet.edges.stack_events import EventReader, OnProgress
+from gpufleet.edges.stack_lock import release_dead_lock
 from gpufleet.edges.workspace import EnvironmentDir, Workspace
 from gpufleet.spec.errors import Failed, FleetError, PolicyRefused, Retryable
 from gpufleet.spec.fleet import Fleet
@@ -55,38 +54,6 @@ class Stack:
         return f"{self.project} {self.site}"
 
 
-def environment(
-    workspace: Workspace, state: EnvironmentDir, *, embedded: bool, existing: bool
-) -> dict[str, str]:
-    """The variables with which plain `pulumi`, `kubectl` and `ansible-playbook` see a fleet.
-
-    Args:
-        workspace: the clone.
-        state: the environment's state.
-        embedded: whether it has sites that gpufleet runs itself.
-        existing: whether it has clusters of the caller's own kubeconfig.
-    """
-    paths = [str(workspace.state / "bin"), str(workspace.root / ".venv" / "bin")]
-    inherited = [part for part in os.environ.get("PATH", "").split(os.pathsep) if part not in paths]
-    variables = {
-        "PATH": os.pathsep.join([*paths, *inherited]),
-        "PULUMI_HOME": str(state.pulumi_home),
-        "PULUMI_BACKEND_URL": state.pulumi_state.as_uri(),
-        "PULUMI_CONFIG_PASSPHRASE_FILE": str(state.passphrase_file),
-        "PULUMI_SKIP_UPDATE_CHECK": "true",
-        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
-        "PULUMI_IGNORE_AMBIENT_PLUGINS": "true",
-        "PULUMI_DISABLE_REGISTRY_RESOLVE": "true",
-        "ANSIBLE_CONFIG": str(workspace.root / "playbooks" / "ansible.cfg"),
-    }
-    if embedded:
-        own = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
-        ours = str(state.kubeconfig)
-        others = [part for part in own.split(os.pathsep) if existing and part != ours]
-        variables["KUBECONFIG"] = os.pathsep.join([ours, *others])
-    return variables
-
-
 class PulumiCli:
     """Runs Pulumi for the stacks of one environment.
 
@@ -94,7 +61,7 @@ class PulumiCli:
         workspace: the clone with the stacks' programs.
         state: where the backend, the passphrase and Pulumi's own folder are.
         binaries: the engines.
-        variables: from `environment`.
+        variables: from `variables_for`.
     """
 
     def __init__(
@@ -151,7 +118,7 @@ class PulumiCli:
             Retryable: another update holds the stack.
             Failed: the update failed; what it did is kept, and the next one goes on.
         """
-        self.release_dead_lock(stack)
+        self._release_dead_lock(stack)
         arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs"]
         return self._update(stack, arguments, on_progress).result()
 
@@ -161,7 +128,7 @@ class PulumiCli:
 
     def refresh(self, stack: Stack, on_progress: OnProgress) -> StackResult:
         """Bring the state to what the cluster has."""
-        self.release_dead_lock(stack)
+        self._release_dead_lock(stack)
         arguments = ["refresh", "--yes", "--skip-preview", "--suppress-outputs"]
         return self._update(stack, arguments, on_progress).result()
 
@@ -173,25 +140,13 @@ class PulumiCli:
         latest = json.loads(file.read_text(encoding="utf-8"))["checkpoint"].get("latest") or {}
         return list(latest.get("resources") or [])
 
-    def release_dead_lock(self, stack: Stack) -> bool:
-        """Release the lock of a killed run; True if there was one.
-
-        Raises:
-            Retryable: its owner is alive, or on another machine.
-        """
-        folder = self._state.pulumi_state / ".pulumi" / "locks" / "organization"
-        for file in (folder / f"gpufleet-{stack.project}" / stack.name).glob("*.json"):
-            owner = _lock_owner(file)
-            if owner is not None:
-                raise Retryable(
-                    f"an update is under way: {owner}",
-                    where=f"stack {stack.shown}",
-                    mend="wait for it; if it runs on another machine and is dead, "
-                    f"`pulumi cancel --stack {stack.name}` in stacks/{stack.project} releases it",
-                )
-            file.unlink(missing_ok=True)
-            return True
-        return False
+    def _release_dead_lock(self, stack: Stack) -> None:
+        locks = self._state.pulumi_state / ".pulumi" / "locks" / "organization"
+        release_dead_lock(
+            locks / f"gpufleet-{stack.project}" / stack.name,
+            shown=stack.shown,
+            cancel=f"`pulumi cancel --stack {stack.name}` in stacks/{stack.project}",
+        )
 
     def _update(self, stack: Stack, arguments: list[str], on_progress: OnProgress) -> EventReader:
         with tempfile.TemporaryDirectory(prefix="gpufleet-") as folder:
@@ -316,24 +271,6 @@ def pending_changes(stack: str) -> StackPreview:
         events = EventReader(log, stack, lambda _: None)
         events.read()
         return events.preview()
-
-
-def _lock_owner(file: Path) -> str | None:
-    """Who holds a lock, in words; None if it is a dead process of this machine."""
-    try:
-        lock = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
-        return f"lock file {file.name} cannot be read"
-    who = f"process {lock['pid']} of {lock['username']} on {lock['hostname']}"
-    since = f", since {lock['timestamp']}"
-    if lock["hostname"] != os.uname().nodename:
-        return who + since
-    try:
-        name = psutil.Process(lock["pid"]).name()
-    except psutil.Error:
-        return None
-    # Another program may have been given the dead one's process id.
-    return who + since if name.startswith("pulumi") else None
 
 
 def _interrupt(process: subprocess.Popen[bytes]) -> None:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from gpufleet.edges import pulumi
 from gpufleet.edges.engines import Binaries, resolve
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.pulumi import PulumiCli
+from gpufleet.edges.variables import variables_for
 from gpufleet.edges.workspace import EnvironmentDir, Workspace
 from gpufleet.local.platform import Platform, embedded_sites
 from gpufleet.spec import Fleet, load_fleet
@@ -70,7 +70,7 @@ def variables_of(workspace: Workspace, fleet_file: Path) -> dict[str, str]:
 
 def _variables(workspace: Workspace, fleet: Fleet) -> dict[str, str]:
     embedded = embedded_sites(fleet)
-    return pulumi.environment(
+    return variables_for(
         workspace,
         workspace.for_fleet(fleet),
         embedded=bool(embedded),

@@ -1,0 +1,38 @@
+"""The variables with which plain tools see an environment."""
+
+import os
+from pathlib import Path
+
+from gpufleet.edges.workspace import EnvironmentDir, Workspace
+
+
+def variables_for(
+    workspace: Workspace, state: EnvironmentDir, *, embedded: bool, existing: bool
+) -> dict[str, str]:
+    """The variables with which plain `pulumi`, `kubectl` and `ansible-playbook` see a fleet.
+
+    Args:
+        workspace: the clone.
+        state: the environment's state.
+        embedded: whether it has sites that gpufleet runs itself.
+        existing: whether it has clusters of the caller's own kubeconfig.
+    """
+    paths = [str(workspace.state / "bin"), str(workspace.root / ".venv" / "bin")]
+    inherited = [part for part in os.environ.get("PATH", "").split(os.pathsep) if part not in paths]
+    variables = {
+        "PATH": os.pathsep.join([*paths, *inherited]),
+        "PULUMI_HOME": str(state.pulumi_home),
+        "PULUMI_BACKEND_URL": state.pulumi_state.as_uri(),
+        "PULUMI_CONFIG_PASSPHRASE_FILE": str(state.passphrase_file),
+        "PULUMI_SKIP_UPDATE_CHECK": "true",
+        "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
+        "PULUMI_IGNORE_AMBIENT_PLUGINS": "true",
+        "PULUMI_DISABLE_REGISTRY_RESOLVE": "true",
+        "ANSIBLE_CONFIG": str(workspace.root / "playbooks" / "ansible.cfg"),
+    }
+    if embedded:
+        own = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
+        ours = str(state.kubeconfig)
+        others = [part for part in own.split(os.pathsep) if existing and part != ours]
+        variables["KUBECONFIG"] = os.pathsep.join([ours, *others])
+    return variables
