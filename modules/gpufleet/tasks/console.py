@@ -105,8 +105,8 @@ def _plain(event: Progress) -> str:
             return f"[{event.elapsed_s:5.0f} s] site {event.site}: {event.process} {event.state}"
         case StackProgress():
             waiting = f", waiting for {', '.join(event.slowest)}" if event.slowest else ""
-            counts = f"{event.done} of {event.total} resources{waiting}"
-            return f"[{event.elapsed_s:5.0f} s] stack {event.stack}: {event.state}, {counts}"
+            counts = f", {event.done} of {event.total} resources{waiting}" if event.total else ""
+            return f"[{event.elapsed_s:5.0f} s] stack {event.stack}: {event.state}{counts}"
         case ReplicaProgress():
             counts = f"{event.ready} of {event.wanted} replicas ready"
             return f"[{event.elapsed_s:5.0f} s] site {event.site}: {counts}"
