@@ -4,6 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from gpufleet.spec import forms
 from gpufleet.spec.governance import (
     Budget,
     EscalationStep,
@@ -19,7 +20,7 @@ from gpufleet.spec.governance import (
     Team,
 )
 from gpufleet.spec.hardware import GpuType, NodeGroup, Rack, Site, Supplier
-from gpufleet.spec.quantities import ImageReference, Name, RevisionName, Spec
+from gpufleet.spec.quantities import ImageReference, Name, Names, RevisionName, Spec
 from gpufleet.spec.serving import DataClass, ModelRevision, Pool, UseCase
 
 
@@ -41,9 +42,9 @@ class Fleet(Spec):
     """Name of the fleet."""
     environment: Name
     """Name of the environment, such as production."""
-    include: list[Name] = Field(default_factory=list)
+    include: Names = Field(default_factory=list)
     """Shared parts, read from `shared/NAME.yaml` beside this file."""
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    currency: Annotated[str, Field(pattern=forms.CURRENCY)] = "USD"
     """ISO 4217 code of every amount of money in the file."""
     images: Images
     sites: Annotated[dict[Name, Site], Field(min_length=1)]

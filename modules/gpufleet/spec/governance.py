@@ -1,24 +1,55 @@
 """Who decides, when nothing may change, what is kept, what may be spent, and what may go wrong."""
 
-from datetime import date, time
+import base64
+import binascii
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
-from gpufleet.spec.quantities import Count, Fraction, Money, Name, Seconds, Spec, Text
+from gpufleet.spec import forms
+from gpufleet.spec.quantities import (
+    Count,
+    Date,
+    Fraction,
+    Integer,
+    LocalTime,
+    Money,
+    Name,
+    Names,
+    Seconds,
+    Spec,
+    Text,
+)
+
+
+def _ssh_key(line: str) -> str:
+    """Refuse a line whose key was cut or changed while it was copied."""
+    kind, encoded = line.split(" ")[:2]
+    try:
+        blob = base64.b64decode(encoded, validate=True)
+    except binascii.Error:
+        blob = b""
+    head = len(kind).to_bytes(4, "big") + kind.encode()
+    if not blob.startswith(head) or not _is_whole(blob):
+        message = f"is not a whole {kind} public key; copy the line again"
+        raise ValueError(message)
+    return line
+
+
+def _is_whole(blob: bytes) -> bool:
+    """Whether length-prefixed fields fill the blob exactly, as RFC 4253 section 6.6 asks."""
+    at = 0
+    while at < len(blob):
+        at += 4 + int.from_bytes(blob[at : at + 4], "big")
+    return at == len(blob)
+
 
 SshPublicKey = Annotated[
-    str,
-    Field(
-        pattern=r"^(sk-)?(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521))(@openssh\.com)? "
-        r"[A-Za-z0-9+/]+={0,3}( [^\n]{1,80})?$"
-    ),
+    str, Field(pattern=forms.SSH_KEY, max_length=2000), AfterValidator(_ssh_key)
 ]
-Email = Annotated[str, Field(pattern=r"^[^@\s]+@[^@\s]+\.[^@\s]+$", max_length=120)]
-RelativePath = Annotated[
-    str, Field(pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_-]*([./][A-Za-z0-9_-]+)*$", max_length=200)
-]
+Email = Annotated[str, Field(pattern=forms.EMAIL, max_length=120)]
+RelativePath = Annotated[str, Field(pattern=forms.RELATIVE_PATH, max_length=200)]
 """A path below the fleet file's folder: never absolute, no `..`."""
 
 
@@ -54,7 +85,7 @@ class FreezeCalendar(Spec):
 
     file: RelativePath
     """Path of the `.ics` file, relative to the fleet file."""
-    sites: list[Name] = Field(default_factory=list)
+    sites: Names = Field(default_factory=list)
     """Sites it holds for; every site where the list is empty."""
     stale_after_s: Seconds
     """Age of the file's last modification stamp beyond which it counts as unreadable: frozen."""
@@ -64,10 +95,10 @@ class PatchCadence(Spec):
     """How often a kind of software is brought up to date, and when."""
 
     every_s: Seconds
-    window_starts: time
+    window_starts: LocalTime
     """Local time of the site at which the maintenance window opens."""
     window_s: Seconds
-    weekdays: Annotated[list[Annotated[int, Field(ge=1, le=7)]], Field(min_length=1)]
+    weekdays: Annotated[list[Annotated[Integer, Field(ge=1, le=7)]], Field(min_length=1)]
     """ISO weekdays of the window's start, Monday is 1."""
     time_zone: Text = "UTC"
     critical_within_s: Seconds
@@ -113,7 +144,7 @@ class SnapshotRetention(Spec):
 class Shift(Spec):
     """Who answers, and when."""
 
-    identities: Annotated[list[Name], Field(min_length=1)]
+    identities: Annotated[Names, Field(min_length=1)]
     hours: Text
     """Such as `24x7` or `Mon-Fri 08:00-18:00 Europe/Berlin`."""
     monthly_cost: Money
@@ -123,7 +154,7 @@ class EscalationStep(Spec):
     """Who is called next if nobody has answered."""
 
     after_s: Seconds
-    to: Annotated[list[Name], Field(min_length=1)]
+    to: Annotated[Names, Field(min_length=1)]
 
 
 class Severity(StrEnum):
@@ -142,13 +173,13 @@ class Risk(Spec):
     likelihood: Severity
     impact: Severity
     mitigation: Text
-    review_by: date
+    review_by: Date
 
 
 class Governance(Spec):
     """What binds people in this environment."""
 
-    approvals_required: Annotated[int, Field(ge=0, le=5)] = 1
+    approvals_required: Annotated[Integer, Field(ge=0, le=5)] = 1
     """Signatures by others that a change of this environment needs."""
     calendar_required: bool = True
     """Whether an environment without any freeze calendar counts as frozen."""

@@ -1,18 +1,22 @@
 """Sites, racks, GPU types, node groups, suppliers: what a company owns and where it stands."""
 
-from datetime import date
 from decimal import Decimal
 from enum import StrEnum
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from gpufleet.spec import forms
 from gpufleet.spec.quantities import (
     Bytes,
     Count,
+    Date,
     Fraction,
+    Integer,
     Money,
     Name,
+    Names,
+    Number,
     Positive,
     Rate,
     Seconds,
@@ -21,7 +25,7 @@ from gpufleet.spec.quantities import (
     Whole,
 )
 
-Version = Annotated[str, StringConstraints(pattern=r"^[0-9]+(\.[0-9A-Za-z_-]+){0,4}$", strict=True)]
+Version = Annotated[str, StringConstraints(pattern=forms.VERSION, strict=True)]
 
 
 class EmbeddedCluster(Spec):
@@ -48,7 +52,7 @@ class Site(Spec):
     """Legal region of the site; `residency` of use cases refers to it."""
     power_price_per_kwh: Money
     """Price of electrical energy, in the fleet's currency for each kWh."""
-    pue: Annotated[float, Field(ge=1, le=3)]
+    pue: Annotated[Number, Field(ge=1, le=3)]
     """Power usage effectiveness: facility power over IT power."""
     facility_cost_per_kw_month: Money = Decimal(0)
     """Space and facility, in the fleet's currency for each kW of rated IT power and month."""
@@ -104,21 +108,21 @@ class NodeGroup(Spec):
     """Equal nodes, bought together, spread over racks of one site."""
 
     site: Name
-    racks: Annotated[list[Name], Field(min_length=1)]
+    racks: Annotated[Names, Field(min_length=1)]
     """Racks of the same site; nodes are dealt to them in turn."""
     gpu_type: Name
-    nodes: Annotated[int, Field(ge=1, le=10_000)]
-    gpus_per_node: Annotated[int, Field(ge=1, le=16)] = 8
+    nodes: Annotated[Integer, Field(ge=1, le=10_000)]
+    gpus_per_node: Annotated[Integer, Field(ge=1, le=16)] = 8
     cpus_per_node: Count = 128
     memory_bytes_per_node: Bytes = 2 * 2**40
     local_storage_bytes_per_node: Bytes = 15 * 10**12
     """Node-local NVMe for weights, bytes."""
     pins: DriverPin
     supplier: Name | None = None
-    purchased: date
+    purchased: Date
     price_per_node: Money
     """Purchase price of one node with its GPUs, in the fleet's currency."""
-    amortization_years: Annotated[float, Field(gt=0, le=10)] = 4
+    amortization_years: Annotated[Number, Field(gt=0, le=10)] = 4
     idle_power_w: Rate = 0
     """Power of a node without load beside its GPUs, W."""
 
@@ -144,7 +148,7 @@ class Supplier(Spec):
     contract: ContractStatus = ContractStatus.NONE
     reserved_gpus: Whole = 0
     """GPUs that the contract keeps ready for us."""
-    contract_ends: date | None = None
+    contract_ends: Date | None = None
     rma_turnaround_s: Seconds
     """From shipping a failed GPU to holding its replacement."""
     contact: Text

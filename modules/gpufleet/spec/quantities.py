@@ -5,13 +5,25 @@ value may be a plain number in that unit or a quantity with its unit (`250ms`, `
 """
 
 import re
-from datetime import timedelta
-from decimal import Decimal, InvalidOperation
+from collections import Counter
+from collections.abc import Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Annotated, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+)
 
-_DURATION_S: Final = {
+from gpufleet.spec import forms
+
+DURATION_UNITS_S: Final = {
     "ms": 0.001,
     "s": 1.0,
     "min": 60.0,
@@ -21,7 +33,7 @@ _DURATION_S: Final = {
     "w": 604_800.0,
     "y": 31_536_000.0,
 }
-_SIZE_BYTES: Final = {
+SIZE_UNITS_BYTES: Final = {
     "B": 1,
     "kB": 10**3,
     "MB": 10**6,
@@ -32,20 +44,28 @@ _SIZE_BYTES: Final = {
     "GiB": 2**30,
     "TiB": 2**40,
 }
-_QUANTITY: Final = re.compile(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]*)\s*")
+MAX_SECONDS: Final = 3.2e9
+MAX_BYTES: Final = 2**60
+MAX_MONEY: Final = 10**12
+_QUANTITY: Final = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)\s*", re.ASCII)
 
 
-def _scaled(value: object, units: dict[str, float] | dict[str, int], expected: str) -> object:
+def quantity_pattern(units: Mapping[str, float]) -> str:
+    """The pattern of a quantity with one of these units, for the JSON Schema."""
+    return rf"^\s*[0-9]{{1,18}}(\.[0-9]{{1,18}})?\s*({'|'.join(units)})?\s*$"
+
+
+def _scaled(value: object, units: Mapping[str, float], expected: str) -> object:
     """A quantity string as a number in the base unit; other types are left to pydantic."""
     if not isinstance(value, str):
-        return value
+        return _no_bool(value)
     match = _QUANTITY.fullmatch(value)
     if match is None:
-        message = f"{value!r} is not {expected}"
+        message = f"{value!r:.60} is not {expected}"
         raise ValueError(message)
     number, unit = match.groups()
     if unit and unit not in units:
-        message = f"{value!r} has the unit {unit!r}, expected {expected}"
+        message = f"{value!r:.60} has the unit `{unit:.20}`, expected {expected}"
         raise ValueError(message)
     return float(number) * (units[unit] if unit else 1)
 
@@ -53,62 +73,120 @@ def _scaled(value: object, units: dict[str, float] | dict[str, int], expected: s
 def _duration(value: object) -> object:
     if isinstance(value, timedelta):
         return value.total_seconds()
-    return _scaled(value, _DURATION_S, "a duration such as 250ms, 2s, 15m, 4h, 30d")
+    return _scaled(value, DURATION_UNITS_S, "a duration such as 250ms, 2s, 15min, 4h, 30d")
 
 
 def _size(value: object) -> object:
-    scaled = _scaled(value, _SIZE_BYTES, "a size such as 512MiB, 80GiB, 1.5TB")
-    return round(scaled) if isinstance(scaled, float) else scaled
+    scaled = _scaled(value, SIZE_UNITS_BYTES, "a size such as 512MiB, 80GiB, 1.5TB")
+    return round(scaled) if isinstance(value, str) and isinstance(scaled, float) else scaled
 
 
 def _money(value: object) -> object:
     # YAML gives a float for 0.21; its shortest text is what the author wrote.
-    if isinstance(value, float | int) and not isinstance(value, bool):
-        try:
-            return Decimal(str(value))
-        except InvalidOperation:  # pragma: no cover - str of a number always parses
-            return value
-    return value
+    return Decimal(str(value)) if isinstance(_no_bool(value), float | int) else value
 
 
 def _no_bool(value: object) -> object:
     # pydantic's lax mode takes true for 1; in a fleet file that is always a slip.
     if isinstance(value, bool):
-        message = f"{str(value).lower()} is not a number"
+        message = f"has to be a number, not {str(value).lower()}"
         raise ValueError(message)  # noqa: TRY004 - pydantic reports ValueError only
     return value
 
 
-Name = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$", strict=True)
-]
+def _no_number(value: object) -> object:
+    # pydantic's lax mode takes a number for seconds since 1970.
+    if isinstance(value, int | float):
+        message = f"has to be written like 2026-03-31 (a date) or 22:00 (a time), not {value!r:.30}"
+        raise ValueError(message)  # noqa: TRY004 - pydantic reports ValueError only
+    return value
+
+
+def _local(value: time) -> time:
+    if value.tzinfo is not None:
+        message = "has to be a local time without an offset; the zone stands in `time_zone`"
+        raise ValueError(message)
+    return value
+
+
+def _distinct(names: list[str]) -> list[str]:
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        message = f"lists `{twice[0]}` twice"
+        raise ValueError(message)
+    return names
+
+
+Name = Annotated[str, StringConstraints(pattern=forms.NAME, strict=True)]
 """A DNS label of at most 40 characters, so that every object name derived from it fits in 63."""
 
-RevisionName = Annotated[
-    str, StringConstraints(pattern=r"^[a-z0-9]([a-z0-9.-]{0,58}[a-z0-9])?$", strict=True)
+Names = Annotated[
+    list[Name], AfterValidator(_distinct), Field(json_schema_extra={"uniqueItems": True})
 ]
+"""Names, each of them once."""
+
+RevisionName = Annotated[str, StringConstraints(pattern=forms.REVISION_NAME, strict=True)]
 """Like `Name`, with dots (`llama-3.3-70b`), at most 60 characters."""
 
-Digest = Annotated[str, StringConstraints(pattern=r"^sha256:[0-9a-f]{64}$", strict=True)]
+Digest = Annotated[str, StringConstraints(pattern=forms.DIGEST, strict=True)]
 """A content digest: `sha256:` and 64 hexadecimal digits."""
 
-ImageReference = Annotated[
-    str,
-    StringConstraints(
-        pattern=r"^[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9._-]+)+@sha256:[0-9a-f]{64}$", strict=True
-    ),
-]
+ImageReference = Annotated[str, StringConstraints(pattern=forms.IMAGE, strict=True)]
 """A container image by digest: `registry/repository@sha256:...`. Tags can move and are refused."""
 
-Text = Annotated[str, StringConstraints(min_length=1, max_length=500, strip_whitespace=True)]
-Seconds = Annotated[float, BeforeValidator(_duration), Field(gt=0, le=3.2e9, allow_inf_nan=False)]
-Bytes = Annotated[int, BeforeValidator(_size), Field(gt=0)]
-Money = Annotated[Decimal, BeforeValidator(_money), Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1, allow_inf_nan=False)]
-Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, allow_inf_nan=False)]
-Rate = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1, le=1_000_000)]
-Whole = Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=1_000_000)]
+Text = Annotated[
+    str,
+    StringConstraints(pattern=forms.TEXT, min_length=1, max_length=500, strip_whitespace=True),
+]
+Number = Annotated[float, BeforeValidator(_no_bool), Field(allow_inf_nan=False)]
+Integer = Annotated[int, BeforeValidator(_no_bool)]
+Seconds = Annotated[
+    float,
+    BeforeValidator(_duration),
+    Field(gt=0, le=MAX_SECONDS, allow_inf_nan=False),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "exclusiveMinimum": 0, "maximum": MAX_SECONDS},
+                {"type": "string", "pattern": quantity_pattern(DURATION_UNITS_S)},
+            ]
+        }
+    ),
+]
+Bytes = Annotated[
+    int,
+    BeforeValidator(_size),
+    Field(gt=0, le=MAX_BYTES),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "integer", "exclusiveMinimum": 0, "maximum": MAX_BYTES},
+                {"type": "string", "pattern": quantity_pattern(SIZE_UNITS_BYTES)},
+            ]
+        }
+    ),
+]
+Money = Annotated[
+    Decimal,
+    BeforeValidator(_money),
+    Field(ge=0, le=MAX_MONEY, allow_inf_nan=False),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "number", "minimum": 0, "maximum": MAX_MONEY},
+                {"type": "string", "pattern": r"^[0-9]{1,13}(\.[0-9]{1,18})?$"},
+            ]
+        }
+    ),
+]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+Positive = Annotated[Number, Field(gt=0, le=1e30)]
+Rate = Annotated[Number, Field(ge=0, le=1e30)]
+Count = Annotated[Integer, Field(ge=1, le=1_000_000)]
+Whole = Annotated[Integer, Field(ge=0, le=1_000_000)]
+TokenCount = Annotated[Integer, Field(ge=1, le=100_000_000)]
+Date = Annotated[date, BeforeValidator(_no_number)]
+LocalTime = Annotated[time, BeforeValidator(_no_number), AfterValidator(_local)]
 
 
 class Spec(BaseModel):

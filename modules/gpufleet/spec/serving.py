@@ -1,24 +1,29 @@
 """Model revisions, use cases and pools: what is served, for whom, with which targets."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
+from gpufleet.spec import forms
 from gpufleet.spec.quantities import (
     Bytes,
     Count,
     Digest,
     Fraction,
     ImageReference,
+    Integer,
     Money,
     Name,
+    Names,
+    Number,
     Positive,
     Rate,
     RevisionName,
     Seconds,
     Spec,
     Text,
+    TokenCount,
     Whole,
 )
 
@@ -37,11 +42,31 @@ class Precision(StrEnum):
         return {"bf16": 2.0, "fp8": 1.0, "fp4": 0.5625, "int4": 0.53}[self.value]
 
 
+Argument = Text | bool | int | Annotated[float, Field(allow_inf_nan=False)]
+"""The value of a vLLM flag; true gives the bare flag, false leaves it out."""
+
+POOL_ARGUMENTS: Final = frozenset(
+    {
+        "served-model-name",
+        "host",
+        "port",
+        "tensor-parallel-size",
+        "pipeline-parallel-size",
+        "max-num-seqs",
+        "max-model-len",
+        "gpu-memory-utilization",
+    }
+)
+"""Flags that follow from a pool, so that a revision cannot say something else."""
+
+
 class Engine(Spec):
     """The server that runs a revision: an image by digest and its arguments."""
 
     image: ImageReference
-    arguments: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    arguments: dict[Annotated[str, Field(pattern=forms.FLAG, max_length=60)], Argument] = Field(
+        default_factory=dict
+    )
     """Further vLLM flags by name without dashes; parallelism and limits come from the pool."""
 
 
@@ -52,18 +77,16 @@ class ModelRevision(Spec):
     """The public name of the architecture, as in the model's configuration file."""
     digest: Digest
     """Digest of the artifact's manifest; every file in it is named by its own digest."""
-    source: Annotated[
-        str, Field(pattern=r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[A-Za-z0-9._/-]+$")
-    ]
+    source: Annotated[str, Field(pattern=forms.ARTIFACT, max_length=300)]
     """Where the artifact is restored from."""
-    parameters: Annotated[int, Field(ge=1_000_000, le=10**14)]
+    parameters: Annotated[Integer, Field(ge=1_000_000, le=10**14)]
     """Number of parameters, experts included."""
     precision: Precision
     weights_bytes: Bytes | None = None
     """Size of the weights; computed from parameters and precision where it is not given."""
     kv_bytes_per_token: Bytes
     """KV cache for one token over all layers, bytes."""
-    max_context_tokens: Count
+    max_context_tokens: TokenCount
     load_time_s: Seconds
     """Measured time from the container's start to the first token, weights on local storage."""
     license: Text
@@ -98,7 +121,7 @@ class Tokens(Spec):
     prompt_p95: Positive
     output_mean: Positive
     output_p95: Positive
-    output_max: Count
+    output_max: TokenCount
     """The longest generation that is allowed; drains wait for it."""
 
 
@@ -106,8 +129,8 @@ class Peak(Spec):
     """A time when traffic is a multiple of the usual, such as quarter end."""
 
     name: Text
-    multiplier: Annotated[float, Field(ge=1, le=1000)]
-    recurrence: Annotated[str, Field(pattern=r"^FREQ=[A-Z]+(;[A-Z]+=[A-Z0-9,+-]+)*$")]
+    multiplier: Annotated[Number, Field(ge=1, le=1000)]
+    recurrence: Annotated[str, Field(pattern=forms.RECURRENCE, max_length=200)]
     """An iCalendar recurrence rule, in the traffic's time zone."""
     duration_s: Seconds
 
@@ -115,7 +138,7 @@ class Peak(Spec):
 class Traffic(Spec):
     """How many requests arrive, and how unevenly."""
 
-    rate_rps: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+    rate_rps: Annotated[Number, Field(gt=0, le=1e6)]
     """Requests for each second in the busiest hour of a usual day."""
     time_zone: Text = "UTC"
     hourly: Annotated[list[Rate], Field(min_length=24, max_length=24)] | None = None
@@ -123,7 +146,7 @@ class Traffic(Spec):
     weekly: Annotated[list[Rate], Field(min_length=7, max_length=7)] | None = None
     """Factor for each weekday, Monday first; 1 where it is not given."""
     peaks: list[Peak] = Field(default_factory=list)
-    index_of_dispersion: Annotated[float, Field(ge=1, le=1000)] = 4.0
+    index_of_dispersion: Annotated[Number, Field(ge=1, le=1000)] = 4.0
     """Variance over mean of the counts in 10 s windows: 1 is Poisson, a chat service near 4."""
 
 
@@ -136,7 +159,7 @@ class Slo(Spec):
     """95th percentile of the time to the first token."""
     error_rate: Fraction
     """Largest share of requests that may fail."""
-    availability: Annotated[float, Field(gt=0, lt=1)]
+    availability: Annotated[Number, Field(gt=0, lt=1)]
     """Share of time in which the use case is served."""
 
 
@@ -165,9 +188,9 @@ class UseCase(Spec):
     rpo_s: Seconds
     """Recovery point objective: how much recorded work may be lost."""
     data_class: DataClass
-    residency: Annotated[list[Name], Field(min_length=1)]
+    residency: Annotated[Names, Field(min_length=1)]
     """Regions in which the data may be processed."""
-    success_rate: Annotated[float, Field(gt=0, le=1)] = 1.0
+    success_rate: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """Share of requests that end in a successful task; cost per successful task divides by it."""
     hosted: HostedAlternative | None = None
 
@@ -175,13 +198,13 @@ class UseCase(Spec):
 class Placement(Spec):
     """A pool's replicas on one node group."""
 
-    replicas: Annotated[int, Field(ge=0, le=10_000)]
+    replicas: Annotated[Integer, Field(ge=0, le=10_000)]
     """Replicas that always run."""
     max_replicas: Whole | None = None
     """Most that autoscaling may run; the same as `replicas` where it is not given."""
-    nodes_per_replica: Annotated[int, Field(ge=1, le=64)] = 1
+    nodes_per_replica: Annotated[Integer, Field(ge=1, le=64)] = 1
     """Nodes that one replica spans (pipeline parallel)."""
-    gpus_per_node: Annotated[int, Field(ge=1, le=16)]
+    gpus_per_node: Annotated[Integer, Field(ge=1, le=16)]
     """GPUs that a replica takes on each of its nodes (tensor parallel)."""
 
     @property
@@ -200,17 +223,17 @@ class Pool(Spec):
 
     class_: Annotated[ServingClass, Field(alias="class")]
     model: RevisionName
-    use_cases: list[Name] = Field(default_factory=list)
+    use_cases: Names = Field(default_factory=list)
     """Use cases that are routed here first."""
     placements: Annotated[dict[Name, Placement], Field(min_length=1)]
     """Replicas by node group; a node group belongs to one pool."""
     concurrency_limit: Count = 64
     """Requests in flight at one replica."""
-    memory_utilization: Annotated[float, Field(gt=0.1, le=0.98)] = 0.9
+    memory_utilization: Annotated[Number, Field(gt=0.1, le=0.98)] = 0.9
     """Share of GPU memory that the engine may take."""
-    max_model_length_tokens: Count | None = None
+    max_model_length_tokens: TokenCount | None = None
     """Longest context that the pool accepts; the model's own where it is not given."""
-    min_available: Annotated[float, Field(gt=0, le=1)] = 0.8
+    min_available: Annotated[Number, Field(gt=0, le=1)] = 0.8
     """Share of replicas that voluntary disruptions leave running."""
     queue_time_target_s: Seconds = 1.0
     """Time in queue at which the autoscaler adds replicas."""

@@ -1,25 +1,65 @@
 """YAML with positions: what was written, and where, so that an error can point at it.
 
-The parts of a fleet file are plain data: no tags, no aliases (an alias bomb is a few lines), no
-duplicate keys, at most `MAX_BYTES` and `MAX_DEPTH`.
+The parts of a fleet file are plain data by YAML 1.2's core schema (`no` and `22:00` are text): no
+tags, no aliases (an alias bomb is a few lines), no duplicate keys, at most `MAX_BYTES`, `MAX_DEPTH`
+and `MAX_VALUES`.
 """
 
+import re
+import stat
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import yaml
 
 from gpufleet.spec.errors import BadInput
 
-MAX_BYTES: Final = 4 * 2**20
+MAX_BYTES: Final = 2**20
 MAX_DEPTH: Final = 40
-_MARKER: Final = "tag:yaml.org,2002:"
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+MAX_VALUES: Final = 100_000
+MAX_KEY: Final = 200
 
 FieldPath = tuple[str | int, ...]
 Value = Any
 """What YAML gives: None, bool, int, float, str, date, lists and mappings of these."""
+
+_SCALARS: Final[Mapping[str, tuple[re.Pattern[str], Callable[[str], Value]]]] = MappingProxyType(
+    {
+        "null": (re.compile(r"~|null|Null|NULL|"), lambda _: None),
+        "bool": (
+            re.compile(r"true|True|TRUE|false|False|FALSE"),
+            lambda text: text.lower() == "true",
+        ),
+        "int": (re.compile(r"[-+]?[0-9]+"), int),
+        "float": (
+            re.compile(
+                r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
+                r"|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)"
+            ),
+            lambda text: float(re.sub(r"\.([A-Za-z])", r"\1", text)),
+        ),
+        "timestamp": (re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}"), date.fromisoformat),
+    }
+)
+"""The types of plain values by YAML 1.2: how they look, and how they are made."""
+
+_TAG: Final = "tag:yaml.org,2002:"
+_TAGS: Final = frozenset(_TAG + kind for kind in (*_SCALARS, "str", "map", "seq"))
+
+
+def _loader() -> Any:  # noqa: ANN401 - a class made from one of two that yaml may have
+    """YAML's safe loader with the implicit types of `_SCALARS` only."""
+    found = [(_TAG + kind, pattern) for kind, (pattern, _) in _SCALARS.items()]
+    anchored = [(tag, re.compile(rf"(?:{pattern.pattern})\Z")) for tag, pattern in found]
+    base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    return type("PlainLoader", (base,), {"yaml_implicit_resolvers": {None: anchored}})
+
+
+_Loader: Final = _loader()
 
 
 @dataclass(frozen=True)
@@ -66,12 +106,39 @@ def read_document(path: Path, shown_as: str) -> Document:
     builder = _Builder(shown_as)
     data = builder.build(node, (), 0)
     if not isinstance(data, dict):
-        raise BadInput("is not a mapping of sections", where=f"{shown_as}:1:1")
+        raise BadInput(
+            "is not a mapping of sections",
+            where=str(builder.positions[()]),
+            mend="start from fleets/article/production.yaml",
+        )
     return Document(data, builder.positions)
 
 
 def _read_text(path: Path, shown_as: str) -> str:
+    raw = _read_bytes(path, shown_as)
     try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        column = error.start - (raw.rfind(b"\n", 0, error.start) + 1) + 1
+        raise BadInput("is not UTF-8 text", where=f"{shown_as}:{line}:{column}") from None
+    if (at := text.find("\0")) >= 0:
+        line = text.count("\n", 0, at) + 1
+        column = at - text.rfind("\n", 0, at)
+        raise BadInput("is binary, not YAML text", where=f"{shown_as}:{line}:{column}")
+    return text
+
+
+def _read_bytes(path: Path, shown_as: str) -> bytes:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            inside = sorted(file.name for file in path.glob("*.yaml"))
+            mend = f"name a file in it: {', '.join(inside[:10])}" if inside else ""
+            raise BadInput("is a folder, not a file", where=shown_as, mend=mend)
+        if not stat.S_ISREG(status.st_mode):
+            # Opening a pipe that nobody writes to would wait for ever.
+            raise BadInput("is not a regular file", where=shown_as)
         with path.open("rb") as file:
             raw = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
@@ -84,14 +151,7 @@ def _read_text(path: Path, shown_as: str) -> str:
             where=shown_as,
             mend="a fleet file declares groups, not single GPUs; split shared parts by `include`",
         )
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise BadInput("is not UTF-8 text", where=f"{shown_as}:{line}") from None
-    if "\0" in text:
-        raise BadInput("is binary, not YAML text", where=shown_as)
-    return text
+    return raw
 
 
 def _yaml_error(error: yaml.YAMLError, shown_as: str) -> BadInput:
@@ -108,61 +168,67 @@ class _Builder:
         self.file = shown_as
         self.positions: dict[FieldPath, Position] = {}
         self._seen: set[int] = set()
-        self._scalars = yaml.SafeLoader("")
 
     def build(self, node: yaml.Node, path: FieldPath, depth: int) -> Value:
-        position = self._position(node)
-        self.positions.setdefault(path, position)
-        if depth > MAX_DEPTH:
-            raise BadInput("is nested too deeply", where=str(position))
         if id(node) in self._seen:
-            raise BadInput(
+            # The node's own mark is where the anchor stands, not the alias.
+            place = self.positions.get(path) or self.positions[path[:-1]]
+            raise _refusal(
+                place,
+                path,
                 "is repeated by an alias (`*name`)",
-                where=f"{position}: {dotted(path)}",
                 mend="write the value out, or share whole parts by `include`",
             )
         self._seen.add(id(node))
+        place = self.positions.setdefault(path, self._position(node))
+        if depth > MAX_DEPTH:
+            raise _refusal(place, path, "is nested too deeply")
+        if len(self._seen) > MAX_VALUES:
+            raise _refusal(place, path, f"the file holds more than {MAX_VALUES} values")
+        if node.tag not in _TAGS:
+            raise _refusal(place, path, f"has the tag {node.tag!r:.80}; only plain values are read")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path, depth)
         if isinstance(node, yaml.SequenceNode):
             return [self.build(item, (*path, i), depth + 1) for i, item in enumerate(node.value)]
-        return self._scalar(node, path)
+        return _scalar(node, place, path)
 
     def _mapping(self, node: yaml.MappingNode, path: FieldPath, depth: int) -> dict[str, Value]:
         result: dict[str, Value] = {}
         for key_node, value_node in node.value:
-            key_position = self._position(key_node)
-            if not isinstance(key_node, yaml.ScalarNode):
-                raise BadInput("a key has to be a plain name", where=str(key_position))
+            place = self._position(key_node)
+            if not isinstance(key_node, yaml.ScalarNode) or len(key_node.value) > MAX_KEY:
+                what = f"a key has to be a plain name of at most {MAX_KEY} characters"
+                raise _refusal(place, path, what)
             key = str(key_node.value)
             if key in result:
                 first = self.positions[(*path, key)]
-                raise BadInput(
-                    f"`{key}` stands twice (first in line {first.line})",
-                    where=f"{key_position}: {dotted((*path, key))}",
-                )
-            self.positions[(*path, key)] = key_position
+                what = f"`{key}` stands twice (first in line {first.line})"
+                raise _refusal(place, (*path, key), what)
+            self.positions[(*path, key)] = place
             result[key] = self.build(value_node, (*path, key), depth + 1)
         return result
 
-    def _scalar(self, node: yaml.Node, path: FieldPath) -> Value:
-        kind = node.tag.removeprefix(_MARKER)
-        if kind not in {"str", "int", "float", "bool", "null", "timestamp"}:
-            raise BadInput(
-                f"has the tag {node.tag!r}; only plain values are read",
-                where=f"{self._position(node)}: {dotted(path)}",
-            )
-        try:
-            value: Value = self._scalars.construct_object(node)
-        except (ValueError, OverflowError):
-            raise BadInput(
-                f"{node.value!r} is not a valid {kind}",
-                where=f"{self._position(node)}: {dotted(path)}",
-            ) from None
-        return value
-
     def _position(self, node: yaml.Node) -> Position:
         return Position(self.file, node.start_mark.line + 1, node.start_mark.column + 1)
+
+
+def _scalar(node: yaml.Node, place: Position, path: FieldPath) -> Value:
+    kind = node.tag.removeprefix(_TAG)
+    if kind not in _SCALARS:
+        return node.value
+    pattern, make = _SCALARS[kind]
+    try:
+        if pattern.fullmatch(node.value):
+            return make(node.value)
+    except ValueError:
+        pass
+    kind = {"timestamp": "date"}.get(kind, kind)
+    raise _refusal(place, path, f"{node.value!r:.60} is not a valid {kind}")
+
+
+def _refusal(place: Position, path: FieldPath, what: str, mend: str = "") -> BadInput:
+    return BadInput(what, where=f"{place}: {dotted(path)}" if path else str(place), mend=mend)
 
 
 def dotted(path: FieldPath) -> str:

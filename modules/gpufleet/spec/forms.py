@@ -1,0 +1,43 @@
+"""Forms of text in a fleet file: every pattern, with the words that tell a person what it asks."""
+
+from typing import Final
+
+NAME: Final = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
+REVISION_NAME: Final = r"^[a-z0-9]([a-z0-9.-]{0,58}[a-z0-9])?$"
+DIGEST: Final = r"^sha256:[0-9a-f]{64}$"
+IMAGE: Final = r"^[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)+@sha256:[0-9a-f]{64}$"
+TEXT: Final = r"^[^\x00-\x08\x0b-\x1f\x7f]+$"
+CURRENCY: Final = r"^[A-Z]{3}$"
+VERSION: Final = r"^[0-9]+(\.[0-9A-Za-z_-]+){0,4}$"
+ARTIFACT: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"
+FLAG: Final = r"^[a-z0-9]+(-[a-z0-9]+)*$"
+RECURRENCE: Final = (
+    r"^FREQ=(YEARLY|MONTHLY|WEEKLY|DAILY)"
+    r"(;(INTERVAL|BYMONTH|BYMONTHDAY|BYYEARDAY|BYWEEKNO|BYDAY|BYHOUR|BYMINUTE|BYSETPOS|WKST)"
+    r"=[A-Z0-9,+-]+)*$"
+)
+EMAIL: Final = r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+\.[^@\s\x00-\x1f]+$"
+RELATIVE_PATH: Final = r"^[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*$"
+SSH_KEY: Final = (
+    r"^(sk-)?(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521))(@openssh\.com)? "
+    r"[A-Za-z0-9+/]+={0,3}( [^\x00-\x1f]{1,80})?$"
+)
+
+MEANINGS: Final = {
+    NAME: "a name of small letters, digits and inner dashes, at most 40 characters",
+    REVISION_NAME: "a name of small letters, digits, inner dots and dashes, at most 60 characters",
+    DIGEST: "a digest: `sha256:` and 64 hexadecimal digits",
+    IMAGE: "an image by digest: registry/repository@sha256:...; tags can move",
+    TEXT: "text without control characters",
+    CURRENCY: "an ISO 4217 code such as EUR",
+    VERSION: "a version such as 580.95.05",
+    ARTIFACT: "an object store path such as s3://models/llama-3.1-8b",
+    FLAG: "a vLLM flag without its dashes, such as kv-cache-dtype",
+    RECURRENCE: "an iCalendar recurrence rule such as FREQ=MONTHLY;BYMONTHDAY=-1",
+    EMAIL: "an e-mail address",
+    RELATIVE_PATH: "a path below the fleet file's folder, such as calendars/company.ics",
+    SSH_KEY: "one SSH public key in a line, such as the content of ~/.ssh/id_ed25519.pub",
+}
+
+SECRET_LIKE: Final = frozenset({SSH_KEY})
+"""Where a slip may put a secret (a private key for a public one): errors do not repeat the text."""
