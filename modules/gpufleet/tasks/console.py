@@ -153,7 +153,8 @@ def show_up(report: UpReport) -> None:
     counts = ", ".join(f"{count} {verb}" for verb, count in done.items() if count)
     facts.print(
         f"\n{report.fleet} {report.environment} is up after {report.seconds:.0f} s: "
-        f"{len(report.stacks)} stacks, resources: {counts}"
+        f"{len(report.stacks)} {'stack' if len(report.stacks) == 1 else 'stacks'}, "
+        f"resources: {counts}"
     )
     facts.print("\nNext:")
     for step in report.next_steps:

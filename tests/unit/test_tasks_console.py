@@ -1,0 +1,170 @@
+"""What people see where output is no terminal: a line for each change, and plain tables."""
+
+import pytest
+from rich.console import Console
+
+from gpufleet.spec.progress import (
+    EngineProgress,
+    ProcessProgress,
+    Progress,
+    ReplicaProgress,
+    StackProgress,
+)
+from gpufleet.spec.reports import (
+    DriftRow,
+    PoolRow,
+    PreviewReport,
+    ProcessRow,
+    ResourceChange,
+    StackPreview,
+    StackResult,
+    StatusReport,
+    UpReport,
+)
+from gpufleet.tasks import console
+
+
+@pytest.fixture(autouse=True)
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Consoles as they are in a pipe, on the streams that pytest captures."""
+    monkeypatch.setattr(console, "facts", Console(highlight=False, width=120))
+    monkeypatch.setattr(console, "notes", Console(stderr=True, highlight=False))
+
+
+def pool(ready: int = 4) -> PoolRow:
+    return PoolRow(
+        site="fra1",
+        pool="chat",
+        class_="interactive",
+        revision="llama-3.3-70b",
+        replicas_ready=ready,
+        replicas_wanted=4,
+        gpus_used=16,
+        gpus_free=112,
+        nodes=4,
+        racks=2,
+    )
+
+
+def stack(state: str, done: int, *slowest: str) -> StackProgress:
+    return StackProgress("pools fra1", done, 9, slowest, 3.2, state)
+
+
+def told(capsys: pytest.CaptureFixture[str], *events: Progress) -> list[str]:
+    with console.ProgressView() as view:
+        for event in events:
+            view(event)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err.splitlines()
+
+
+def test_progress_is_a_line_for_each_change_of_state(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = told(capsys, *[stack("running", done) for done in range(9)], stack("done", 9))
+    assert lines == [
+        "[    3 s] stack pools fra1: running, 0 of 9 resources",
+        "[    3 s] stack pools fra1: done, 9 of 9 resources",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        (
+            EngineProgress("etcd", 2, 7, "building", 61.0, "compiling"),
+            "[   61 s] engine 2 of 7, etcd: building: compiling",
+        ),
+        (ProcessProgress("fra1", "etcd", "ready", 1.4), "[    1 s] site fra1: etcd ready"),
+        (
+            stack("running", 7, "chat", "small"),
+            "[    3 s] stack pools fra1: running, 7 of 9 resources, waiting for chat, small",
+        ),
+        (
+            StackProgress("pools fra1", 0, 0, (), 0.0, "running"),
+            "[    0 s] stack pools fra1: running",
+        ),
+        (ReplicaProgress("fra1", 3, 4, 12.0), "[   12 s] site fra1: 3 of 4 replicas ready"),
+    ],
+)
+def test_each_kind_of_progress_is_told(
+    capsys: pytest.CaptureFixture[str], event: Progress, line: str
+) -> None:
+    assert told(capsys, event) == [line]
+
+
+def test_up_ends_with_a_table_the_changes_and_what_to_do_next(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    done = StackResult(stack="pools fra1", created=12, same=2, seconds=3.0)
+    console.show_up(
+        UpReport(
+            fleet="sample",
+            environment="production",
+            pools=[pool()],
+            stacks=[done],
+            seconds=61.2,
+            next_steps=["./fleet status [all]"],
+        )
+    )
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "SITE POOL CLASS REVISION READY USED FREE NODES/RACKS"
+    assert lines[1] == "fra1 chat interactive llama-3.3-70b 4/4 16 112 4/2"
+    assert lines[3] == "sample production is up after 61 s: 1 stack, resources: 12 created, 2 same"
+    assert lines[-2:] == ["Next:", "./fleet status [all]"]
+
+
+def test_a_preview_is_a_line_for_each_resource_with_its_fields(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    changes = [
+        ResourceChange(action="create", kind="Service", name="chat", fields=[]),
+        ResourceChange(
+            action="update", kind="Deployment", name="chat", fields=["spec.template[0]"]
+        ),
+        ResourceChange(action="delete", kind="Service", name="code", fields=[]),
+        ResourceChange(action="replace", kind="Job", name="load", fields=["spec"]),
+    ]
+    stacks = [StackPreview(stack="pools fra1", changes=changes, same=7)]
+    console.show_preview(PreviewReport(fleet="sample", environment="staging", stacks=stacks))
+    assert capsys.readouterr().out.splitlines() == [
+        "stack pools fra1: 4 to change, 7 stay",
+        "  + Service chat",
+        "  ~ Deployment chat  [spec.template[0]]",
+        "  - Service code",
+        "  ± Job load  [spec]",
+    ]
+
+
+def test_a_preview_without_changes_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    stacks = [StackPreview(stack="pools fra1", changes=[], same=7)]
+    console.show_preview(PreviewReport(fleet="sample", environment="staging", stacks=stacks))
+    assert capsys.readouterr().out.endswith("nothing would change\n")
+
+
+def test_status_names_what_is_not_ready_and_every_difference(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    report = StatusReport(
+        fleet="sample",
+        environment="production",
+        pools=[pool(ready=3)],
+        processes=[
+            ProcessRow(site="fra1", process="etcd", state="running", ready=True, pid=7, restarts=0),
+            ProcessRow(site="fra1", process="s3", state="exited", ready=False, pid=0, restarts=3),
+        ],
+        drift=[
+            DriftRow(
+                site="fra1",
+                between="fleet and cluster",
+                what="pool chat replicas",
+                declared="4",
+                actual="3",
+            )
+        ],
+    )
+    console.show_status(report)
+    lines = capsys.readouterr().out.splitlines()
+    assert "processes: 1 of 2 ready" in lines
+    assert "  fra1 s3: exited" in lines
+    assert "  fra1 (fleet and cluster) pool chat replicas: 4 declared, 3" in lines
+    assert lines[-1] == "./fleet up heals what can be healed"
