@@ -1,7 +1,11 @@
 """Freeze calendars as they were read: windows of time, or why they cannot be trusted."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Final
+
+HORIZON: Final = timedelta(days=400)
+"""How far ahead calendars are read: a year and a quarter; nothing is known beyond it."""
 
 
 @dataclass(frozen=True)
