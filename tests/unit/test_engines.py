@@ -52,7 +52,7 @@ from pathlib import Path
 from gpufleet.edges.engines import resolve
 
 resolve(
-    lambda event: print(event.engine, event.state, flush=True),
+    lambda event: print(event.engine, event.state, event.detail, flush=True),
     ["hello"],
     tools=Path(sys.argv[1]),
     cache=Path(sys.argv[2]),
@@ -217,7 +217,7 @@ def test_two_at_once_build_once(
     for process in both:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
-        assert out.splitlines()[-1] == "hello done"
+        assert out.splitlines()[-1].strip() == "hello done"
     assert count.read_text() == "build\n"
 
 
@@ -251,6 +251,10 @@ def test_an_interrupted_build_ends_its_compilers_and_leaves_nothing(
     on_path("go", f'[ "$1" = env ] && echo go1.26.8 && exit\necho $$ >{waiting}\nexec sleep 60')
     interrupted = start(tools, cache)
     compiler = int(waiting.read_text())
+    assert interrupted.stdout is not None
+    while "compiling" not in interrupted.stdout.readline():
+        # Only then is the build waited for, and no longer being started.
+        assert interrupted.poll() is None
     os.killpg(interrupted.pid, signal.SIGINT)
     _, err = interrupted.communicate(timeout=10)
     assert "KeyboardInterrupt" in err
