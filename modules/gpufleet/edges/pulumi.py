@@ -7,7 +7,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,11 @@ class PulumiCli:
         self._state = state
         self._binaries = binaries
         self._variables = {**os.environ, **variables, **_EVENT_LOG}
+        self._interrupted = threading.Event()
+
+    def interrupt(self) -> None:
+        """Let every update that is under way end its running steps and write its state."""
+        self._interrupted.set()
 
     def prepare(self) -> None:
         """Make what every command needs: the passphrase, and the provider where Pulumi looks."""
@@ -174,9 +179,7 @@ class PulumiCli:
                     start_new_session=True,
                 )
             try:
-                while process.poll() is None:
-                    events.read()
-                    time.sleep(_POLL_S)
+                self._follow(process, stack, events)
             except BaseException:
                 _interrupt(process)
                 raise
@@ -184,6 +187,12 @@ class PulumiCli:
             if process.returncode:
                 raise _failure(stack, events.diagnostics, output.read_text(errors="replace"))
         return events
+
+    def _follow(self, process: subprocess.Popen[bytes], stack: Stack, events: EventReader) -> None:
+        while process.poll() is None:
+            if self._interrupted.wait(_POLL_S):
+                raise Failed("interrupted", where=f"stack {stack.shown}")
+            events.read()
 
     def _run(self, stack: Stack, arguments: list[str]) -> str:
         result = subprocess.run(

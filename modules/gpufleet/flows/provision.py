@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
@@ -47,7 +47,7 @@ def up(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> UpRep
         cli.ensure(stack, fleet_file)
     hold_in_freeze(environment, cli, stacks, on_progress)
     results = _each_site(
-        environment.fleet, lambda site: _update(environment, cli, site, on_progress)
+        cli, environment.fleet, lambda site: _update(environment, cli, site, on_progress)
     )
     rows = wait_ready(environment, on_progress)
     return UpReport(
@@ -158,16 +158,25 @@ def _previews(
     for stack in stacks:
         cli.ensure(stack, environment.fleet_file)
     found = _each_site(
+        cli,
         environment.fleet,
         lambda site: [cli.preview(stack, on_progress) for stack in stacks if stack.site == site],
     )
     return [preview for site in found for preview in site]
 
 
-def _each_site(fleet: Fleet, work: Callable[[str], list[T]]) -> list[list[T]]:
-    """Do the same for every site side by side; the first failure is raised after all have ended."""
+def _each_site(cli: PulumiCli, fleet: Fleet, work: Callable[[str], list[T]]) -> list[list[T]]:
+    """Do the same for every site side by side; the first failure is raised after all have ended.
+
+    Ctrl-C reaches this thread only: the updates are told, and end what they have begun.
+    """
     with ThreadPoolExecutor(len(fleet.sites)) as threads:
         futures = [threads.submit(work, site) for site in fleet.sites]
+        try:
+            wait(futures)
+        except BaseException:
+            cli.interrupt()
+            raise
     return [future.result() for future in futures]
 
 
