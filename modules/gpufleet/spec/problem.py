@@ -9,7 +9,7 @@ from gpufleet.spec.errors import BadInput
 from gpufleet.spec.source import Document, FieldPath, Position, dotted
 
 MAX_SHOWN: Final = 10
-_NEAR: Final = 0.5
+_NEAR: Final = 0.6
 
 
 @dataclass(frozen=True)
