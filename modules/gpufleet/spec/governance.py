@@ -69,15 +69,20 @@ class Team(Spec):
     owner: Name
     """An identity."""
     cost_center: Text
+    """As finance writes it."""
 
 
 class Identity(Spec):
     """A person or an automation that signs."""
 
     name: Text
+    """As colleagues know them."""
     email: Email
+    """Where approvals are asked for."""
     roles: Annotated[list[Role], Field(min_length=1)]
+    """What they may approve."""
     ssh_keys: Annotated[list[SshPublicKey], Field(min_length=1)]
+    """Keys that their signatures are checked with; a key belongs to one identity."""
 
 
 class FreezeCalendar(Spec):
@@ -95,12 +100,15 @@ class PatchCadence(Spec):
     """How often a kind of software is brought up to date, and when."""
 
     every_s: Seconds
+    """Longest time between two updates."""
     window_starts: LocalTime
     """Local time of the site at which the maintenance window opens."""
     window_s: Seconds
+    """Length of the window; it may go over midnight."""
     weekdays: Annotated[list[Annotated[Integer, Field(ge=1, le=7)]], Field(min_length=1)]
     """ISO weekdays of the window's start, Monday is 1."""
     time_zone: Text = "UTC"
+    """IANA name of the zone of `window_starts`."""
     critical_within_s: Seconds
     """Longest time from the release of a critical fix to its roll-out."""
 
@@ -118,7 +126,9 @@ class Budget(Spec):
     """Most that the environment may cost, in the fleet's currency."""
 
     monthly: Money
+    """Most that the environment may cost in a month."""
     capital_yearly: Money
+    """Most that may be spent on hardware in a year."""
     hosted_monthly: Money
     """Most that all hosted APIs together may cost in a month."""
     owner: Name
@@ -129,6 +139,7 @@ class Retention(Spec):
     """How long records are kept, and whether they hold content."""
 
     audit_s: Seconds
+    """How long audit records are kept."""
     content_s: Seconds | None = None
     """How long prompts and answers are kept; only their hashes are where it is not given."""
 
@@ -137,24 +148,31 @@ class SnapshotRetention(Spec):
     """How many snapshots are kept (grandfather, father, son)."""
 
     daily: Count = 7
+    """Days of which one snapshot each is kept."""
     weekly: Count = 5
+    """Weeks of which one snapshot each is kept."""
     monthly: Count = 12
+    """Months of which one snapshot each is kept."""
 
 
 class Shift(Spec):
     """Who answers, and when."""
 
     identities: Annotated[Names, Field(min_length=1)]
+    """Who answers in turn."""
     hours: Text
     """Such as `24x7` or `Mon-Fri 08:00-18:00 Europe/Berlin`."""
     monthly_cost: Money
+    """What the shift costs in a month."""
 
 
 class EscalationStep(Spec):
     """Who is called next if nobody has answered."""
 
     after_s: Seconds
+    """Time since the alert."""
     to: Annotated[Names, Field(min_length=1)]
+    """Identities."""
 
 
 class Severity(StrEnum):
@@ -169,11 +187,17 @@ class Risk(Spec):
     """Something that may go wrong, with the one who watches it."""
 
     description: Text
+    """What may go wrong."""
     owner: Name
+    """An identity."""
     likelihood: Severity
+    """How likely it is."""
     impact: Severity
+    """How much it would hurt."""
     mitigation: Text
+    """What is done about it."""
     review_by: Date
+    """Day by which the owner looks at it again."""
 
 
 class Governance(Spec):

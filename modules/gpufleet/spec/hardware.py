@@ -32,12 +32,14 @@ class EmbeddedCluster(Spec):
     """A control plane that gpufleet runs on this machine, with simulated nodes."""
 
     provider: Literal["embedded"] = "embedded"
+    """Simulated nodes on this machine."""
 
 
 class ExistingCluster(Spec):
     """A Kubernetes cluster that is there already, reached by a context of the kubeconfig."""
 
     provider: Literal["existing"]
+    """A cluster of your own."""
     context: Text
     """Context name in the kubeconfig."""
 
@@ -59,12 +61,14 @@ class Site(Spec):
     spare_nodes: Whole = 0
     """Nodes kept empty for failures."""
     cluster: Cluster = EmbeddedCluster()
+    """Where the site's cluster comes from."""
 
 
 class Rack(Spec):
     """A failure domain inside a site."""
 
     site: Name
+    """A site."""
     power_limit_w: Positive
     """Rated power of the rack, W."""
 
@@ -75,6 +79,7 @@ class GpuType(Spec):
     product: Text
     """Product name as GPU feature discovery writes it in `nvidia.com/gpu.product`."""
     memory_bytes: Bytes
+    """Memory of one GPU."""
     memory_bandwidth_bytes_per_s: Positive
     """Peak memory bandwidth, bytes/s."""
     bf16_flops_per_s: Positive
@@ -99,7 +104,9 @@ class DriverPin(Spec):
     driver: Version
     """NVIDIA kernel driver version; the fabric manager has to be the same."""
     cuda: Version
+    """CUDA version that the driver carries."""
     vbios: Version | None = None
+    """Version of the GPUs' firmware."""
     bmc: Version | None = None
     """Version of the baseboard management controller's firmware."""
 
@@ -108,21 +115,30 @@ class NodeGroup(Spec):
     """Equal nodes, bought together, spread over racks of one site."""
 
     site: Name
+    """A site."""
     racks: Annotated[Names, Field(min_length=1)]
     """Racks of the same site; nodes are dealt to them in turn."""
     gpu_type: Name
+    """A type of the built-in catalogue or of `gpus`."""
     nodes: Annotated[Integer, Field(ge=1, le=10_000)]
+    """Number of nodes."""
     gpus_per_node: Annotated[Integer, Field(ge=1, le=16)] = 8
+    """GPUs of one node."""
     cpus_per_node: Count = 128
+    """Logical CPUs of one node."""
     memory_bytes_per_node: Bytes = 2 * 2**40
+    """Host memory of one node."""
     local_storage_bytes_per_node: Bytes = 15 * 10**12
     """Node-local NVMe for weights, bytes."""
     pins: DriverPin
     supplier: Name | None = None
+    """Who sold it."""
     purchased: Date
+    """Day of the purchase; amortization begins."""
     price_per_node: Money
     """Purchase price of one node with its GPUs, in the fleet's currency."""
     amortization_years: Annotated[Number, Field(gt=0, le=10)] = 4
+    """Years after which the hardware is written off."""
     idle_power_w: Rate = 0
     """Power of a node without load beside its GPUs, W."""
 
@@ -146,12 +162,15 @@ class Supplier(Spec):
     lead_time_s: Seconds
     """From the order to the delivery at the dock."""
     contract: ContractStatus = ContractStatus.NONE
+    """How firm its promise is."""
     reserved_gpus: Whole = 0
     """GPUs that the contract keeps ready for us."""
     contract_ends: Date | None = None
+    """The contract's last day."""
     rma_turnaround_s: Seconds
     """From shipping a failed GPU to holding its replacement."""
     contact: Text
+    """Where orders and returns are sent."""
 
     @model_validator(mode="after")
     def _reservation_needs_contract(self) -> Self:

@@ -47,6 +47,7 @@ SIZE_UNITS_BYTES: Final = {
 MAX_SECONDS: Final = 3.2e9
 MAX_BYTES: Final = 2**60
 MAX_MONEY: Final = 10**12
+MONEY_PATTERN: Final = r"^[0-9]{1,13}(\.[0-9]{1,18})?$"
 _QUANTITY: Final = re.compile(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([A-Za-z]*)\s*", re.ASCII)
 
 
@@ -174,7 +175,7 @@ Money = Annotated[
         {
             "anyOf": [
                 {"type": "number", "minimum": 0, "maximum": MAX_MONEY},
-                {"type": "string", "pattern": r"^[0-9]{1,13}(\.[0-9]{1,18})?$"},
+                {"type": "string", "pattern": MONEY_PATTERN},
             ]
         }
     ),

@@ -64,6 +64,7 @@ class Engine(Spec):
     """The server that runs a revision: an image by digest and its arguments."""
 
     image: ImageReference
+    """Image of the server."""
     arguments: dict[Annotated[str, Field(pattern=forms.FLAG, max_length=60)], Argument] = Field(
         default_factory=dict
     )
@@ -82,14 +83,17 @@ class ModelRevision(Spec):
     parameters: Annotated[Integer, Field(ge=1_000_000, le=10**14)]
     """Number of parameters, experts included."""
     precision: Precision
+    """Number format of the weights."""
     weights_bytes: Bytes | None = None
     """Size of the weights; computed from parameters and precision where it is not given."""
     kv_bytes_per_token: Bytes
     """KV cache for one token over all layers, bytes."""
     max_context_tokens: TokenCount
+    """Longest context that the model accepts, prompt and answer together."""
     load_time_s: Seconds
     """Measured time from the container's start to the first token, weights on local storage."""
     license: Text
+    """Licence of the weights."""
     engine: Engine
 
     @property
@@ -118,9 +122,13 @@ class Tokens(Spec):
     """Lengths of a use case's requests, tokens."""
 
     prompt_mean: Positive
+    """Mean length of prompts."""
     prompt_p95: Positive
+    """95th percentile of the length of prompts."""
     output_mean: Positive
+    """Mean length of answers."""
     output_p95: Positive
+    """95th percentile of the length of answers."""
     output_max: TokenCount
     """The longest generation that is allowed; drains wait for it."""
 
@@ -129,10 +137,13 @@ class Peak(Spec):
     """A time when traffic is a multiple of the usual, such as quarter end."""
 
     name: Text
+    """What it is called in forecasts."""
     multiplier: Annotated[Number, Field(ge=1, le=1000)]
+    """Traffic as a multiple of the usual."""
     recurrence: Annotated[str, Field(pattern=forms.RECURRENCE, max_length=200)]
     """An iCalendar recurrence rule, in the traffic's time zone."""
     duration_s: Seconds
+    """How long each occurrence lasts."""
 
 
 class Traffic(Spec):
@@ -141,11 +152,13 @@ class Traffic(Spec):
     rate_rps: Annotated[Number, Field(gt=0, le=1e6)]
     """Requests for each second in the busiest hour of a usual day."""
     time_zone: Text = "UTC"
+    """IANA name of the zone of `hourly`, `weekly` and `peaks`."""
     hourly: Annotated[list[Rate], Field(min_length=24, max_length=24)] | None = None
     """Share of `rate_rps` for each hour of the day, local time; flat where it is not given."""
     weekly: Annotated[list[Rate], Field(min_length=7, max_length=7)] | None = None
     """Factor for each weekday, Monday first; 1 where it is not given."""
     peaks: list[Peak] = Field(default_factory=list)
+    """Declared peaks; capacity is sized for them."""
     index_of_dispersion: Annotated[Number, Field(ge=1, le=1000)] = 4.0
     """Variance over mean of the counts in 10 s windows: 1 is Poisson, a chat service near 4."""
 
@@ -167,7 +180,9 @@ class HostedAlternative(Spec):
     """The hosted API that could serve the use case, if its data may leave."""
 
     provider: Text
+    """The API's provider."""
     model: Text
+    """The provider's name of the model."""
     monthly_cap: Money
     """Most that may be spent in a month, in the fleet's currency."""
 
@@ -176,8 +191,11 @@ class UseCase(Spec):
     """A team's traffic with its targets."""
 
     team: Name
+    """The team that owns it."""
     class_: Annotated[ServingClass, Field(alias="class")]
+    """Whether a person waits."""
     model: RevisionName
+    """The revision that answers."""
     fallback: RevisionName | None = None
     """A smaller revision that answers when the first choice is overloaded."""
     traffic: Traffic
@@ -188,6 +206,7 @@ class UseCase(Spec):
     rpo_s: Seconds
     """Recovery point objective: how much recorded work may be lost."""
     data_class: DataClass
+    """How far its data may travel."""
     residency: Annotated[Names, Field(min_length=1)]
     """Regions in which the data may be processed."""
     success_rate: Annotated[Number, Field(gt=0, le=1)] = 1.0
@@ -222,7 +241,9 @@ class Pool(Spec):
     """A set of replicas that serves one model revision for one class."""
 
     class_: Annotated[ServingClass, Field(alias="class")]
+    """One class, the same as that of its use cases."""
     model: RevisionName
+    """A model revision."""
     use_cases: Names = Field(default_factory=list)
     """Use cases that are routed here first."""
     placements: Annotated[dict[Name, Placement], Field(min_length=1)]
