@@ -77,11 +77,14 @@ def build(go: str, engine: Engine, into: Path, tick: Tick) -> None:
     if engine.generate:
         run([go, "generate", "./..."], "generating")
     if engine.package:
-        target = into / "bin" / engine.binaries[0]
         flags = ["-trimpath", "-ldflags", f"-s -w {engine.ldflags}".strip()]
-        run([go, "build", "-v", *flags, "-o", str(target), engine.package], "compiling")
+        packages = {engine.binaries[0]: engine.package, **engine.also}
+        for name, package in packages.items():
+            target = str(into / "bin" / name)
+            run([go, "build", "-v", *flags, "-o", target, package], "compiling")
         for link in engine.binaries[1:]:
-            (into / "bin" / link).symlink_to(engine.binaries[0])
+            if link not in packages:
+                (into / "bin" / link).symlink_to(engine.binaries[0])
     log.unlink(missing_ok=True)
 
 

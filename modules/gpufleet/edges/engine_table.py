@@ -43,6 +43,9 @@ class Engine:
     ldflags: str
     generate: bool
     binaries: tuple[str, ...]
+    """All of them; the first is the package's, `also` names the package of further ones, and the
+    rest are links to the first."""
+    also: dict[str, str]
     on_path: dict[str, PathCheck]
     """Binaries that count only together; empty where only our own build will do."""
     files: tuple[ModuleFiles, ...]
@@ -57,6 +60,7 @@ class Engine:
             self.package,
             self.ldflags,
             self.binaries,
+            self.also,
             [vars(file) for file in self.files],
         ]
         digest = hashlib.sha256(json.dumps(recipe).encode())
@@ -82,7 +86,8 @@ def _engine(name: str, folder: Path, entry: dict[str, Any]) -> Engine:
         package=entry.get("package", ""),
         ldflags=entry.get("ldflags", ""),
         generate=entry.get("generate", False),
-        binaries=tuple(entry.get("binaries", ())),
+        binaries=(*entry.get("binaries", ()), *entry.get("also", {})),
+        also=dict(entry.get("also", {})),
         on_path={
             binary: PathCheck(tuple(check["ask"]), check["accepts"])
             for binary, check in entry.get("on_path", {}).items()

@@ -33,6 +33,7 @@ _PARALLEL: Final = "64"
 _EVENT_LOG: Final = {"PULUMI_DEBUG_COMMANDS": "true"}
 """Makes the CLI take `--event-log`, as Pulumi's own Automation API does."""
 _INTERRUPT_WITHIN_S: Final = 60
+_TRACEBACK: Final = "Traceback (most recent call last):"
 
 
 @dataclass(frozen=True)
@@ -291,6 +292,15 @@ def _interrupt(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
+def _cause(diagnostic: str) -> str:
+    """A diagnostic as people need it: of a program's traceback only what was raised."""
+    if _TRACEBACK not in diagnostic:
+        return diagnostic
+    lines = diagnostic.rsplit(_TRACEBACK, maxsplit=1)[-1].splitlines()
+    raised = [at for at, line in enumerate(lines) if line.strip() and not line.startswith(" ")]
+    return "its program failed: " + "\n".join(lines[raised[-1] :] if raised else lines[-1:])
+
+
 def _failure(stack: Stack, diagnostics: list[str], output: str) -> FleetError:
     where = f"stack {stack.shown}"
     for text in (*diagnostics, output):
@@ -302,7 +312,8 @@ def _failure(stack: Stack, diagnostics: list[str], output: str) -> FleetError:
     if "no space left on device" in output:
         free = shutil.disk_usage("/").free / 2**30
         return Retryable(f"the disk is full ({free:.1f} GiB free)", where=where, mend="free some")
-    lines = diagnostics or [line for line in output.splitlines() if line.strip()][-5:]
+    lines = [_cause(text) for text in diagnostics]
+    lines = lines or [line for line in output.splitlines() if line.strip()][-5:]
     shown = list(dict.fromkeys(line.strip()[:600] for line in lines))[:5]
     return Failed(
         shown[0] if shown else "the update failed",
