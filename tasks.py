@@ -2,9 +2,21 @@
 
 from invoke import Collection
 
-from gpufleet.tasks import develop, doctor, fleet
+from gpufleet.tasks import (
+    approve,
+    change,
+    develop,
+    doctor,
+    fleet,
+    flows,
+    journal,
+    state,
+    worker,
+)
 
 namespace = Collection()
-for module in (fleet, doctor, develop):
+for module in (fleet, change, doctor, develop, worker):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
+for module in (flows, approve, journal, state):
+    namespace.add_collection(Collection.from_module(module))

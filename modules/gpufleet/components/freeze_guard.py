@@ -1,7 +1,6 @@
 """Asked by both stacks first: a program that would change something in a freeze ends at once."""
 
 import json
-from datetime import UTC, datetime
 
 import pulumi
 
@@ -19,7 +18,7 @@ def hold_in_freeze(declared: DeclaredSite) -> None:
     """
     if pulumi.runtime.is_dry_run():
         return
-    now = datetime.now(UTC)
+    now = declared.now()
     calendars = read_calendars(declared.fleet, declared.path, declared.name, now)
     decision = decide(calendars, now, required=declared.fleet.governance.calendar_required)
     if decision.admitted:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Self
 
@@ -9,7 +10,8 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from gpufleet.core import vocabulary as names
-from gpufleet.edges.workspace import PROJECT_ROOT
+from gpufleet.edges.clock import clock_of
+from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.hardware import EmbeddedCluster, ExistingCluster
 
@@ -37,6 +39,13 @@ class DeclaredSite:
     def embedded(self) -> bool:
         """Whether gpufleet runs this cluster itself."""
         return isinstance(self.fleet.sites[self.name].cluster, EmbeddedCluster)
+
+    def now(self) -> datetime:
+        """The environment's time: simulated where a drill moves it."""
+        embedded = all(
+            isinstance(site.cluster, EmbeddedCluster) for site in self.fleet.sites.values()
+        )
+        return clock_of(Workspace.here().for_fleet(self.fleet), simulated=embedded)()
 
     def provider(self, after: Sequence[pulumi.Resource] = ()) -> k8s.Provider:
         """The cluster by its context; the kubeconfig itself never enters the state.

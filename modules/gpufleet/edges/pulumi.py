@@ -9,19 +9,18 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from gpufleet.edges.engines import PROVIDER_VERSION, Binaries
+from gpufleet.edges.fence_file import demand_newest
 from gpufleet.edges.stack_events import EventReader, OnProgress
-from gpufleet.edges.stack_lock import release_dead_lock
+from gpufleet.edges.stack_states import Stack, StackStates
 from gpufleet.edges.workspace import EnvironmentDir, Workspace
 from gpufleet.spec.errors import Failed, FleetError, PolicyRefused, Retryable
-from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.fence import Fence
 from gpufleet.spec.reports import StackPreview, StackResult
 
-PROJECTS: Final = ("platform", "pools")
 FREEZE_MARK: Final = "gpufleet-refused-by-freeze: "
 _PLUGINS: Final = {
     "resource-kubernetes": (PROVIDER_VERSION, "pulumi-resource-kubernetes"),
@@ -34,25 +33,6 @@ _EVENT_LOG: Final = {"PULUMI_DEBUG_COMMANDS": "true"}
 """Makes the CLI take `--event-log`, as Pulumi's own Automation API does."""
 _INTERRUPT_WITHIN_S: Final = 60
 _TRACEBACK: Final = "Traceback (most recent call last):"
-
-
-@dataclass(frozen=True)
-class Stack:
-    """One stack: a project (`platform` or `pools`) at one site of a fleet."""
-
-    project: str
-    fleet: str
-    site: str
-
-    @property
-    def name(self) -> str:
-        """The stack's name in its project."""
-        return f"{self.fleet}-{self.site}"
-
-    @property
-    def shown(self) -> str:
-        """How people see it."""
-        return f"{self.project} {self.site}"
 
 
 class PulumiCli:
@@ -76,6 +56,7 @@ class PulumiCli:
         self._state = state
         self._binaries = binaries
         self._variables = {**os.environ, **variables, **_EVENT_LOG}
+        self._states = StackStates(state)
         self._interrupted = threading.Event()
 
     def interrupt(self) -> None:
@@ -104,7 +85,7 @@ class PulumiCli:
         file = self._config_file(stack)
         root = self._workspace.root
         shown = fleet_file.relative_to(root) if fleet_file.is_relative_to(root) else fleet_file
-        exists = self._checkpoint(stack).exists()
+        exists = self._states.file(stack).exists()
         if exists and file.exists() and f"gpufleet:fleet: {shown}\n" in file.read_text():
             return
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -116,15 +97,22 @@ class PulumiCli:
         if not exists:
             self._run(stack, ["stack", "init", "--non-interactive", "--no-select"])
 
-    def up(self, stack: Stack, on_progress: OnProgress) -> StackResult:
+    def up(self, stack: Stack, on_progress: OnProgress, fence: Fence | None = None) -> StackResult:
         """Update one stack.
+
+        Args:
+            stack: which.
+            on_progress: told while it goes on.
+            fence: of the lease that allows it; one that is out of date is refused.
 
         Raises:
             PolicyRefused: a freeze.
             Retryable: another update holds the stack.
             Failed: the update failed; what it did is kept, and the next one goes on.
         """
-        self._release_dead_lock(stack)
+        if fence:
+            demand_newest(self._state.pulumi_state, fence)
+        self._states.release_dead_lock(stack)
         arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs"]
         return self._update(stack, arguments, on_progress).result()
 
@@ -134,25 +122,17 @@ class PulumiCli:
 
     def refresh(self, stack: Stack, on_progress: OnProgress) -> StackResult:
         """Bring the state to what the cluster has."""
-        self._release_dead_lock(stack)
+        self._states.release_dead_lock(stack)
         arguments = ["refresh", "--yes", "--skip-preview", "--suppress-outputs"]
         return self._update(stack, arguments, on_progress).result()
 
     def resources(self, stack: Stack) -> list[dict[str, Any]]:
         """The resources of the stack's last state; none where it was never updated."""
-        file = self._checkpoint(stack)
+        file = self._states.file(stack)
         if not file.exists():
             return []
         latest = json.loads(file.read_text(encoding="utf-8"))["checkpoint"].get("latest") or {}
         return list(latest.get("resources") or [])
-
-    def _release_dead_lock(self, stack: Stack) -> None:
-        locks = self._state.pulumi_state / ".pulumi" / "locks" / "organization"
-        release_dead_lock(
-            locks / f"gpufleet-{stack.project}" / stack.name,
-            shown=stack.shown,
-            cancel=f"`pulumi cancel --stack {stack.name}` in stacks/{stack.project}",
-        )
 
     def _update(self, stack: Stack, arguments: list[str], on_progress: OnProgress) -> EventReader:
         with tempfile.TemporaryDirectory(prefix="gpufleet-") as folder:
@@ -218,21 +198,12 @@ class PulumiCli:
     def _config_file(self, stack: Stack) -> Path:
         return self._workspace.state / "stacks" / stack.project / f"Pulumi.{stack.name}.yaml"
 
-    def _checkpoint(self, stack: Stack) -> Path:
-        folder = self._state.pulumi_state / ".pulumi" / "stacks" / f"gpufleet-{stack.project}"
-        return folder / f"{stack.name}.json"
-
     def _salt(self, stack: Stack) -> str:
         """The passphrase's salt, for a configuration that was lost while the state was kept."""
-        checkpoint = json.loads(self._checkpoint(stack).read_text(encoding="utf-8"))["checkpoint"]
+        checkpoint = json.loads(self._states.file(stack).read_text(encoding="utf-8"))["checkpoint"]
         provider = (checkpoint.get("latest") or {}).get("secrets_providers") or {}
         salt = (provider.get("state") or {}).get("salt")
         return f"encryptionsalt: {salt}\n" if salt else ""
-
-
-def stacks_of(fleet: Fleet) -> list[Stack]:
-    """Every stack of a fleet, in the order in which they can be made."""
-    return [Stack(project, fleet.slug, site) for project in PROJECTS for site in fleet.sites]
 
 
 def _link(source: Path, target: Path) -> None:

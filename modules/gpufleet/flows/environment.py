@@ -43,7 +43,7 @@ class Environment:
     @property
     def platform(self) -> Platform:
         """The embedded sites."""
-        return Platform(self.fleet, self.state, self.binaries)
+        return Platform(self.fleet, self.state, self.binaries, self.fleet_file)
 
     @property
     def cli(self) -> PulumiCli:

@@ -5,7 +5,7 @@ from typing import Any
 from gpufleet.core.observed import state_drift
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import object_path
-from gpufleet.edges.pulumi import Stack, stacks_of
+from gpufleet.edges.stack_states import Stack, stacks_of
 from gpufleet.flows.environment import Environment
 from gpufleet.spec.reports import DriftRow
 

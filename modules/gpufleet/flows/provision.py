@@ -1,24 +1,27 @@
 """Provisioning: platform, stacks site by site, and the proof that every replica is ready."""
 
 import time
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar
 
+from gpufleet.core.approvals import digest_of
 from gpufleet.core.freeze import decide, refusal
 from gpufleet.core.observed import pool_rows
 from gpufleet.core.vocabulary import POOL
-from gpufleet.edges import pulumi
 from gpufleet.edges.calendars import read_calendars
-from gpufleet.edges.pulumi import PulumiCli, Stack
+from gpufleet.edges.pulumi import PulumiCli
+from gpufleet.edges.stack_states import Stack, stacks_of
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.environment import Environment, OnProgress
+from gpufleet.flows.ground import ENVIRONMENT, Ground, whoami
 from gpufleet.flows.lost_objects import lost_objects
 from gpufleet.local.platform import down
 from gpufleet.spec import Fleet, load_fleet
-from gpufleet.spec.errors import TargetMissed
+from gpufleet.spec.errors import PolicyRefused, TargetMissed
+from gpufleet.spec.fence import Fence
 from gpufleet.spec.progress import ReplicaProgress
 from gpufleet.spec.reports import PoolRow, PreviewReport, StackPreview, StackResult, UpReport
 
@@ -40,22 +43,21 @@ def up(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> UpRep
     started = time.monotonic()
     environment = Environment.load(workspace, fleet_file, on_progress)
     environment.platform.up(on_progress)
+    ground = Ground.open(workspace, fleet_file)
     cli = environment.cli
     cli.prepare()
-    stacks = pulumi.stacks_of(environment.fleet)
-    for stack in stacks:
-        cli.ensure(stack, fleet_file)
-    hold_in_freeze(environment, cli, stacks, on_progress)
-    results = _each_site(
-        cli, environment.fleet, lambda site: _update(environment, cli, site, on_progress)
-    )
-    rows = wait_ready(environment, on_progress)
+    with ground.holding(ENVIRONMENT, why="up") as fence:
+        results = _update_all(ground, environment, cli, on_progress, fence)
+        rows = wait_ready(environment, on_progress)
+        seconds = round(time.monotonic() - started, 1)
+        _remember(ground, environment.fleet, results, seconds)
+    ground.close()
     return UpReport(
         fleet=environment.fleet.fleet,
         environment=environment.fleet.environment,
         pools=rows,
-        stacks=[result for site in results for result in site],
-        seconds=round(time.monotonic() - started, 1),
+        stacks=results,
+        seconds=seconds,
         next_steps=_next_steps(environment),
     )
 
@@ -73,7 +75,7 @@ def preview(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> 
     return PreviewReport(
         fleet=environment.fleet.fleet,
         environment=environment.fleet.environment,
-        stacks=_previews(environment, cli, pulumi.stacks_of(environment.fleet), on_progress),
+        stacks=previews(environment, cli, stacks_of(environment.fleet), on_progress),
     )
 
 
@@ -83,24 +85,97 @@ def stop(workspace: Workspace, fleet_file: Path, *, purge: bool) -> None:
 
 
 def hold_in_freeze(
-    environment: Environment, cli: PulumiCli, stacks: list[Stack], on_progress: OnProgress
+    ground: Ground,
+    environment: Environment,
+    cli: PulumiCli,
+    stacks: list[Stack],
+    on_progress: OnProgress,
 ) -> None:
     """Refuse before anything is changed anywhere, if a frozen site would change.
 
     Raises:
         PolicyRefused: names the window and the next opening.
     """
-    now = datetime.now(UTC)
+    now = ground.clock()
     for site in environment.fleet.sites:
         calendars = read_calendars(environment.fleet, environment.fleet_file, site, now)
         required = environment.fleet.governance.calendar_required
         decision = decide(calendars, now, required=required)
-        if decision.admitted:
-            continue
-        made = [stack for stack in stacks if stack.site == site and cli.resources(stack)]
-        for found in _previews(environment, cli, made, on_progress):
-            if found.changes and not found.is_first:
-                raise refusal(site, decision)
+        if not decision.admitted and _changes(environment, cli, stacks, site, on_progress):
+            raise refusal(site, decision)
+
+
+def demand_approved(
+    ground: Ground,
+    environment: Environment,
+    cli: PulumiCli,
+    stacks: list[Stack],
+    on_progress: OnProgress,
+) -> None:
+    """Refuse a change that the environment wants others to sign: `change` asks them.
+
+    Raises:
+        PolicyRefused: something would change that was provisioned before.
+    """
+    needed = environment.fleet.governance.approvals_required
+    last = ground.applied.last()
+    if not needed or last is None or last[0] == digest_of(environment.fleet):
+        return
+    for site in environment.fleet.sites:
+        if _changes(environment, cli, stacks, site, on_progress):
+            raise PolicyRefused(
+                f"a change of this environment needs {needed} approvals",
+                where=f"site {site}",
+                mend="./fleet change --apply asks for them; ./fleet change shows what would change",
+            )
+
+
+def _changes(
+    environment: Environment,
+    cli: PulumiCli,
+    stacks: list[Stack],
+    site: str,
+    on_progress: OnProgress,
+) -> bool:
+    """Whether an update would change something at a site that was provisioned before."""
+    made = [stack for stack in stacks if stack.site == site and cli.resources(stack)]
+    found = previews(environment, cli, made, on_progress)
+    return any(preview.changes and not preview.is_first for preview in found)
+
+
+def _update_all(
+    ground: Ground,
+    environment: Environment,
+    cli: PulumiCli,
+    on_progress: OnProgress,
+    fence: Fence,
+) -> list[StackResult]:
+    stacks = stacks_of(environment.fleet)
+    for stack in stacks:
+        cli.ensure(stack, environment.fleet_file)
+    hold_in_freeze(ground, environment, cli, stacks, on_progress)
+    demand_approved(ground, environment, cli, stacks, on_progress)
+    results = each_site(
+        cli, environment.fleet, lambda site: update_site(environment, cli, site, on_progress, fence)
+    )
+    return [result for site in results for result in site]
+
+
+def _remember(ground: Ground, fleet: Fleet, results: list[StackResult], seconds: float) -> None:
+    """Journal what was changed, and keep the fleet as it stands."""
+    changed = [result for result in results if result.changed]
+    last = ground.applied.last()
+    digest = digest_of(fleet)
+    if changed:
+        ground.note(
+            "up.done",
+            actor=whoami(),
+            target=fleet.slug,
+            fleet=digest,
+            stacks=[result.model_dump(mode="json") for result in changed],
+        )
+    if last is None or last[0] != digest:
+        ground.applied.keep(f"up-{uuid.uuid4().hex}", digest, fleet, seconds)
 
 
 def wait_ready(environment: Environment, on_progress: OnProgress) -> list[PoolRow]:
@@ -136,28 +211,37 @@ def wait_ready(environment: Environment, on_progress: OnProgress) -> list[PoolRo
         time.sleep(_POLL_S)
 
 
-def _update(
-    environment: Environment, cli: PulumiCli, site: str, on_progress: OnProgress
+def update_site(
+    environment: Environment,
+    cli: PulumiCli,
+    site: str,
+    on_progress: OnProgress,
+    fence: Fence,
 ) -> list[StackResult]:
-    """Update a site's stacks in order; what was deleted behind their back is made again."""
+    """Update a site's stacks in order; what was deleted behind their back is made again.
+
+    Raises:
+        FleetError: an update was refused or failed; what it did is kept.
+    """
     cluster = environment.cluster(site)
     lost = lost_objects(environment, cluster, site)
     cluster.close()
     results = []
-    for stack in pulumi.stacks_of(environment.fleet):
+    for stack in stacks_of(environment.fleet):
         if stack.site == site:
             if lost.get(stack):
                 cli.refresh(stack, on_progress)
-            results.append(cli.up(stack, on_progress))
+            results.append(cli.up(stack, on_progress, fence))
     return results
 
 
-def _previews(
+def previews(
     environment: Environment, cli: PulumiCli, stacks: list[Stack], on_progress: OnProgress
 ) -> list[StackPreview]:
+    """What an update of each stack would change."""
     for stack in stacks:
         cli.ensure(stack, environment.fleet_file)
-    found = _each_site(
+    found = each_site(
         cli,
         environment.fleet,
         lambda site: [cli.preview(stack, on_progress) for stack in stacks if stack.site == site],
@@ -165,7 +249,7 @@ def _previews(
     return [preview for site in found for preview in site]
 
 
-def _each_site(cli: PulumiCli, fleet: Fleet, work: Callable[[str], list[T]]) -> list[list[T]]:
+def each_site(cli: PulumiCli, fleet: Fleet, work: Callable[[str], list[T]]) -> list[list[T]]:
     """Do the same for every site side by side; the first failure is raised after all have ended.
 
     Ctrl-C reaches this thread only: the updates are told, and end what they have begun.

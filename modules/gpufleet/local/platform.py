@@ -20,6 +20,7 @@ from gpufleet.local.addresses import choose_block
 from gpufleet.local.files import read_json, write_json, write_private
 from gpufleet.local.nodes import apply_nodes
 from gpufleet.local.process import Process
+from gpufleet.local.shared_layout import SHARED, SHARED_PORTS, worker
 from gpufleet.local.site_files import ADMIN, SiteFiles, merged
 from gpufleet.local.site_layout import processes
 from gpufleet.local.supervisor import ProcessState, Supervisor
@@ -45,6 +46,8 @@ class Platform:
     fleet: Fleet
     state: EnvironmentDir
     binaries: Binaries
+    fleet_file: Path | None = None
+    """What the worker reads; without it only the sites run."""
 
     @property
     def sites(self) -> list[str]:
@@ -87,6 +90,9 @@ class Platform:
             file = self.state.site(site_name) / "ports.json"
             if not (keep_ports and read_json(file)):
                 ports.choose(file, taken)
+        shared = self.state.root / "ports.json"
+        if not (keep_ports and read_json(shared)):
+            ports.choose(shared, taken, SHARED_PORTS)
         blocks: set[str] = set()
         sites = {name: self._site(name) for name in self.sites}
         for name, site in sites.items():
@@ -103,7 +109,12 @@ class Platform:
             )
         entries = {name: site.entry(ADMIN) for name, site in sites.items()}
         write_private(self.state.kubeconfig, yaml.safe_dump(merged(entries)))
-        return {name: processes(site) for name, site in sites.items()}
+        declared: dict[str, Sequence[Process]] = {
+            name: processes(site) for name, site in sites.items()
+        }
+        if self.fleet_file:
+            declared[SHARED] = (worker(self.fleet_file, read_json(shared)["worker"]),)
+        return declared
 
     def _site(self, name: str) -> SiteFiles:
         folder = self.state.site(name)

@@ -2,7 +2,7 @@
 
 import random
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -27,23 +27,24 @@ NAMES: Final = (
 )
 
 
-def choose(file: Path, taken: set[int]) -> dict[str, int]:
+def choose(file: Path, taken: set[int], names: Sequence[str] = NAMES) -> dict[str, int]:
     """The ports of a site: those of the last time if all are free, else new ones for the lost.
 
     Args:
         file: where they are kept.
         taken: ports of other sites; the chosen ones are added.
+        names: what each is for; those of a site where they are not given.
 
     Call it only while the site's own processes are not running: they hold their ports.
     """
     kept = read_json(file) or {}
     ports = {
         name: port
-        for name in NAMES
+        for name in names
         if isinstance(port := kept.get(name), int) and port not in taken and is_free(port)
     }
     taken.update(ports.values())
-    for name in NAMES:
+    for name in names:
         if name not in ports:
             ports[name] = _free_port(taken)
             taken.add(ports[name])

@@ -23,7 +23,10 @@ _LONGEST_SOCKET_PATH: Final = 100
 _STOP_TIMEOUT_S: Final = 20
 _API_TIMEOUT_S: Final = 5.0
 _LOG_MEGABYTES: Final = 20
-_INHERITED: Final = ("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH")
+_INHERITED: Final = (
+    *("PATH", "HOME", "LANG", "TMPDIR", "PYTHONPATH"),
+    *("GPUFLEET_CACHE", "XDG_CACHE_HOME"),
+)
 """Nothing else of the caller's environment: not the credentials, and not a proxy that webhooks
 would be sent through."""
 

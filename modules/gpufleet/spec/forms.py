@@ -18,6 +18,7 @@ RECURRENCE: Final = (
 )
 EMAIL: Final = r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+\.[^@\s\x00-\x1f]+$"
 RELATIVE_PATH: Final = r"^[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*$"
+ENDPOINT: Final = r"^https://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?$"
 SSH_KEY: Final = (
     r"^(sk-)?(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521))(@openssh\.com)? "
     r"[A-Za-z0-9+/]+={0,3}( [^\x00-\x1f]{1,80})?$"
@@ -36,6 +37,7 @@ MEANINGS: Final = {
     RECURRENCE: "an iCalendar recurrence rule such as FREQ=MONTHLY;BYMONTHDAY=-1",
     EMAIL: "an e-mail address",
     RELATIVE_PATH: "a path below the fleet file's folder, such as calendars/company.ics",
+    ENDPOINT: "an https address without a path, such as https://s3.fra1.example.com",
     SSH_KEY: "one SSH public key in a line, such as the content of ~/.ssh/id_ed25519.pub",
 }
 

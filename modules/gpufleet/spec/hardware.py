@@ -47,6 +47,15 @@ class ExistingCluster(Spec):
 Cluster = Annotated[EmbeddedCluster | ExistingCluster, Field(discriminator="provider")]
 
 
+class ObjectStorage(Spec):
+    """An S3 object store with versions and Object Lock; keys come from the machine's AWS chain."""
+
+    endpoint: Annotated[str, Field(pattern=forms.ENDPOINT, max_length=200)]
+    """Such as `https://s3.fra1.example.com`."""
+    region: Name
+    """Name of the region that requests are signed for."""
+
+
 class Site(Spec):
     """A place with its own cluster, power contract and legal region."""
 
@@ -62,6 +71,8 @@ class Site(Spec):
     """Nodes kept empty for failures."""
     cluster: Cluster = EmbeddedCluster()
     """Where the site's cluster comes from."""
+    object_store: ObjectStorage | None = None
+    """The site's object store; an embedded site runs its own where none is given."""
 
 
 class Rack(Spec):

@@ -40,6 +40,11 @@ class StackResult(Spec):
     same: int = 0
     seconds: float
 
+    @property
+    def changed(self) -> int:
+        """Number of resources that were changed."""
+        return self.created + self.updated + self.replaced + self.deleted
+
 
 class UpReport(Spec):
     """The outcome of `up`."""
@@ -127,3 +132,14 @@ class StatusReport(Spec):
             and all(pool.is_ready for pool in self.pools)
             and all(process.ready for process in self.processes)
         )
+
+
+class StateVersion(Spec):
+    """One version of a stack's state that was kept."""
+
+    stack: str
+    site: str
+    """Where the object store is that has it."""
+    version: str
+    kept_at: str
+    size_bytes: int

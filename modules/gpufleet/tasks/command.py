@@ -23,6 +23,7 @@ FLEET_HELP = (
     "Fleet file, such as fleets/sample/staging.yaml. Default: fleets/sample/production.yaml."
 )
 JSON_HELP = "Print JSON alone on stdout; everything else goes to stderr."
+APPLY_HELP = "Do it; without this flag only the plan is shown."
 _SHOWN = 200
 """Characters of a message that nobody wrote for people."""
 

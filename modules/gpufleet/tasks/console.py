@@ -17,8 +17,11 @@ from gpufleet.spec.progress import (
     Progress,
     ReplicaProgress,
     StackProgress,
+    StepProgress,
+    subject,
+    turn,
 )
-from gpufleet.spec.reports import PoolRow, PreviewReport, StatusReport, UpReport
+from gpufleet.spec.reports import PoolRow, PreviewReport, StackPreview, StatusReport, UpReport
 
 facts: Final = Console(highlight=False, width=None if Console().is_terminal else 120)
 notes: Final = Console(stderr=True, highlight=False)
@@ -54,7 +57,7 @@ class ProgressView:
 
     def __call__(self, event: Progress) -> None:
         """Show one event."""
-        key = _key(event)
+        key = subject(event)
         with self._lock:
             self._events[key] = event
             if notes.is_terminal:
@@ -63,36 +66,12 @@ class ProgressView:
                 notes.print(_plain(event), soft_wrap=True)
 
     def _is_news(self, key: str, event: Progress) -> bool:
-        state, now = _state(event), time.monotonic()
+        state, now = turn(event), time.monotonic()
         before, at = self._told.get(key, ("", 0.0))
         if state == before and now - at < _LINE_EVERY_S:
             return False
         self._told[key] = (state, now)
         return True
-
-
-def _key(event: Progress) -> str:
-    match event:
-        case EngineProgress():
-            return "engines"
-        case ProcessProgress(site=site):
-            return f"processes {site}"
-        case StackProgress(stack=stack):
-            return f"stack {stack}"
-        case ReplicaProgress(site=site):
-            return f"replicas {site}"
-
-
-def _state(event: Progress) -> str:
-    match event:
-        case EngineProgress(engine=engine, state=state):
-            return f"{engine} {state}"
-        case ProcessProgress(process=process, state=state):
-            return f"{process} {state}"
-        case StackProgress(state=state):
-            return state
-        case ReplicaProgress(ready=ready, wanted=wanted):
-            return "ready" if ready >= wanted else "waiting"
 
 
 def _plain(event: Progress) -> str:
@@ -110,6 +89,9 @@ def _plain(event: Progress) -> str:
         case ReplicaProgress():
             counts = f"{event.ready} of {event.wanted} replicas ready"
             return f"[{event.elapsed_s:5.0f} s] site {event.site}: {counts}"
+        case StepProgress():
+            detail = f": {event.detail}" if event.detail else ""
+            return f"[{event.elapsed_s:5.0f} s] {event.step}: {event.state}{detail}"
 
 
 def _line(event: Progress) -> Table | Text:
@@ -163,15 +145,20 @@ def show_up(report: UpReport) -> None:
 
 def show_preview(report: PreviewReport) -> None:
     """What would change, a line a resource."""
-    for stack in report.stacks:
+    change_lines(report.stacks)
+    if not report.changes:
+        facts.print("nothing would change")
+
+
+def change_lines(stacks: list[StackPreview]) -> None:
+    """What an update of each stack would change, a line a resource."""
+    for stack in stacks:
         facts.print(f"stack {stack.stack}: {len(stack.changes)} to change, {stack.same} stay")
         for change in stack.changes:
             sign, style = _ACTIONS.get(change.action, ("±", "magenta"))
             fields = f"  [{', '.join(change.fields)}]" if change.fields else ""
             line = Text(f"  {sign} {change.kind} {change.name}", style=style)
             facts.print(line + Text(fields), soft_wrap=True)
-    if not report.changes:
-        facts.print("nothing would change")
 
 
 def show_status(report: StatusReport) -> None:

@@ -1,0 +1,129 @@
+"""The journal's hash chains: how a record is sealed, and how tampering shows.
+
+Each writer has a chain of its own, so that two never wait for each other. A record's hash covers
+everything in it but its sequence, and the hash of the record before it. A cut tail shows against
+anchors: heads of the chain that were kept elsewhere, under a lock.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from itertools import groupby
+from typing import Final
+
+from gpufleet.spec.records import Anchor, Fact, JournalFinding, JournalRecord
+
+ORIGIN: Final = "0" * 64
+"""Stands for the record before the first."""
+
+
+def sealed(fact: Fact, writer: str, at: datetime, last: tuple[int, str] | None) -> JournalRecord:
+    """A fact as the next record of a chain.
+
+    Args:
+        fact: what happened.
+        writer: whose chain it is.
+        at: when it was written.
+        last: sequence and hash of the record before it; None for the first.
+    """
+    sequence, previous = last or (0, ORIGIN)
+    record = JournalRecord(
+        **fact.model_dump(),
+        writer=writer,
+        sequence=sequence + 1,
+        at=at,
+        previous=previous,
+        hash="",
+    )
+    return record.model_copy(update={"hash": hash_of(record)})
+
+
+def hash_of(record: JournalRecord) -> str:
+    """SHA-256 over the record's canonical JSON, without its sequence and its own hash."""
+    content = [
+        record.writer,
+        record.id,
+        record.at.astimezone(UTC).isoformat(timespec="microseconds"),
+        record.event,
+        record.actor,
+        record.flow,
+        record.target,
+        record.body,
+        record.previous,
+    ]
+    written = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(written.encode()).hexdigest()
+
+
+def verify(
+    records: Iterable[JournalRecord],
+    anchors: Iterable[Anchor] = (),
+    heads: Mapping[str, int] | None = None,
+) -> list[JournalFinding]:
+    """Everything that was done to a journal behind its back; nothing means that it is whole.
+
+    Args:
+        records: by writer, then by sequence.
+        anchors: heads that were kept elsewhere, in any order.
+        heads: the sequence that each writer believes to have reached.
+    """
+    expected: dict[str, list[Anchor]] = {}
+    for anchor in anchors:
+        expected.setdefault(anchor.writer, []).append(anchor)
+    reached = dict(heads or {})
+    findings: list[JournalFinding] = []
+    for writer, chain in groupby(records, key=lambda record: record.writer):
+        listed = list(chain)
+        findings += _links(listed)
+        findings += _ends(writer, listed, expected.pop(writer, []), reached.pop(writer, 0))
+    for writer in sorted(expected.keys() | reached.keys()):
+        findings += _ends(writer, [], expected.get(writer, []), reached.get(writer, 0))
+    return findings
+
+
+def _links(chain: Sequence[JournalRecord]) -> Iterator[JournalFinding]:
+    known = {record.hash for record in chain}
+    previous, sequence = ORIGIN, 0
+    for record in chain:
+        if record.sequence != sequence + 1:
+            gap = f"records {sequence + 1} to {record.sequence - 1} are not there"
+            yield _finding(record, "missing", gap)
+        elif record.previous != previous:
+            if record.previous in known or record.previous == ORIGIN:
+                yield _finding(record, "reordered", "it was written after another record")
+            else:
+                yield _finding(record, "missing", "the record that it was written after is gone")
+        if hash_of(record) != record.hash:
+            yield _finding(record, "changed", "its content does not have its hash")
+        previous, sequence = record.hash, record.sequence
+
+
+def _ends(
+    writer: str, chain: Sequence[JournalRecord], anchors: Sequence[Anchor], head: int
+) -> Iterator[JournalFinding]:
+    last = chain[-1].sequence if chain else 0
+    hashes = {record.sequence: record.hash for record in chain}
+    furthest = max([head, *(anchor.sequence for anchor in anchors)])
+    if furthest > last:
+        yield JournalFinding(
+            writer=writer,
+            sequence=last + 1,
+            fault="truncated",
+            detail=f"it ends at {last}, and it had reached {furthest}",
+        )
+    for anchor in anchors:
+        found = hashes.get(anchor.sequence)
+        if found is not None and found != anchor.hash:
+            yield JournalFinding(
+                writer=writer,
+                sequence=anchor.sequence,
+                fault="changed",
+                detail=f"it is not the record that was anchored at {anchor.at.isoformat()}",
+            )
+
+
+def _finding(record: JournalRecord, fault: str, detail: str) -> JournalFinding:
+    return JournalFinding(
+        writer=record.writer, sequence=record.sequence, fault=fault, detail=detail
+    )

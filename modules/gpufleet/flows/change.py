@@ -1,0 +1,200 @@
+"""A change of an environment: plan, approvals, window, updates site by site, proof, journal."""
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from pydantic import JsonValue
+
+from gpufleet.core.approvals import digest_of, standing
+from gpufleet.core.changes import expected_s, pool_changes
+from gpufleet.core.freeze import Decision, decide, refusal
+from gpufleet.edges.approval_table import demand_signed_request
+from gpufleet.edges.calendars import read_calendars
+from gpufleet.edges.stack_states import stacks_of
+from gpufleet.flows.durable import Run, flow
+from gpufleet.flows.environment import Environment, OnProgress
+from gpufleet.flows.ground import ENVIRONMENT, Ground
+from gpufleet.flows.provision import previews, update_site, wait_ready
+from gpufleet.flows.state_backup import back_up
+from gpufleet.spec import Fleet, load_fleet
+from gpufleet.spec.approvals import ApprovalRequest
+from gpufleet.spec.changes import ChangePlan, ChangeReport, Opening
+from gpufleet.spec.errors import PolicyRefused
+
+CHANGE: Final = "change"
+_LEASE_WITHIN: Final = timedelta(hours=1)
+_WINDOW_WITHIN: Final = timedelta(days=400)
+_UPDATE_PATIENCE: Final = timedelta(minutes=30)
+"""An update that a killed worker left behind goes on, and is waited for."""
+
+
+def plan_change(ground: Ground, on_progress: OnProgress) -> ChangePlan:
+    """What the fleet file, as it is now, would change; changes nothing.
+
+    Raises:
+        FleetError: says what to do.
+    """
+    environment = Environment.load(ground.workspace, ground.fleet_file, on_progress)
+    environment.platform.up(on_progress)
+    cli = environment.cli
+    cli.prepare()
+    fleet = environment.fleet
+    last = ground.applied.last()
+    expected = expected_s(ground.applied.durations_s())
+    decisions = {site: _decision(ground, fleet, site, expected) for site in fleet.sites}
+    return ChangePlan(
+        fleet=fleet.fleet,
+        environment=fleet.environment,
+        fleet_digest=digest_of(fleet),
+        pools=pool_changes(last[1] if last else None, fleet),
+        stacks=previews(environment, cli, stacks_of(fleet), on_progress),
+        openings=[
+            Opening(
+                site=site,
+                open=decision.admitted,
+                reason=decision.reason,
+                opens=decision.opens.isoformat() if decision.opens else "",
+            )
+            for site, decision in decisions.items()
+        ],
+        expected_s=expected,
+        rollback_s=expected,
+        approvals_needed=fleet.governance.approvals_required,
+    )
+
+
+@flow(CHANGE)
+def change(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
+    """Apply a plan; each step finds what it has done before."""
+    ground = run.ground
+    plan = ChangePlan.model_validate(order["plan"])
+    fleet_file = Path(order["fleet_file"])
+    run.note("change.requested", plan=digest_of(plan), changes=plan.changes)
+    try:
+        if plan.approvals_needed:
+            run.wait(
+                "approvals",
+                lambda: _missing(run, fleet_file, plan),
+                within=ground.approvals.request(run.id)[0].expires_at - ground.clock(),
+                late=lambda: PolicyRefused(
+                    f"was not approved in time: {_missing(run, fleet_file, plan)}",
+                    where=f"flow {run.id}",
+                    mend="ask again: ./fleet change --apply",
+                ),
+            )
+        run.wait(
+            "window",
+            lambda: _closed(ground, load_fleet(fleet_file), plan),
+            within=_WINDOW_WITHIN,
+            late=lambda: PolicyRefused("no window has opened in 400 days", where=f"flow {run.id}"),
+        )
+        with run.holding(ENVIRONMENT, within=_LEASE_WITHIN):
+            report = _apply(run, plan, fleet_file)
+    except Exception as error:
+        run.note("change.ended", outcome=type(error).__name__, detail=str(error))
+        raise
+    run.note("change.ended", outcome="done", seconds=report.seconds)
+    return report.model_dump(mode="json")
+
+
+def _apply(run: Run, plan: ChangePlan, fleet_file: Path) -> ChangeReport:
+    clock = run.ground.clock
+    environment = _same_environment(run, plan, fleet_file)
+    begun = datetime.fromisoformat(run.step("begun", lambda: clock().isoformat()))
+    stacks: list[JsonValue] = []
+    for site in environment.fleet.sites:
+        stacks += run.step(
+            f"update {site}",
+            lambda: _update(run, plan, fleet_file, site),  # noqa: B023 - run at once
+            patience=_UPDATE_PATIENCE,
+        )
+    pools = run.step("every replica ready", lambda: _ready(run, environment))
+    seconds = run.step("time", lambda: round((clock() - begun).total_seconds(), 1))
+    run.ground.applied.keep(run.id, plan.fleet_digest, environment.fleet, seconds)
+    run.step("state kept", lambda: back_up(run.ground))
+    return ChangeReport.of({"flow": run.id, "stacks": stacks, "pools": pools, "seconds": seconds})
+
+
+def _ready(run: Run, environment: Environment) -> list[JsonValue]:
+    return [row.model_dump(mode="json") for row in wait_ready(environment, run.tell)]
+
+
+def _update(run: Run, plan: ChangePlan, fleet_file: Path, site: str) -> list[JsonValue]:
+    """One site's stacks, if it is still the fleet file that was planned, and still allowed."""
+    environment = _same_environment(run, plan, fleet_file)
+    if closed := _closed(run.ground, environment.fleet, plan, only=site):
+        raise PolicyRefused(closed, where=f"site {site}", mend="the sites before it are changed")
+    cli = environment.cli
+    cli.prepare()
+    for stack in stacks_of(environment.fleet):
+        cli.ensure(stack, fleet_file)
+    results = update_site(environment, cli, site, run.tell, run.fences[ENVIRONMENT])
+    for result in results:
+        run.note("stack.updated", target=result.stack, **result.model_dump(exclude={"stack"}))
+    return [result.model_dump(mode="json") for result in results]
+
+
+def _same_environment(run: Run, plan: ChangePlan, fleet_file: Path) -> Environment:
+    """The environment, if its fleet file is the one that was planned.
+
+    Raises:
+        PolicyRefused: it was changed since.
+    """
+    environment = Environment.load(run.ground.workspace, fleet_file, run.tell)
+    if digest_of(environment.fleet) != plan.fleet_digest:
+        raise PolicyRefused(
+            "the fleet file is not the one that was planned and approved",
+            where=str(fleet_file),
+            mend="plan it again: ./fleet change",
+        )
+    return environment
+
+
+def _missing(run: Run, fleet_file: Path, plan: ChangePlan) -> str:
+    """What the approvals still lack; empty where there are enough.
+
+    Raises:
+        PolicyRefused: the request itself does not count.
+    """
+    fleet = load_fleet(fleet_file)
+    request, signed = run.ground.approvals.request(run.id)
+    demand_signed_request(request, signed, fleet.identities)
+    _demand_about(request, plan)
+    good, bad = run.ground.approvals.approvals(run.id, fleet.identities)
+    found = standing(
+        request, good, fleet.identities, needed=plan.approvals_needed, now=run.ground.clock()
+    )
+    if found.is_granted:
+        run.note("change.approved", by=list(found.valid))
+        return ""
+    refused = "".join(f"; {fault}" for fault in (*bad, *found.refused))
+    return (
+        f"{len(found.valid)} of {found.needed} approvals{refused} (./fleet approve.sign {run.id})"
+    )
+
+
+def _demand_about(request: ApprovalRequest, plan: ChangePlan) -> None:
+    scope = request.scope
+    if request.plan_digest != digest_of(plan) or (scope.fleet, scope.environment) != (
+        plan.fleet,
+        plan.environment,
+    ):
+        raise PolicyRefused("is for another plan", where=f"request {request.id}")
+
+
+def _closed(ground: Ground, fleet: Fleet, plan: ChangePlan, only: str = "") -> str:
+    """Why a site may not change now; empty where all may."""
+    for site in fleet.sites:
+        decision = _decision(ground, fleet, site, plan.expected_s)
+        if not decision.admitted and only in {"", site}:
+            return str(refusal(site, decision)).replace("\n ", ";")
+    return ""
+
+
+def _decision(ground: Ground, fleet: Fleet, site: str, takes_s: float) -> Decision:
+    """Whether a site may change now, with the time to go back before the next freeze."""
+    now = ground.clock()
+    calendars = read_calendars(fleet, ground.fleet_file, site, now)
+    required = fleet.governance.calendar_required
+    return decide(calendars, now, required=required, needs=timedelta(seconds=2 * takes_s))

@@ -1,0 +1,19 @@
+"""The object stores of an environment's sites."""
+
+from gpufleet.edges.object_store import ObjectStore, Place
+from gpufleet.flows.ground import Ground
+
+
+def stores_of(ground: Ground) -> dict[str, ObjectStore]:
+    """The store of each site that has one, by site."""
+    stores = {}
+    for name, site in ground.fleet.sites.items():
+        declared = site.object_store
+        place = (
+            Place(declared.endpoint, declared.region)
+            if declared
+            else Place.embedded(ground.state, name)
+        )
+        if place:
+            stores[name] = ObjectStore(place)
+    return stores

@@ -1,0 +1,164 @@
+"""The worker: runs flows, begins scheduled ones, and does the chores of its environment."""
+
+import os
+import secrets
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import Counter as Tally
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from gpufleet.edges import metrics
+from gpufleet.edges.code_version import code_version
+from gpufleet.edges.workspace import Workspace
+
+# Importing a flow declares it.
+from gpufleet.flows import change, schedules  # noqa: F401
+from gpufleet.flows.durable import Host
+from gpufleet.flows.ground import Ground
+from gpufleet.flows.operations import REFUSED, listed
+from gpufleet.flows.record_keeping import anchor
+from gpufleet.flows.schedules import begin_due
+from gpufleet.flows.state_backup import back_up
+from gpufleet.spec.errors import FleetError
+from gpufleet.spec.records import Fact
+
+_TICK_S: Final = 0.5
+_SILENT_FOR_S: Final = 60.0
+"""A worker that has not looked at its database for this long is not ready."""
+_LOST_DATABASE_PAUSE_S: Final = 5.0
+
+
+@dataclass
+class Chore:
+    """Something that the worker does again and again, each in a thread of its own."""
+
+    name: str
+    every_s: float
+    work: Callable[[], object]
+    succeeded_at: float = field(default=0.0)
+
+
+class Worker:
+    """One worker process of an environment.
+
+    Args:
+        ground: the environment.
+    """
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self.executor = f"{socket.gethostname()[:60]}-{secrets.token_hex(4)}"
+        self._host = Host(ground, self.executor)
+        self._ended = threading.Event()
+        self._registry = CollectorRegistry()
+        self._flows = Gauge("gpufleet_flows", "Flows by state", ["state"], registry=self._registry)
+        self._last = Gauge(
+            "gpufleet_chore_last_success_timestamp_seconds",
+            "When a chore of the worker ended well",
+            ["chore"],
+            registry=self._registry,
+        )
+        self._failures = Counter(
+            "gpufleet_chore_failures_total",
+            "Chores of the worker that failed",
+            ["chore"],
+            registry=self._registry,
+        )
+        begun: set[str] = set()
+        self._chores = [
+            Chore("adopt", 2, self._host.adopt),
+            Chore("schedules", 5, lambda: begin_due(ground, begun)),
+            Chore("anchor", 2, lambda: anchor(ground)),
+            Chore("state backup", 10, lambda: back_up(ground)),
+            Chore("flows", 10, self._count),
+        ]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes flows: it has asked the database for them lately."""
+        return time.monotonic() - self._chores[0].succeeded_at < _SILENT_FOR_S
+
+    def run(self, port: int | None) -> None:
+        """Work until SIGTERM or Ctrl-C.
+
+        Args:
+            port: of metrics and readiness on loopback; none where it is not given.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._ended.set())
+        if port:
+            metrics.serve(port, self._registry, lambda: self.is_ready)
+        self._start()
+        for chore in self._chores:
+            threading.Thread(
+                target=self._again_and_again, args=(chore,), daemon=True, name=chore.name
+            ).start()
+        while not self._ended.wait(_TICK_S):
+            pass
+        self._host.stop()
+        # Flows that run are threads that cannot be ended: the next worker takes them over.
+        sys.stderr.flush()
+        os._exit(0)
+
+    def _start(self) -> None:
+        while not self._ended.is_set():
+            try:
+                self._host.start()
+            except FleetError as error:
+                sys.stderr.write(f"{error}\n")
+                self._ended.wait(_LOST_DATABASE_PAUSE_S)
+            else:
+                self._ground.note("worker.started", actor=self.executor, code=code_version())
+                return
+
+    def _again_and_again(self, chore: Chore) -> None:
+        while not self._ended.is_set():
+            try:
+                chore.work()
+            except FleetError as error:
+                self._failures.labels(chore.name).inc()
+                sys.stderr.write(f"{chore.name}: {error.what}\n")
+            except Exception:  # noqa: BLE001 - as the comment says
+                # A fault of ours in one chore must not end the others.
+                self._failures.labels(chore.name).inc()
+                traceback.print_exc()
+            else:
+                chore.succeeded_at = time.monotonic()
+                self._last.labels(chore.name).set_to_current_time()
+            self._ended.wait(chore.every_s)
+
+    def _count(self) -> None:
+        """Count the flows, and journal those that this code refuses to replay."""
+        rows = listed(self._ground)
+        tally = Tally(row.state for row in rows)
+        for state in ("queued", "running", "done", "failed", "cancelled", REFUSED):
+            self._flows.labels(state).set(tally[state])
+        for row in rows:
+            if row.state == REFUSED:
+                fact = Fact(
+                    id=f"refused:{row.id}:{code_version()}",
+                    event="flow.refused",
+                    actor=self.executor,
+                    flow=row.id,
+                    body={"why": "another version of the code began it"},
+                )
+                self._ground.journal.append(fact)
+
+
+def work(workspace: Workspace, fleet_file: Path, port: int | None) -> None:
+    """Run a worker in this process until it is told to end.
+
+    Raises:
+        BadInput: the fleet file, or the database's URL.
+        Retryable: the database does not answer at all.
+    """
+    Worker(Ground.open(workspace, fleet_file)).run(port)
