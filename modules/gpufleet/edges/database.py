@@ -100,7 +100,7 @@ class Database:
         attempts = Retrying(
             retry=retry_if_exception(_may_pass),
             stop=stop_after_delay(_RETRY_FOR_S),
-            wait=wait_exponential_jitter(initial=0.05, max=2, jitter=0.1),
+            wait=wait_exponential_jitter(multiplier=0.05, max=2, jitter=0.1),
             reraise=True,
         )
         try:

@@ -1,0 +1,77 @@
+"""Databases of both kinds, and keys of made-up people."""
+
+import os
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.postgresql import Server, find_binaries
+
+from gpufleet.edges.database import Database
+from gpufleet.edges.workspace import cache_dir
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A PostgreSQL server of this session's own."""
+    folder = tmp_path_factory.mktemp("pg") / "server"
+    server = Server(find_binaries(cache_dir() / "postgresql"), folder)
+    server.make()
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'fleet.db'}"
+    server: Server = request.getfixturevalue("postgresql")
+    return server.new_database(f"test-{uuid.uuid4().hex[:12]}")
+
+
+@pytest.fixture
+def database(database_url: str) -> Iterator[Database]:
+    """An empty database of each kind, with gpufleet's tables."""
+    made = Database(database_url)
+    made.migrate()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def keys(tmp_path: Path) -> dict[str, Path]:
+    """A fresh SSH key pair for each of three people; the public part beside it."""
+    made = {}
+    for name in ("mara", "jonas", "eve"):
+        made[name] = tmp_path / f"{name}-key"
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(made[name])],
+            check=True,
+        )
+    return made
+
+
+@pytest.fixture
+def ssh_agent(keys: dict[str, Path], tmp_path: Path) -> Iterator[str]:
+    """The socket of an agent that holds mara's key."""
+    socket = tmp_path / "agent"
+    agent = subprocess.Popen(["ssh-agent", "-D", "-a", str(socket)], stdout=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + 20
+        while not socket.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        subprocess.run(
+            ["ssh-add", "-q", str(keys["mara"])],
+            env={**os.environ, "SSH_AUTH_SOCK": str(socket)},
+            check=True,
+        )
+        yield str(socket)
+    finally:
+        agent.terminate()
+        agent.wait()
