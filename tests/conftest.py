@@ -9,10 +9,11 @@ from typing import Protocol, TypeVar
 
 import psutil
 import pytest
+from tests.postgresql import Server, find_binaries
 
 from gpufleet.edges.engines import Binaries, resolve
 from gpufleet.edges.kube import Cluster
-from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir
+from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, cache_dir
 from gpufleet.local.orphans import MARK
 from gpufleet.local.platform import Platform, down, observe
 from gpufleet.local.supervisor import ProcessState
@@ -130,6 +131,17 @@ def another(binaries: Binaries, tmp_path: Path) -> Iterator[Embedded]:
         yield made
     finally:
         made.down(purge=True)
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A PostgreSQL server of this session's own."""
+    folder = tmp_path_factory.mktemp("pg") / "server"
+    server = Server(find_binaries(cache_dir() / "postgresql"), folder)
+    server.make()
+    server.start()
+    yield server
+    server.stop()
 
 
 @pytest.fixture(scope="session")

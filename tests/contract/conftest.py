@@ -8,21 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.postgresql import Server, find_binaries
 
 from gpufleet.edges.database import Database
-from gpufleet.edges.workspace import cache_dir
-
-
-@pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A PostgreSQL server of this session's own."""
-    folder = tmp_path_factory.mktemp("pg") / "server"
-    server = Server(find_binaries(cache_dir() / "postgresql"), folder)
-    server.make()
-    server.start()
-    yield server
-    server.stop()
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -30,8 +17,8 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """The URL of an empty database, of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path / 'fleet.db'}"
-    server: Server = request.getfixturevalue("postgresql")
-    return server.new_database(f"test-{uuid.uuid4().hex[:12]}")
+    url: str = request.getfixturevalue("postgresql").new_database(f"test-{uuid.uuid4().hex[:12]}")
+    return url
 
 
 @pytest.fixture

@@ -121,7 +121,8 @@ def test_the_lease_of_a_killed_process_of_this_machine_is_free_at_once(
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    [lease] = leases.abandoned("executor:")
+    [(lease, is_dead)] = leases.abandoned("executor:")
+    assert is_dead
     assert lease.owner == "gone"
     assert leases.acquire(claim("next", "executor:gone")).token == lease.token + 1
 

@@ -155,8 +155,12 @@ class LeaseTable:
         )
         return [_lease(row) for row in rows]
 
-    def abandoned(self, prefix: str) -> list[Lease]:
-        """Leases of targets with a prefix whose holder has not given them back and is gone."""
+    def abandoned(self, prefix: str) -> list[tuple[Lease, bool]]:
+        """Leases of targets with a prefix that have run out, or whose holder is dead.
+
+        Beside each, whether its holder is known to be dead: that a lease has run out may also be
+        the doing of a clock that jumped.
+        """
         now = self._clock()
         rows = self._database.read(
             lambda connection: connection.execute(
@@ -166,7 +170,8 @@ class LeaseTable:
                 )
             ).all()
         )
-        return [_lease(row) for row in rows if row.expires_at <= now or _is_dead(row.process)]
+        found = [(_lease(row), _is_dead(row.process)) for row in rows]
+        return [(lease, is_dead) for lease, is_dead in found if is_dead or lease.expires_at <= now]
 
     def _lost(self, fence: Fence) -> LeaseLost:
         return LeaseLost(

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
+import sqlalchemy as sa
 from dbos import DBOS, DBOSClient
 from dbos._serialization import Serializer
 from pydantic import JsonValue
@@ -28,7 +29,7 @@ from gpufleet.spec import errors
 from gpufleet.spec.errors import Failed, FleetError, PolicyRefused, Retryable
 from gpufleet.spec.fence import Fence
 from gpufleet.spec.progress import Progress, StepProgress
-from gpufleet.spec.records import Claim, Fact
+from gpufleet.spec.records import Claim, Fact, Lease
 
 QUEUE: Final = "flows"
 APPLICATION: Final = "gpufleet"
@@ -81,7 +82,7 @@ class Run:
         ground: the environment.
         id: of the flow.
         actor: on whose behalf.
-        demand_host: ends the process if another worker has taken its flows.
+        host: the worker's part; it ends the process if another worker has taken its flows.
     """
 
     def __init__(
@@ -89,12 +90,12 @@ class Run:
         ground: Ground,
         id: str,  # noqa: A002 - the field's name
         actor: str,
-        demand_host: Callable[[], None],
+        host: "Host",
     ) -> None:
         self.ground = ground
         self.id = id
         self.actor = actor
-        self._demand_host = demand_host
+        self._host = host
         self.tell: Callable[[Progress], None] = ground.progress.teller(id)
         self.fences: dict[str, Fence] = {}
         self._started = time.monotonic()
@@ -113,7 +114,7 @@ class Run:
         """
 
         def attempt() -> T:
-            self._demand_host()
+            self._host.demand_own()
             for lease in self.fences.values():
                 self.ground.leases.check(lease)
             self.state(name, "running")
@@ -227,8 +228,7 @@ class Run:
             pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _demand_not_cancelled(self) -> None:
-        status = DBOS.get_workflow_status(self.id)
-        if status is not None and status.status == "CANCELLED":
+        if self._host.is_cancelled(self.id):
             raise CancelledError("was cancelled", where=f"flow {self.id}")
 
 
@@ -243,7 +243,9 @@ class Host:
     def __init__(self, ground: Ground, executor: str) -> None:
         self._ground = ground
         self.executor = executor
+        self._client = client(ground)
         self._runs: dict[str, Run] = {}
+        self._watched: dict[str, tuple[datetime | None, float]] = {}
         self._fence: Fence | None = None
         self._ended = threading.Event()
 
@@ -289,23 +291,51 @@ class Host:
         and ends before its next step.
         """
         taken = []
-        for lease in self._ground.leases.abandoned("executor:"):
+        for lease, is_dead in self._ground.leases.abandoned("executor:"):
             gone = lease.target.removeprefix("executor:")
+            if gone == self.executor or not (is_dead or self._is_silent(lease)):
+                continue
+            versions = self._left_by(gone)
+            others = versions - {code_version()}
+            if others and others == versions:
+                # Its flows are another version's to replay.
+                continue
             claim = Claim(target=lease.target, owner=self.executor, holder=self.executor)
             try:
                 fence = self._ground.leases.acquire(claim)
             except Retryable:
                 continue
             DBOS._recover_pending_workflows([gone])  # noqa: SLF001 - DBOS's only call for it
-            self._ground.leases.forget(fence)
+            if others:
+                self._ground.leases.abandon(fence)
+            else:
+                self._ground.leases.forget(fence)
             taken.append(gone)
         return taken
+
+    def _is_silent(self, lease: Lease) -> bool:
+        """Whether a lease was not renewed while this process watched it long enough.
+
+        Watched by this process's own steady time: when clocks jump, everybody's leases run out.
+        """
+        renewed_at, since = self._watched.get(lease.target, (None, 0.0))
+        if renewed_at != lease.renewed_at:
+            self._watched[lease.target] = (lease.renewed_at, time.monotonic())
+            return False
+        return time.monotonic() - since > 2 * RENEW_EVERY.total_seconds()
+
+    def _left_by(self, executor: str) -> set[str]:
+        """The versions of the code that an executor's unfinished flows were begun by."""
+        left = self._client.list_workflows(
+            executor_id=executor, status="PENDING", load_input=False, load_output=False
+        )
+        return {str(status.app_version) for status in left}
 
     def _workflow(self, name: str, body: Body) -> Callable[[dict[str, Any]], dict[str, JsonValue]]:
         def run(order: dict[str, Any]) -> dict[str, JsonValue]:
             id_ = DBOS.workflow_id
             assert id_ is not None  # noqa: S101 - always set inside a workflow
-            current = Run(self._ground, id_, str(order.get("actor", "")), self._demand_own)
+            current = Run(self._ground, id_, str(order.get("actor", "")), self)
             self._runs[id_] = current
             try:
                 return body(current, order)
@@ -324,7 +354,7 @@ class Host:
     def _renew(self) -> None:
         while not self._ended.wait(RENEW_EVERY.total_seconds()):
             try:
-                self._demand_own()
+                self.demand_own()
             except Retryable as error:
                 sys.stderr.write(f"{error.what}\n")
                 continue
@@ -336,7 +366,14 @@ class Host:
                         # The flow finds out before its next step.
                         continue
 
-    def _demand_own(self) -> None:
+    def is_cancelled(self, flow: str) -> bool:
+        """Whether somebody has cancelled a flow that runs here."""
+        [status] = self._client.list_workflows(
+            workflow_ids=[flow], load_input=False, load_output=False
+        )
+        return status.status == "CANCELLED"
+
+    def demand_own(self) -> None:
         """End the process if another worker has its flows: not one more step may be done here."""
         assert self._fence is not None  # noqa: S101 - set by `start`
         try:
@@ -348,7 +385,12 @@ class Host:
 
 
 def client(ground: Ground) -> DBOSClient:
-    """What tasks submit to flows and manage them with."""
+    """What tasks submit to flows and manage them with; works before any worker has run."""
+    schema = None if ground.database.url.drivername == "sqlite" else "dbos"
+    if not ground.database.read(
+        lambda found: sa.inspect(found).has_table("workflow_status", schema)
+    ):
+        DBOS.migrate(ground.database.url.render_as_string(hide_password=False))
     return DBOSClient(
         system_database_url=ground.database.url.render_as_string(hide_password=False),
         system_database_engine=ground.database.engine,
