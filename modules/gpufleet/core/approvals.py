@@ -13,19 +13,11 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from gpufleet.spec.approvals import Action, Approval, ApprovalRequest, Standing
+from gpufleet.spec.approvals import ROLES, Approval, ApprovalRequest, Standing
 from gpufleet.spec.errors import PolicyRefused
-from gpufleet.spec.governance import Identity, Role
+from gpufleet.spec.governance import Identity
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
-ROLES: Final[Mapping[Action, frozenset[Role]]] = {
-    Action.CHANGE: frozenset({Role.PLATFORM, Role.SECURITY, Role.SPONSOR}),
-    Action.OVERRIDE: frozenset({Role.SPONSOR, Role.SECURITY}),
-    Action.DRILL: frozenset({Role.PLATFORM, Role.SPONSOR}),
-    Action.PROMOTION: frozenset({Role.PRODUCT_OWNER, Role.PLATFORM, Role.SPONSOR}),
-    Action.SIGN_OFF: frozenset(Role),
-}
-"""Who may approve what."""
 
 
 def statement_of(content: BaseModel) -> str:

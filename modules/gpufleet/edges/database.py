@@ -14,10 +14,13 @@ from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
-from gpufleet.edges.workspace import EnvironmentDir
+from gpufleet.edges.workspace import (
+    DATABASE_URL_FILE,
+    DATABASE_URL_VARIABLE,
+    EnvironmentDir,
+)
 from gpufleet.spec.errors import BadInput, FleetError, Retryable
 
-URL_VARIABLE: Final = "GPUFLEET_DATABASE_URL"
 POSTGRESQL: Final = "postgresql+psycopg"
 _BUSY_MS: Final = 30_000
 _RETRY_FOR_S: Final = 60
@@ -138,25 +141,28 @@ def open_database(state: EnvironmentDir) -> Database:
 
 def database_url(state: EnvironmentDir) -> str:
     """The URL of an environment's database."""
-    kept = state.root / "database.url"
-    if given := os.environ.get(URL_VARIABLE) or (kept.is_file() and kept.read_text().strip()):
+    kept = state.root / DATABASE_URL_FILE
+    if given := os.environ.get(DATABASE_URL_VARIABLE) or (
+        kept.is_file() and kept.read_text().strip()
+    ):
         return str(given)
     return f"sqlite:///{state.root / 'fleet.db'}"
 
 
 def _checked(url: str) -> sa.URL:
-    mend = f"set {URL_VARIABLE} to postgresql://USER:PASSWORD@HOST/DATABASE, or leave it out"
+    where = DATABASE_URL_VARIABLE
+    mend = f"set {where} to postgresql://USER:PASSWORD@HOST/DATABASE, or leave it out"
     try:
         parsed = sa.make_url(url)
     except SQLAlchemyError:
         # Not shown: it may hold a password.
-        raise BadInput("is not the URL of a database", where=URL_VARIABLE, mend=mend) from None
+        raise BadInput("is not the URL of a database", where=where, mend=mend) from None
     if parsed.drivername in {"postgresql", "postgres", POSTGRESQL}:
         return parsed.set(drivername=POSTGRESQL)
     if parsed.drivername == "sqlite" and parsed.database not in {None, "", ":memory:"}:
         return parsed
     kind = parsed.drivername
-    raise BadInput(f"`{kind}` is not a kind that is known", where=URL_VARIABLE, mend=mend)
+    raise BadInput(f"`{kind}` is not a kind that is known", where=where, mend=mend)
 
 
 def _engine(url: sa.URL) -> sa.Engine:

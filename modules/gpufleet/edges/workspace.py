@@ -11,6 +11,9 @@ from gpufleet.spec.fleet import Fleet
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[3]
 STATE_FOLDER: Final = ".fleet"
 PRIVATE: Final = 0o700
+DATABASE_URL_VARIABLE: Final = "GPUFLEET_DATABASE_URL"
+DATABASE_URL_FILE: Final = "database.url"
+"""Keeps the variable's value for processes that do not inherit it; mode 0600."""
 
 
 def cache_dir() -> Path:

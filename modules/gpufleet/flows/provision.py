@@ -42,8 +42,9 @@ def up(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> UpRep
     """
     started = time.monotonic()
     environment = Environment.load(workspace, fleet_file, on_progress)
-    environment.platform.up(on_progress)
+    # Before the worker is started: a database that cannot be had is told here.
     ground = Ground.open(workspace, fleet_file)
+    environment.platform.up(on_progress)
     cli = environment.cli
     cli.prepare()
     with ground.holding(ENVIRONMENT, why="up") as fence:

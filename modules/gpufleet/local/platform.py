@@ -1,5 +1,6 @@
 """Brings the embedded platform of one environment up and down, and says how it is."""
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -14,7 +15,11 @@ from filelock import FileLock, Timeout
 from gpufleet.core.inventory import expand_site
 from gpufleet.edges.engines import Binaries
 from gpufleet.edges.kube import Cluster
-from gpufleet.edges.workspace import EnvironmentDir
+from gpufleet.edges.workspace import (
+    DATABASE_URL_FILE,
+    DATABASE_URL_VARIABLE,
+    EnvironmentDir,
+)
 from gpufleet.local import ports
 from gpufleet.local.addresses import choose_block
 from gpufleet.local.files import read_json, write_json, write_private
@@ -113,7 +118,12 @@ class Platform:
             name: processes(site) for name, site in sites.items()
         }
         if self.fleet_file:
-            declared[SHARED] = (worker(self.fleet_file, read_json(shared)["worker"]),)
+            url = self.state.root / DATABASE_URL_FILE
+            if given := os.environ.get(DATABASE_URL_VARIABLE):
+                # The worker inherits no variable of whoever starts it.
+                write_private(url, given)
+            port = read_json(shared)["worker"]
+            declared[SHARED] = (worker(self.fleet_file, port, url),)
         return declared
 
     def _site(self, name: str) -> SiteFiles:

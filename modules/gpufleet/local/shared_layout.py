@@ -19,17 +19,18 @@ _OWN_CODE: Final = tuple(
 SHARED_PORTS: Final = ("worker",)
 
 
-def worker(fleet_file: Path, port: int) -> Process:
+def worker(fleet_file: Path, port: int, database_url: Path) -> Process:
     """Runs the environment's flows; started anew when the code changes, never for the fleet file.
 
     Args:
         fleet_file: of the environment.
         port: of its metrics and readiness.
+        database_url: file with the URL of its database; not there for SQLite.
     """
     module = (sys.executable, "-P", "-m", "gpufleet.tasks")
     return Process(
         "worker",
         (*module, "worker", f"--fleet={fleet_file}", f"--port={port}"),
         ready=f"http://{LOOPBACK}:{port}/readyz",
-        reads=_OWN_CODE,
+        reads=(*_OWN_CODE, *([database_url] if database_url.is_file() else [])),
     )

@@ -1,11 +1,13 @@
 """What is asked of a second person, and what that person signs."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
 from pydantic import Field, JsonValue
 
+from gpufleet.spec.governance import Role
 from gpufleet.spec.quantities import Digest, Spec
 
 REQUEST: Final = "gpufleet-request"
@@ -21,6 +23,16 @@ class Action(StrEnum):
     DRILL = "drill"
     PROMOTION = "promotion"
     SIGN_OFF = "sign-off"
+
+
+ROLES: Final[Mapping[Action, frozenset[Role]]] = {
+    Action.CHANGE: frozenset({Role.PLATFORM, Role.SECURITY, Role.SPONSOR}),
+    Action.OVERRIDE: frozenset({Role.SPONSOR, Role.SECURITY}),
+    Action.DRILL: frozenset({Role.PLATFORM, Role.SPONSOR}),
+    Action.PROMOTION: frozenset({Role.PRODUCT_OWNER, Role.PLATFORM, Role.SPONSOR}),
+    Action.SIGN_OFF: frozenset(Role),
+}
+"""Who may approve what."""
 
 
 class Scope(Spec):

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from gpufleet.spec.approvals import ROLES, Action
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.hardware import NodeGroup
 from gpufleet.spec.problem import Problem
@@ -199,6 +200,24 @@ def _fallbacks(fleet: Fleet) -> Iterator[Problem]:
             yield Problem(("use_cases", name, "fallback"), what)
 
 
+def _approvers(fleet: Fleet) -> Iterator[Problem]:
+    """Whether a change that one of them asks for could ever be approved by the others."""
+    needed = fleet.governance.approvals_required
+    able = [
+        name
+        for name, identity in fleet.identities.items()
+        if not ROLES[Action.CHANGE].isdisjoint(identity.roles)
+    ]
+    others = len(able) if len(fleet.identities) > len(able) else max(0, len(able) - 1)
+    if needed > others:
+        roles = ", ".join(sorted(ROLES[Action.CHANGE]))
+        yield Problem(
+            ("governance", "approvals_required"),
+            f"asks for {needed} approvals, and {others} identities could give one",
+            mend=f"declare identities with one of the roles {roles}, or ask for fewer",
+        )
+
+
 _CHECKS: Final[tuple[Callable[[Fleet], Iterator[Problem]], ...]] = (
     references,
     _slug,
@@ -207,4 +226,5 @@ _CHECKS: Final[tuple[Callable[[Fleet], Iterator[Problem]], ...]] = (
     _pools,
     _routes,
     _fallbacks,
+    _approvers,
 )

@@ -203,8 +203,8 @@ class Risk(Spec):
 class Governance(Spec):
     """What binds people in this environment."""
 
-    approvals_required: Annotated[Integer, Field(ge=0, le=5)] = 1
-    """Signatures by others that a change of this environment needs."""
+    approvals_required: Annotated[Integer, Field(ge=0, le=5)] = 0
+    """Signatures by others that a change of this environment needs, once it stands."""
     calendar_required: bool = True
     """Whether an environment without any freeze calendar counts as frozen."""
     cost_buffer: Fraction = 0.15
