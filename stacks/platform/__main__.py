@@ -2,6 +2,7 @@
 
 import pulumi
 
+from gpufleet.components.admission import Admission
 from gpufleet.components.definitions import Definitions
 from gpufleet.components.freeze_guard import hold_in_freeze
 from gpufleet.components.node_labels import NodeLabels
@@ -22,8 +23,11 @@ else:
     definitions += Operators("operators", base).resources
     NodeLabels("nodes", expand_site(declared.fleet, declared.name), base)
 
+admission = Admission("admission", declared.fleet, base)
 extended = pulumi.ResourceOptions(provider=declared.provider(after=definitions))
-SitePlatform(SitePlan.of(declared.fleet, declared.name), extended)
+plan = SitePlan.of(declared.fleet, declared.name)
+site = SitePlatform(plan, admission.resources, extended)
+admission.hold_when_unknown([site])
 
 pulumi.export("autoscaler", "none" if declared.embedded else "keda")
 pulumi.export("prometheus_url", "http://prometheus-operated.monitoring.svc:9090")

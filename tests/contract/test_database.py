@@ -18,10 +18,11 @@ from tests.postgresql import Server
 from gpufleet.core.journal import sealed, verify
 from gpufleet.core.leases import LEASE_FOR, granted
 from gpufleet.edges.database import Database
+from gpufleet.edges.exemption_table import ExemptionTable
 from gpufleet.edges.journal_table import Journal
 from gpufleet.edges.lease_table import LeaseLost, LeaseTable
 from gpufleet.spec.errors import BadInput, Retryable
-from gpufleet.spec.records import Claim, Fact
+from gpufleet.spec.records import Claim, Exemption, Fact
 
 
 class Clock:
@@ -259,3 +260,38 @@ def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
     journal.append(Fact(id="x", event="e", actor="test"))
     assert release.is_set()
     holder.join()
+
+
+def exemption(clock: Clock, name: str = "exempt-1") -> Exemption:
+    return Exemption(
+        id=name,
+        purpose="self-healing",
+        target="fra1",
+        actor="ada@here",
+        granted_at=clock.now,
+        expires_at=clock.now + timedelta(hours=1),
+    )
+
+
+def test_an_exemption_holds_for_its_target_until_it_ends(database: Database) -> None:
+    clock = Clock()
+    table = ExemptionTable(database, clock)
+    granted = exemption(clock)
+    token = table.grant(granted)
+    assert table.find(token, "fra1") == granted
+    assert table.find(token, "dub1") is None
+    assert table.find("self-made", "fra1") is None
+    clock.jump(timedelta(hours=1))
+    assert table.find(token, "fra1") is None
+    clock.jump(timedelta(hours=-1))
+    table.end(granted)
+    clock.jump(timedelta(seconds=1))
+    assert table.find(token, "fra1") is None
+
+
+def test_the_database_holds_no_token_of_an_exemption(database: Database) -> None:
+    token = ExemptionTable(database, Clock()).grant(exemption(Clock()))
+    rows = database.read(
+        lambda connection: connection.execute(sa.text("SELECT * FROM fleet_exemptions")).all()
+    )
+    assert token not in str(rows)

@@ -41,6 +41,10 @@ def fleet_file(sample: Clone) -> Iterator[Path]:
     before = file.read_text()
     yield file
     file.write_text(before)
+    if (file.parent / "calendars" / "now.ics").exists():
+        (file.parent / "calendars" / "now.ics").unlink()
+        # The worker would tell the clusters within seconds.
+        sample.fleet("freeze.sync")
 
 
 def replace(file: Path, old: str, new: str) -> None:
@@ -213,6 +217,62 @@ def test_a_freeze_refuses_a_change_everywhere(sample: Clone, fleet_file: Path) -
 def test_a_freeze_lets_an_update_without_changes_pass(sample: Clone, fleet_file: Path) -> None:
     freeze_now(fleet_file)
     sample.fleet("up")
+
+
+def kubectl_refused(clone: Clone, *arguments: str) -> str:
+    """What plain kubectl is told; it has to be refused."""
+    done = clone.run("kubectl", "--context=fra1", "--namespace=gpufleet-interactive", *arguments)
+    assert done.returncode != 0, done.stdout
+    return done.stderr
+
+
+def test_plain_kubectl_is_refused_an_image_that_is_not_ours(sample: Clone) -> None:
+    by_tag = kubectl_refused(sample, "set", "image", "deployment/small", "engine=nginx:latest")
+    assert "gpufleet: images by digest only" in by_tag
+    elsewhere = f"engine=docker.io/library/nginx@sha256:{'0' * 64}"
+    told = kubectl_refused(sample, "set", "image", "deployment/small", elsewhere)
+    assert "gpufleet: not from a declared source" in told
+
+
+def test_the_worker_lets_kubectl_change_nothing_in_a_freeze(
+    sample: Clone, fleet_file: Path
+) -> None:
+    before = uids(sample)
+    freeze_now(fleet_file)
+
+    def frozen() -> bool:
+        told = sample.kubectl(
+            "fra1", "get", "configmap", "-n", "gpufleet-system", "gpufleet-freeze"
+        )
+        return "Audit week" in told["data"]["message"]
+
+    wait_for(frozen)
+    for command in (
+        ("delete", "deployment", "small"),
+        ("scale", "deployment", "small", "--replicas=1"),
+        ("label", "service", "small", "a=b"),
+        ("delete", "namespace", "gpufleet-interactive"),
+    ):
+        told = kubectl_refused(sample, *command)
+        assert "gpufleet: frozen: freeze `Audit week`" in told
+        assert "the next opening is" in told
+    assert uids(sample) == before
+
+
+def test_what_was_lost_is_healed_in_a_freeze_and_the_journal_says_so(
+    sample: Clone, fleet_file: Path
+) -> None:
+    sample.fleet("freeze.sync")
+    done = sample.run(
+        "kubectl", "--context=fra1", "-n", "gpufleet-interactive", "delete", "service", "small"
+    )
+    assert done.returncode == 0, done.stderr
+    freeze_now(fleet_file)
+    sample.fleet("up")
+    assert sample.json("status")["drift"] == []
+    [*_, last] = sample.json("journal.list", "--event", "freeze.exempted")
+    assert last["body"]["purpose"] == "self-healing"
+    assert last["target"] == "fra1"
 
 
 def test_an_unreadable_calendar_counts_as_frozen(sample: Clone, fleet_file: Path) -> None:

@@ -7,11 +7,14 @@ import pulumi
 from gpufleet.components.site import DeclaredSite
 from gpufleet.core.freeze import decide, refusal
 from gpufleet.edges.calendars import read_calendars
+from gpufleet.edges.exemption_table import given_exemption
 from gpufleet.edges.pulumi import FREEZE_MARK, pending_changes
 
 
 def hold_in_freeze(declared: DeclaredSite) -> None:
     """Refuse an update in a freeze; a preview, a first update and one without changes pass.
+
+    So does an exempt flow, by the token that it was handed.
 
     Raises:
         pulumi.RunError: with the window's name and the next opening.
@@ -21,7 +24,7 @@ def hold_in_freeze(declared: DeclaredSite) -> None:
     now = declared.now()
     calendars = read_calendars(declared.fleet, declared.path, declared.name, now)
     decision = decide(calendars, now, required=declared.fleet.governance.calendar_required)
-    if decision.admitted:
+    if decision.admitted or given_exemption(declared.state, declared.name, now):
         return
     found = pending_changes(pulumi.get_stack())
     if found.is_first or not found.changes:

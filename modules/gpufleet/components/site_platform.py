@@ -21,14 +21,20 @@ class SitePlatform(pulumi.ComponentResource):
 
     Args:
         plan: derived numbers of the site.
+        after: what has to stand before anything of the site.
         opts: with a provider that knows the operators' definitions.
     """
 
-    def __init__(self, plan: SitePlan, opts: pulumi.ResourceOptions | None = None) -> None:
+    def __init__(
+        self,
+        plan: SitePlan,
+        after: Sequence[pulumi.Resource] = (),
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
         super().__init__("gpufleet:platform:SitePlatform", plan.site, None, opts)
         self._plan = plan
         self._labels = {names.MANAGED: "true", names.FLEET: plan.fleet}
-        self._children = pulumi.ResourceOptions(parent=self)
+        self._children = pulumi.ResourceOptions(parent=self, depends_on=[*after])
         self._namespaces = [self._namespace(namespace) for namespace in names.NAMESPACES]
         self._inside = pulumi.ResourceOptions(parent=self, depends_on=self._namespaces)
         self._priorities()

@@ -24,6 +24,7 @@ class Purpose(StrEnum):
     ROLLBACK = "rollback"
     SELF_HEALING = "self-healing"
     AUTOSCALING = "autoscaling"
+    FIRST_PROVISIONING = "first provisioning"
 
 
 EXEMPT: Final = frozenset(Purpose) - {Purpose.CHANGE}

@@ -25,13 +25,27 @@ INTERACTIVE_NAMESPACE: Final = "gpufleet-interactive"
 BATCH_NAMESPACE: Final = "gpufleet-batch"
 GATEWAY_NAMESPACE: Final = "gpufleet-gateway"
 MONITORING_NAMESPACE: Final = "gpufleet-monitoring"
+SYSTEM_NAMESPACE: Final = "gpufleet-system"
 NAMESPACES: Final = (
     INTERACTIVE_NAMESPACE,
     BATCH_NAMESPACE,
     GATEWAY_NAMESPACE,
     MONITORING_NAMESPACE,
 )
+GOVERNED_NAMESPACES: Final = (*NAMESPACES, SYSTEM_NAMESPACE)
+"""Every namespace of ours: admission and freezes hold in all of them."""
 DEFINITIONS_NAMESPACE: Final = "kube-system"
+FREEZE_STATE: Final = "gpufleet-freeze"
+"""ConfigMap that says whether a cluster is frozen; only `FREEZE_SYNC` may write it."""
+FREEZE_SYNC: Final = "gpufleet-freeze-sync"
+EXEMPT: Final = "gpufleet-exempt"
+"""Service accounts whose short tokens the worker asks for, both in `SYSTEM_NAMESPACE`."""
+FREEZE_KNOWN_UNTIL: Final = f"{GROUP}/freeze-known-until"
+"""Annotation of our namespaces: until then the state holds, by the API server's clock."""
+ADMISSION: Final = "gpufleet-admission"
+"""ConfigMap with the sources, digests and names that admission allows."""
+CONTROLLERS_GROUP: Final = "gpufleet:controllers"
+"""Group of the operators and agents of an embedded site, in their client certificates."""
 
 
 RUNTIME_CLASS: Final = "nvidia"

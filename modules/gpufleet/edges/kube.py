@@ -1,7 +1,10 @@
 """The Kubernetes API as plain data, through the official client's transport and credentials."""
 
 import json
+from base64 import b64encode
 from collections.abc import Iterator
+from copy import copy, deepcopy
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlencode, urlsplit
@@ -22,6 +25,8 @@ _RETRIES: Final = urllib3.Retry(
     raise_on_status=False,
 )
 _TIMEOUT_S: Final = 30
+TOKEN_FOR: Final = timedelta(minutes=10)
+"""The shortest life that Kubernetes gives a token."""
 _LOOPBACK: Final = ("127.0.0.1", "localhost", "::1")
 _FIRST_ERROR: Final = 400
 _NOT_FOUND: Final = 404
@@ -56,6 +61,56 @@ class Cluster:
             # The client would send even these through the caller's HTTPS_PROXY.
             settings.proxy = None
         self._client = client.ApiClient(settings)
+
+    def as_service_account(self, namespace: str, account: str) -> "Cluster":
+        """The same cluster, entered with a token of a service account that ends in ten minutes.
+
+        Raises:
+            Failed: there is no such account, or whoever asks may not act as it.
+        """
+        settings = deepcopy(self._client.configuration)
+        settings.cert_file = settings.key_file = None
+        settings.username = settings.password = None
+        settings.refresh_api_key_hook = None
+        settings.api_key_prefix = {}
+        settings.api_key = {"authorization": f"Bearer {self._token(namespace, account, TOKEN_FOR)}"}
+        made = copy(self)
+        made._client = client.ApiClient(settings)  # noqa: SLF001 - an object of this class
+        return made
+
+    def kubeconfig_as(self, namespace: str, account: str, ends_after: timedelta) -> Object:
+        """A kubeconfig with one context, of this name, and a token of a service account.
+
+        Raises:
+            Failed: as `as_service_account`.
+        """
+        settings = self._client.configuration
+        authority = settings.ssl_ca_cert
+        trusted = (
+            {"certificate-authority-data": b64encode(Path(authority).read_bytes()).decode()}
+            if authority
+            else {}
+        )
+        name = self.name
+        return {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [{"name": name, "cluster": {"server": settings.host, **trusted}}],
+            "users": [
+                {"name": name, "user": {"token": self._token(namespace, account, ends_after)}}
+            ],
+            "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+            "current-context": name,
+        }
+
+    def _token(self, namespace: str, account: str, ends_after: timedelta) -> str:
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        body = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": int(ends_after.total_seconds())},
+        }
+        return str(self._call("POST", path, body=body)["status"]["token"])
 
     def get(self, path: str) -> Object | None:
         """One object, or None where there is none."""
@@ -93,6 +148,14 @@ class Cluster:
     def merge(self, path: str, body: Object) -> Object:
         """Strategic merge patch."""
         return self._call("PATCH", path, body=body, kind="application/strategic-merge-patch+json")
+
+    def merge_existing(self, path: str, body: Object) -> bool:
+        """Strategic merge patch of an object that may not be there; False if it is not."""
+        try:
+            self.merge(path, body)
+        except _NotFoundError:
+            return False
+        return True
 
     def delete(self, path: str) -> None:
         """Delete an object, if it is there."""

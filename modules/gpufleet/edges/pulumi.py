@@ -97,13 +97,20 @@ class PulumiCli:
         if not exists:
             self._run(stack, ["stack", "init", "--non-interactive", "--no-select"])
 
-    def up(self, stack: Stack, on_progress: OnProgress, fence: Fence | None = None) -> StackResult:
+    def up(
+        self,
+        stack: Stack,
+        on_progress: OnProgress,
+        fence: Fence | None = None,
+        variables: Mapping[str, str] | None = None,
+    ) -> StackResult:
         """Update one stack.
 
         Args:
             stack: which.
             on_progress: told while it goes on.
             fence: of the lease that allows it; one that is out of date is refused.
+            variables: further ones, for this update alone.
 
         Raises:
             PolicyRefused: a freeze.
@@ -114,7 +121,7 @@ class PulumiCli:
             demand_newest(self._state.pulumi_state, fence)
         self._states.release_dead_lock(stack)
         arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs"]
-        return self._update(stack, arguments, on_progress).result()
+        return self._update(stack, arguments, on_progress, variables).result()
 
     def preview(self, stack: Stack, on_progress: OnProgress) -> StackPreview:
         """What `up` would change."""
@@ -134,7 +141,13 @@ class PulumiCli:
         latest = json.loads(file.read_text(encoding="utf-8"))["checkpoint"].get("latest") or {}
         return list(latest.get("resources") or [])
 
-    def _update(self, stack: Stack, arguments: list[str], on_progress: OnProgress) -> EventReader:
+    def _update(
+        self,
+        stack: Stack,
+        arguments: list[str],
+        on_progress: OnProgress,
+        variables: Mapping[str, str] | None = None,
+    ) -> EventReader:
         with tempfile.TemporaryDirectory(prefix="gpufleet-") as folder:
             log, output = Path(folder, "events"), Path(folder, "output")
             command = self._command(
@@ -156,7 +169,7 @@ class PulumiCli:
                     stdin=subprocess.DEVNULL,
                     stdout=sink,
                     stderr=subprocess.STDOUT,
-                    env=self._variables,
+                    env={**self._variables, **(variables or {})},
                     start_new_session=True,
                 )
             try:

@@ -129,7 +129,8 @@ def _update(run: Run, plan: ChangePlan, fleet_file: Path, site: str) -> list[Jso
     cli.prepare()
     for stack in stacks_of(environment.fleet):
         cli.ensure(stack, fleet_file)
-    results = update_site(environment, cli, site, run.tell, run.fences[ENVIRONMENT])
+    fence = run.fences[ENVIRONMENT]
+    results = update_site(run.ground, environment, cli, site, run.tell, fence)
     for result in results:
         run.note("stack.updated", target=result.stack, **result.model_dump(exclude={"stack"}))
     return [result.model_dump(mode="json") for result in results]

@@ -53,10 +53,19 @@ class Environment:
 
     def cluster(self, site: str) -> Cluster:
         """The cluster of a site."""
-        declared = self.fleet.sites[site].cluster
-        if isinstance(declared, ExistingCluster):
-            return Cluster(None, declared.context)
-        return Cluster(self.state.kubeconfig, site)
+        return cluster_of(self.fleet, self.state, site)
+
+
+def cluster_of(fleet: Fleet, state: EnvironmentDir, site: str) -> Cluster:
+    """The cluster of a fleet's site.
+
+    Raises:
+        Failed: no kubeconfig names it.
+    """
+    declared = fleet.sites[site].cluster
+    if isinstance(declared, ExistingCluster):
+        return Cluster(None, declared.context)
+    return Cluster(state.kubeconfig, site)
 
 
 def variables_of(workspace: Workspace, fleet_file: Path) -> dict[str, str]:

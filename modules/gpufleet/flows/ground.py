@@ -19,6 +19,7 @@ from gpufleet.edges.applied_table import AppliedTable
 from gpufleet.edges.approval_table import ApprovalTable
 from gpufleet.edges.clock import Clock, clock_of
 from gpufleet.edges.database import Database, open_database
+from gpufleet.edges.exemption_table import ExemptionTable
 from gpufleet.edges.journal_table import Journal, writer_of
 from gpufleet.edges.lease_table import LeaseTable
 from gpufleet.edges.progress_table import ProgressTable
@@ -75,6 +76,11 @@ class Ground:
     def approvals(self) -> ApprovalTable:
         """Who has signed what."""
         return ApprovalTable(self.database, self.clock)
+
+    @cached_property
+    def exemptions(self) -> ExemptionTable:
+        """Who may change something in a freeze."""
+        return ExemptionTable(self.database, self.clock)
 
     @cached_property
     def progress(self) -> ProgressTable:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from gpufleet.core.approvals import digest_of
-from gpufleet.core.freeze import decide, refusal
+from gpufleet.core.freeze import Purpose, decide, refusal
 from gpufleet.core.observed import pool_rows
 from gpufleet.core.vocabulary import POOL
 from gpufleet.edges.calendars import read_calendars
@@ -16,6 +16,8 @@ from gpufleet.edges.pulumi import PulumiCli
 from gpufleet.edges.stack_states import Stack, stacks_of
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.environment import Environment, OnProgress
+from gpufleet.flows.exemptions import exempted
+from gpufleet.flows.freeze_sync import sync
 from gpufleet.flows.ground import ENVIRONMENT, Ground, whoami
 from gpufleet.flows.lost_objects import lost_objects
 from gpufleet.local.platform import down
@@ -154,10 +156,13 @@ def _update_all(
     stacks = stacks_of(environment.fleet)
     for stack in stacks:
         cli.ensure(stack, environment.fleet_file)
+    sync(ground)
     hold_in_freeze(ground, environment, cli, stacks, on_progress)
     demand_approved(ground, environment, cli, stacks, on_progress)
     results = each_site(
-        cli, environment.fleet, lambda site: update_site(environment, cli, site, on_progress, fence)
+        cli,
+        environment.fleet,
+        lambda site: update_site(ground, environment, cli, site, on_progress, fence),
     )
     return [result for site in results for result in site]
 
@@ -212,7 +217,8 @@ def wait_ready(environment: Environment, on_progress: OnProgress) -> list[PoolRo
         time.sleep(_POLL_S)
 
 
-def update_site(
+def update_site(  # noqa: PLR0913, PLR0917 - what acts, on what, and whom it tells
+    ground: Ground,
     environment: Environment,
     cli: PulumiCli,
     site: str,
@@ -220,6 +226,8 @@ def update_site(
     fence: Fence,
 ) -> list[StackResult]:
     """Update a site's stacks in order; what was deleted behind their back is made again.
+
+    In a freeze only what is exempt gets here: a first provisioning, and healing.
 
     Raises:
         FleetError: an update was refused or failed; what it did is kept.
@@ -230,10 +238,20 @@ def update_site(
     results = []
     for stack in stacks_of(environment.fleet):
         if stack.site == site:
+            purpose = _purpose(cli, stack, healed=bool(lost.get(stack)))
             if lost.get(stack):
                 cli.refresh(stack, on_progress)
-            results.append(cli.up(stack, on_progress, fence))
+            with exempted(ground, environment, site, purpose) as variables:
+                results.append(cli.up(stack, on_progress, fence, variables))
+            # Whoever comes next meets policies that know whether a freeze holds.
+            sync(ground, [site])
     return results
+
+
+def _purpose(cli: PulumiCli, stack: Stack, *, healed: bool) -> Purpose:
+    if not cli.resources(stack):
+        return Purpose.FIRST_PROVISIONING
+    return Purpose.SELF_HEALING if healed else Purpose.CHANGE
 
 
 def previews(

@@ -23,6 +23,7 @@ from gpufleet.edges.workspace import Workspace
 # Importing a flow declares it.
 from gpufleet.flows import change, schedules  # noqa: F401
 from gpufleet.flows.durable import Host
+from gpufleet.flows.freeze_sync import FreezeKeeper
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.operations import REFUSED, listed
 from gpufleet.flows.record_keeping import anchor
@@ -74,9 +75,11 @@ class Worker:
             registry=self._registry,
         )
         begun: set[str] = set()
+        keeper = FreezeKeeper(ground)
         self._chores = [
             Chore("adopt", 2, self._host.adopt),
             Chore("schedules", 5, lambda: begin_due(ground, begun)),
+            Chore("freeze", 5, keeper.keep),
             Chore("anchor", 2, lambda: anchor(ground)),
             Chore("state backup", 10, lambda: back_up(ground)),
             Chore("flows", 10, self._count),

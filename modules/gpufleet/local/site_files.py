@@ -13,6 +13,7 @@ import yaml
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from gpufleet.core.vocabulary import CONTROLLERS_GROUP
 from gpufleet.local.files import read_json, write_json, write_private
 from gpufleet.local.pki import Authority
 
@@ -27,9 +28,9 @@ _CLIENTS: Final[Mapping[str, tuple[str, str]]] = {
     ADMIN: ("gpufleet:admin", "system:masters"),
     "controller-manager": ("system:kube-controller-manager", ""),
     "scheduler": ("system:kube-scheduler", ""),
-    "kwok": ("gpufleet:kwok", ""),
-    "lws": ("gpufleet:lws", ""),
-    "agent": ("gpufleet:node-agent", ""),
+    "kwok": ("gpufleet:kwok", CONTROLLERS_GROUP),
+    "lws": ("gpufleet:lws", CONTROLLERS_GROUP),
+    "agent": ("gpufleet:node-agent", CONTROLLERS_GROUP),
     "apiserver-etcd": ("kube-apiserver-etcd-client", ""),
 }
 _SERVERS: Final[Mapping[str, tuple[str, ...]]] = {

@@ -6,6 +6,7 @@ NAME: Final = r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$"
 REVISION_NAME: Final = r"^[a-z0-9]([a-z0-9.-]{0,58}[a-z0-9])?$"
 DIGEST: Final = r"^sha256:[0-9a-f]{64}$"
 IMAGE: Final = r"^[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)+@sha256:[0-9a-f]{64}$"
+IMAGE_SOURCE: Final = r"^[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)+/?$"
 TEXT: Final = r"^[^\x00-\x08\x0b-\x1f\x7f]+$"
 CURRENCY: Final = r"^[A-Z]{3}$"
 VERSION: Final = r"^[0-9]+(\.[0-9A-Za-z_-]+){0,4}$"
@@ -29,6 +30,7 @@ MEANINGS: Final = {
     REVISION_NAME: "a name of small letters, digits, inner dots and dashes, at most 60 characters",
     DIGEST: "a digest: `sha256:` and 64 hexadecimal digits",
     IMAGE: "an image by digest: registry/repository@sha256:...; tags can move",
+    IMAGE_SOURCE: "a repository such as ghcr.io/acme/batch, or all below ghcr.io/acme/",
     TEXT: "text without control characters",
     CURRENCY: "an ISO 4217 code such as EUR",
     VERSION: "a version such as 580.95.05",

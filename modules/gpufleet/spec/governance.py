@@ -49,6 +49,7 @@ SshPublicKey = Annotated[
     str, Field(pattern=forms.SSH_KEY, max_length=2000), AfterValidator(_ssh_key)
 ]
 Email = Annotated[str, Field(pattern=forms.EMAIL, max_length=120)]
+ImageSource = Annotated[str, Field(pattern=forms.IMAGE_SOURCE, max_length=200)]
 RelativePath = Annotated[str, Field(pattern=forms.RELATIVE_PATH, max_length=200)]
 """A path below the fleet file's folder: never absolute, no `..`."""
 
@@ -207,5 +208,10 @@ class Governance(Spec):
     """Signatures by others that a change of this environment needs, once it stands."""
     calendar_required: bool = True
     """Whether an environment without any freeze calendar counts as frozen."""
+    image_sources: list[ImageSource] = Field(default_factory=list)
+    """Further sources of images, such as those of batch jobs; declared images' are allowed anyway.
+
+    A repository, or everything below a folder where it ends in a slash.
+    """
     cost_buffer: Fraction = 0.15
     """Share that is added to every forecast."""

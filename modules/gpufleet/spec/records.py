@@ -29,6 +29,19 @@ class Lease(Claim):
     expires_at: datetime
 
 
+class Exemption(Spec):
+    """The right of one flow to change a target in a freeze, until it ends."""
+
+    id: str
+    purpose: str
+    """Why it may, such as `self-healing`."""
+    target: str
+    """Name of a site."""
+    actor: str
+    granted_at: datetime
+    expires_at: datetime
+
+
 class Fact(Spec):
     """Something that happened and has to be remembered."""
 

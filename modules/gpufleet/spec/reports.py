@@ -134,6 +134,15 @@ class StatusReport(Spec):
         )
 
 
+class FreezeRow(Spec):
+    """What a site's cluster was told of freezes."""
+
+    site: str
+    frozen: bool
+    message: str
+    """What a person is told who is refused."""
+
+
 class StateVersion(Spec):
     """One version of a stack's state that was kept."""
 

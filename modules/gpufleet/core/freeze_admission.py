@@ -1,0 +1,368 @@
+"""A freeze inside the cluster: what plain kubectl is refused, and by which state.
+
+CEL has no clock. Whether a cluster is frozen reaches it in a ConfigMap that the worker keeps true,
+and until when that is known in an annotation of our namespaces. The clock is the API server's own:
+each API server renews a Lease of its identity every ten seconds, and the second policy compares
+that with the annotation. So a worker that dies before a window does not leave it open: nothing is
+known any more, and that means frozen.
+
+The limit: objects without a namespace (ClusterQueue, PriorityClass, the Namespaces themselves) have
+no annotation to look at, so a state that is no longer kept holds for them as it was written last;
+and Kubernetes does not let a policy guard policies, so whoever may delete these is not bound.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from gpufleet.core import vocabulary as names
+from gpufleet.core.admission import API, binding, selector
+from gpufleet.core.freeze import Decision, refusal
+
+Object = dict[str, Any]
+KNOWN_FOR: Final = timedelta(seconds=90)
+"""How long a state holds that nobody renews: six rounds of the worker."""
+_CLOCK: Final = {"apiserver.kubernetes.io/identity": "kube-apiserver"}
+
+_CHANGES: Final = ("CREATE", "UPDATE", "DELETE")
+GOVERNED: Final[tuple[tuple[str, tuple[str, ...]], ...]] = (
+    ("", ("services", "serviceaccounts", "configmaps", "resourcequotas", "limitranges")),
+    (
+        "apps",
+        (
+            *("deployments", "deployments/scale", "replicasets", "replicasets/scale"),
+            *("statefulsets", "statefulsets/scale", "daemonsets"),
+        ),
+    ),
+    ("autoscaling", ("horizontalpodautoscalers",)),
+    ("gateway.networking.k8s.io", ("*",)),
+    ("keda.sh", ("scaledobjects", "scaledjobs", "triggerauthentications")),
+    ("kueue.x-k8s.io", ("localqueues",)),
+    ("leaderworkerset.x-k8s.io", ("leaderworkersets", "leaderworkersets/scale")),
+    ("monitoring.coreos.com", ("*",)),
+    ("networking.k8s.io", ("networkpolicies", "ingresses")),
+    ("policy", ("poddisruptionbudgets",)),
+    ("rbac.authorization.k8s.io", ("roles", "rolebindings")),
+    ("resource.k8s.io", ("resourceclaimtemplates",)),
+)
+"""What a freeze holds in our namespaces. Not pods (who restarts a hung replica heals), not jobs
+(work, not a change), not secrets (a leaked key is revoked at once)."""
+_GOVERNED_CLUSTER: Final = (
+    ("kueue.x-k8s.io", ("clusterqueues", "resourceflavors", "workloadpriorityclasses")),
+    ("scheduling.k8s.io", ("priorityclasses",)),
+    ("node.k8s.io", ("runtimeclasses",)),
+    ("rbac.authorization.k8s.io", ("clusterroles", "clusterrolebindings")),
+)
+_OPERATORS: Final = ("keda", "kueue-system", "lws-system", "gpu-operator")
+_SYSTEM_USERS: Final = (
+    "system:apiserver",
+    "system:kube-controller-manager",
+    "system:kube-scheduler",
+)
+_SYSTEM_GROUPS: Final = (
+    "system:nodes",
+    "system:serviceaccounts:kube-system",
+    *(f"system:serviceaccounts:{namespace}" for namespace in _OPERATORS),
+    names.CONTROLLERS_GROUP,
+)
+"""Controllers and operators: autoscaling and self-healing go on in a freeze."""
+
+
+@dataclass(frozen=True)
+class FreezeState:
+    """What one cluster is told."""
+
+    frozen: bool
+    message: str
+    """What a person is told who is refused."""
+    known_until: datetime
+    """When this ends to hold unless it is renewed; by the clock of the one who writes it."""
+
+
+def state_of(site: str, now_: Decision, soon: Decision, now: datetime) -> FreezeState:
+    """What a site's cluster is told.
+
+    Args:
+        site: its name.
+        now_: on a change that would begin now and take no time.
+        soon: on one that would take `KNOWN_FOR`.
+        now: by the environment's clock.
+    """
+    until = now + KNOWN_FOR
+    if not now_.admitted:
+        error = refusal(site, now_)
+        return FreezeState(frozen=True, message=f"{error.what}; {error.mend}", known_until=until)
+    # A state of "open" ends to be known when the next window starts, whoever lives then.
+    starts = soon.window.start if soon.window and not soon.admitted else until
+    return FreezeState(frozen=False, message="open", known_until=min(until, starts))
+
+
+def config_map(state: FreezeState, synced_at: datetime) -> Object:
+    """The ConfigMap that carries a state."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": names.FREEZE_STATE, "namespace": names.SYSTEM_NAMESPACE},
+        "data": {
+            "frozen": str(state.frozen).lower(),
+            "message": state.message,
+            "synced-at": synced_at.isoformat(timespec="seconds"),
+        },
+    }
+
+
+def first_state() -> Object:
+    """The ConfigMap before anybody has written it: a first provisioning passes a freeze."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": {"name": names.FREEZE_STATE, "namespace": names.SYSTEM_NAMESPACE},
+        "data": {"frozen": "false", "message": "nobody has told the state of freezes yet"},
+    }
+
+
+def policies() -> list[Object]:
+    """The policies that hold first, each followed by its binding: the state, and who writes it."""
+    state = {"name": names.FREEZE_STATE, "namespace": names.SYSTEM_NAMESPACE}
+    return [_frozen(), binding("gpufleet-freeze", state), _writer(), _plain_binding()]
+
+
+def clock_policies() -> list[Object]:
+    """The policy that holds once the state is kept, with its binding: unknown means frozen."""
+    clock = {"namespace": names.DEFINITIONS_NAMESPACE, "selector": {"matchLabels": dict(_CLOCK)}}
+    return [_unknown(), binding("gpufleet-freeze-unknown", clock)]
+
+
+def service_accounts() -> list[Object]:
+    """Who may write the state, and whom exempt flows act as, with least rights; plain objects."""
+    about = {"namespace": names.SYSTEM_NAMESPACE}
+    rbac = "rbac.authorization.k8s.io/v1"
+    made: list[Object] = [
+        {
+            "apiVersion": "v1",
+            "kind": "ServiceAccount",
+            "metadata": {"name": account, **about},
+            "automountServiceAccountToken": False,
+        }
+        for account in (names.FREEZE_SYNC, names.EXEMPT)
+    ]
+    rules: dict[str, list[Object]] = {
+        names.FREEZE_SYNC: [
+            {
+                "apiGroups": [""],
+                "resources": ["configmaps"],
+                "resourceNames": [names.FREEZE_STATE],
+                "verbs": ["get", "patch"],
+            },
+            {
+                "apiGroups": [""],
+                "resources": ["namespaces"],
+                "resourceNames": list(names.GOVERNED_NAMESPACES),
+                "verbs": ["get", "patch"],
+            },
+        ],
+        names.EXEMPT: [
+            *(
+                {"apiGroups": [group], "resources": list(resources), "verbs": ["*"]}
+                for group, resources in (*GOVERNED, *_GOVERNED_CLUSTER)
+                if group != "rbac.authorization.k8s.io"
+            ),
+            {
+                "apiGroups": ["", "discovery.k8s.io", "events.k8s.io"],
+                "resources": [
+                    *("pods", "nodes", "namespaces", "events", "persistentvolumeclaims"),
+                    *("endpoints", "endpointslices"),
+                ],
+                "verbs": ["get", "list", "watch"],
+            },
+            {
+                "apiGroups": ["apiextensions.k8s.io"],
+                "resources": ["customresourcedefinitions"],
+                "verbs": ["get", "list", "watch"],
+            },
+        ],
+    }
+    for account, allowed in rules.items():
+        made += [
+            {
+                "apiVersion": rbac,
+                "kind": "ClusterRole",
+                "metadata": {"name": account},
+                "rules": allowed,
+            },
+            {
+                "apiVersion": rbac,
+                "kind": "ClusterRoleBinding",
+                "metadata": {"name": account},
+                "roleRef": {
+                    "apiGroup": "rbac.authorization.k8s.io",
+                    "kind": "ClusterRole",
+                    "name": account,
+                },
+                "subjects": [{"kind": "ServiceAccount", "name": account, **about}],
+            },
+        ]
+    return made
+
+
+def _frozen() -> Object:
+    labelled = (
+        "{0} != null && has({0}.metadata.labels) && '" + names.MANAGED + "' in {0}.metadata.labels"
+    )
+    return _policy(
+        "gpufleet-freeze",
+        param=("v1", "ConfigMap"),
+        rules=[
+            *_rules(GOVERNED),
+            *_rules(_GOVERNED_CLUSTER),
+            _rule("", ("namespaces",), ("UPDATE", "DELETE")),
+        ],
+        conditions={
+            **_people(),
+            "not-the-state-itself": (
+                "!(request.resource.resource == 'configmaps' && "
+                f"request.name == '{names.FREEZE_STATE}')"
+            ),
+            "ours": (
+                "(has(request.namespace) && request.namespace != '') || "
+                f"({labelled.format('object')}) || ({labelled.format('oldObject')})"
+            ),
+        },
+        expression=(
+            "has(params.data) && 'frozen' in params.data && params.data['frozen'] == 'false'"
+        ),
+        message=(
+            "'gpufleet: ' + (has(params.data) && 'message' in params.data ? "
+            "params.data['message'] : 'frozen: the state of freezes cannot be read')"
+        ),
+    )
+
+
+def _unknown() -> Object:
+    key = names.FREEZE_KNOWN_UNTIL
+    known = (
+        "namespaceObject != null && has(namespaceObject.metadata.annotations) && "
+        f"'{key}' in namespaceObject.metadata.annotations"
+    )
+    until = f"namespaceObject.metadata.annotations['{key}']"
+    return _policy(
+        "gpufleet-freeze-unknown",
+        param=("coordination.k8s.io/v1", "Lease"),
+        rules=_rules(GOVERNED),
+        conditions={
+            **_people(),
+            "not-the-state-itself": (
+                "!(request.resource.resource == 'configmaps' && "
+                f"request.name == '{names.FREEZE_STATE}')"
+            ),
+        },
+        expression=f"({known}) && timestamp({until}) > timestamp(params.spec.renewTime)",
+        message=(
+            f"'gpufleet: frozen: since ' + (({known}) ? {until} : 'its first start') + "
+            "' nobody has told whether a freeze holds; see to the worker (./fleet up), or "
+            "./fleet freeze.sync'"
+        ),
+    )
+
+
+def _writer() -> Object:
+    """The state is the worker's: whoever could write it could end any freeze."""
+    key = names.FREEZE_KNOWN_UNTIL
+
+    def annotation(of: str) -> str:
+        return (
+            f"({of} != null && has({of}.metadata.annotations) && "
+            f"'{key}' in {of}.metadata.annotations ? {of}.metadata.annotations['{key}'] : '')"
+        )
+
+    return _policy(
+        "gpufleet-freeze-writer",
+        param=None,
+        rules=[
+            _rule("", ("configmaps",), _CHANGES),
+            _rule("", ("namespaces",), ("CREATE", "UPDATE")),
+        ],
+        conditions={
+            "not-the-writer": f"request.userInfo.username != '{_user(names.FREEZE_SYNC)}'",
+            "not-the-collector": (
+                "!(has(request.userInfo.groups) && "
+                "'system:serviceaccounts:kube-system' in request.userInfo.groups)"
+            ),
+        },
+        expression=(
+            "request.resource.resource == 'configmaps' ? "
+            f"request.name != '{names.FREEZE_STATE}' : "
+            f"{annotation('object')} == {annotation('oldObject')}"
+        ),
+        message="'gpufleet: only the worker tells whether a freeze holds (./fleet freeze.sync)'",
+    )
+
+
+def _plain_binding() -> Object:
+    made = binding("gpufleet-freeze-writer", {})
+    del made["spec"]["paramRef"]
+    return made
+
+
+def _people() -> dict[str, str]:
+    """Conditions that leave controllers, the state's writer and exempt flows alone."""
+    users = [*_SYSTEM_USERS, _user(names.EXEMPT), _user(names.FREEZE_SYNC)]
+    return {
+        "not-the-system": f"!(request.userInfo.username in {_list(users)})",
+        "not-a-controller": (
+            "!(has(request.userInfo.groups) && "
+            f"request.userInfo.groups.exists(g, g in {_list(_SYSTEM_GROUPS)}))"
+        ),
+    }
+
+
+def _policy(  # noqa: PLR0913 - a policy has that many parts
+    name: str,
+    *,
+    param: tuple[str, str] | None,
+    rules: list[Object],
+    conditions: dict[str, str],
+    expression: str,
+    message: str,
+) -> Object:
+    kind = {"paramKind": {"apiVersion": param[0], "kind": param[1]}} if param else {}
+    return {
+        "apiVersion": API,
+        "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": name},
+        "spec": {
+            "failurePolicy": "Fail",
+            **kind,
+            "matchConstraints": {
+                "namespaceSelector": selector(names.GOVERNED_NAMESPACES),
+                "resourceRules": rules,
+            },
+            "matchConditions": [
+                {"name": condition, "expression": text} for condition, text in conditions.items()
+            ],
+            "validations": [
+                {"expression": expression, "messageExpression": message, "reason": "Forbidden"}
+            ],
+        },
+    }
+
+
+def _rules(governed: tuple[tuple[str, tuple[str, ...]], ...]) -> list[Object]:
+    return [_rule(group, resources, _CHANGES) for group, resources in governed]
+
+
+def _rule(group: str, resources: tuple[str, ...], operations: tuple[str, ...]) -> Object:
+    return {
+        "apiGroups": [group],
+        "apiVersions": ["*"],
+        "operations": list(operations),
+        "resources": list(resources),
+    }
+
+
+def _user(account: str) -> str:
+    return f"system:serviceaccount:{names.SYSTEM_NAMESPACE}:{account}"
+
+
+def _list(values: Any) -> str:  # noqa: ANN401 - any iterable of text
+    return "[" + ", ".join(f"'{value}'" for value in values) + "]"

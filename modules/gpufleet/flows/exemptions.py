@@ -1,0 +1,83 @@
+"""What may go on in a freeze: with a token that ends, and a record of it."""
+
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Final
+
+import yaml
+
+from gpufleet.core import vocabulary as names
+from gpufleet.core.freeze import Purpose, decide
+from gpufleet.edges.calendars import read_calendars
+from gpufleet.edges.exemption_table import TOKEN_VARIABLE
+from gpufleet.edges.kube_paths import collection_path
+from gpufleet.flows.environment import Environment
+from gpufleet.flows.ground import Ground, whoami
+from gpufleet.local.files import write_private
+from gpufleet.spec.records import Exemption
+
+EXEMPT_FOR: Final = timedelta(hours=1)
+
+
+@contextmanager
+def exempted(
+    ground: Ground, environment: Environment, site: str, purpose: Purpose
+) -> Iterator[dict[str, str]]:
+    """Variables with which a stack of a site is updated for an exempt purpose.
+
+    Empty where nothing is frozen and for a plain change. In a freeze they carry a token that the
+    stack's program accepts, and a kubeconfig as the account that the cluster's policies let
+    through; both end within the hour, and the journal says who had them, and why.
+
+    Raises:
+        FleetError: the database or the cluster does not answer.
+    """
+    fleet, now = environment.fleet, ground.clock()
+    calendars = read_calendars(fleet, environment.fleet_file, site, now)
+    required = fleet.governance.calendar_required
+    decision = decide(calendars, now, required=required, purpose=purpose)
+    if not decision.exempt:
+        yield {}
+        return
+    exemption = Exemption(
+        id=f"exempt-{secrets.token_hex(6)}",
+        purpose=purpose.value,
+        target=site,
+        actor=whoami(),
+        granted_at=now,
+        expires_at=now + EXEMPT_FOR,
+    )
+    ground.note(
+        "freeze.exempted",
+        actor=exemption.actor,
+        target=site,
+        purpose=exemption.purpose,
+        exemption=exemption.id,
+        freeze=decision.reason,
+        until=exemption.expires_at.isoformat(),
+    )
+    variables = {TOKEN_VARIABLE: ground.exemptions.grant(exemption)}
+    kubeconfig = ground.state.root / f"{exemption.id}.kubeconfig"
+    try:
+        if entered := _entered_as_exempt(environment, site):
+            write_private(kubeconfig, entered)
+            variables["KUBECONFIG"] = str(kubeconfig)
+        yield variables
+    finally:
+        kubeconfig.unlink(missing_ok=True)
+        ground.exemptions.end(exemption)
+
+
+def _entered_as_exempt(environment: Environment, site: str) -> str | None:
+    """A kubeconfig as the exempt account; None before the platform stack has made it."""
+    cluster = environment.cluster(site)
+    try:
+        accounts = collection_path("v1", "ServiceAccount", names.SYSTEM_NAMESPACE)
+        if cluster.get(f"{accounts}/{names.EXEMPT}") is None:
+            return None
+        entered = cluster.kubeconfig_as(names.SYSTEM_NAMESPACE, names.EXEMPT, EXEMPT_FOR)
+        return yaml.safe_dump(entered)
+    finally:
+        cluster.close()

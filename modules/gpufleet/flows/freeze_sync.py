@@ -1,0 +1,132 @@
+"""Keeps each cluster's state of freezes true, so that plain kubectl is refused in one too."""
+
+import time
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from gpufleet.core import vocabulary as names
+from gpufleet.core.freeze import decide
+from gpufleet.core.freeze_admission import KNOWN_FOR, FreezeState, config_map, state_of
+from gpufleet.edges.calendars import read_calendars
+from gpufleet.edges.clock import system_clock
+from gpufleet.edges.kube import TOKEN_FOR, Cluster
+from gpufleet.edges.kube_paths import object_path
+from gpufleet.flows.environment import cluster_of
+from gpufleet.flows.ground import Ground
+from gpufleet.spec import Fleet, load_fleet
+from gpufleet.spec.errors import BadInput, FleetError
+from gpufleet.spec.reports import FreezeRow
+
+_RENEW_EVERY: Final = KNOWN_FOR / 6
+_TOKEN_FOR_S: Final = TOKEN_FOR.total_seconds() * 0.7
+
+
+def sync(ground: Ground, sites: Iterable[str] | None = None) -> list[FreezeRow]:
+    """Tell the clusters of sites (of all, where none is named) now whether a freeze holds.
+
+    A row for each that was told; a site whose platform was never provisioned has nobody to tell.
+
+    Raises:
+        FleetError: a cluster cannot be told; the others are.
+    """
+    keeper = FreezeKeeper(ground)
+    keeper.keep(sites)
+    return keeper.rows
+
+
+class FreezeKeeper:
+    """Tells every cluster whether it is frozen: at once when that changes, else now and then.
+
+    Args:
+        ground: the environment.
+    """
+
+    def __init__(self, ground: Ground) -> None:
+        self._ground = ground
+        self._fleet = ground.fleet
+        self._writers: dict[str, tuple[Cluster, float]] = {}
+        self._told: dict[str, tuple[FreezeState, datetime]] = {}
+        self.rows: list[FreezeRow] = []
+
+    def keep(self, sites: Iterable[str] | None = None) -> None:
+        """Look at the calendars, and tell the clusters what is news to them.
+
+        Raises:
+            FleetError: a cluster cannot be told; the others are.
+        """
+        failures: list[FleetError] = []
+        self.rows = []
+        declared = self._declared().sites
+        for site in declared if sites is None else sites:
+            try:
+                self._keep_site(site)
+            except FleetError as error:
+                self._writers.pop(site, None)
+                failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def _declared(self) -> Fleet:
+        """The fleet file as it is now; while it is not valid, as it was last."""
+        try:
+            self._fleet = load_fleet(self._ground.fleet_file)
+        except BadInput:
+            return self._fleet
+        return self._fleet
+
+    def _keep_site(self, site: str) -> None:
+        ground, fleet, now = self._ground, self._fleet, self._ground.clock()
+        calendars = read_calendars(fleet, ground.fleet_file, site, now)
+        required = fleet.governance.calendar_required
+        state = state_of(
+            site,
+            decide(calendars, now, required=required),
+            decide(calendars, now, required=required, needs=KNOWN_FOR),
+            now,
+        )
+        told, at = self._told.get(site, (None, now))
+        is_news = told is None or (told.frozen, told.message) != (state.frozen, state.message)
+        is_short = state.known_until - now < KNOWN_FOR
+        if not is_news and not is_short and timedelta() <= now - at < _RENEW_EVERY:
+            return
+        if writer := self._writer(site):
+            write_state(writer, state, now, system_clock())
+            self._told[site] = (state, now)
+            row = FreezeRow(site=site, frozen=state.frozen, message=state.message)
+            self.rows.append(row)
+
+    def _writer(self, site: str) -> Cluster | None:
+        """The cluster, entered as the state's writer; None before its platform was made."""
+        writer, since = self._writers.get(site, (None, 0.0))
+        if writer and time.monotonic() - since < _TOKEN_FOR_S:
+            return writer
+        cluster = cluster_of(self._fleet, self._ground.state, site)
+        path = f"/api/v1/namespaces/{names.SYSTEM_NAMESPACE}/serviceaccounts/{names.FREEZE_SYNC}"
+        try:
+            if cluster.get(path) is None:
+                return None
+            writer = cluster.as_service_account(names.SYSTEM_NAMESPACE, names.FREEZE_SYNC)
+        finally:
+            cluster.close()
+        self._writers[site] = (writer, time.monotonic())
+        return writer
+
+
+def write_state(cluster: Cluster, state: FreezeState, now: datetime, system_now: datetime) -> None:
+    """Write a state into a cluster: what it says, then until when that is known.
+
+    Args:
+        cluster: entered as `FREEZE_SYNC`.
+        state: by the environment's clock.
+        now: the time by that clock.
+        system_now: the time by the system's, which the cluster has as well.
+    """
+    wanted = config_map(state, system_now)
+    cluster.apply(object_path(wanted), wanted)
+    known_until = (system_now + (state.known_until - now)).astimezone(UTC)
+    annotation = {names.FREEZE_KNOWN_UNTIL: known_until.isoformat().replace("+00:00", "Z")}
+    for namespace in names.GOVERNED_NAMESPACES:
+        cluster.merge_existing(
+            f"/api/v1/namespaces/{namespace}", {"metadata": {"annotations": annotation}}
+        )
