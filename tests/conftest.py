@@ -1,5 +1,7 @@
 """The embedded platform that the contract and fault tests share: started once for a session."""
 
+import shutil
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -134,14 +136,21 @@ def another(binaries: Binaries, tmp_path: Path) -> Iterator[Embedded]:
 
 
 @pytest.fixture(scope="session")
-def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A PostgreSQL server of this session's own."""
-    folder = tmp_path_factory.mktemp("pg") / "server"
-    server = Server(find_binaries(cache_dir() / "postgresql"), folder)
-    server.make()
-    server.start()
-    yield server
-    server.stop()
+def postgresql() -> Iterator[Server]:
+    """A PostgreSQL server of this session's own.
+
+    Not below pytest's folders: nobody but their owner may enter these, and the server never runs as
+    root.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="gpufleet-postgresql-"))
+    server = Server(find_binaries(cache_dir() / "postgresql"), folder / "server")
+    try:
+        server.make()
+        server.start()
+        yield server
+    finally:
+        server.stop()
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="session")

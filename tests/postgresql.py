@@ -10,6 +10,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import psycopg
 import pytest
 
@@ -62,13 +63,8 @@ class Server:
         self.folder.mkdir(parents=True)
         if os.geteuid() == 0:
             account = pwd.getpwnam(_NOBODY)
-            for path in [self.folder, *self.folder.parents]:
-                if path == Path("/tmp"):  # noqa: S108 - pytest's own folders below it
-                    break
-                if path == self.folder:
-                    os.chown(path, account.pw_uid, account.pw_gid)
-                else:
-                    path.chmod(path.stat().st_mode | 0o011)
+            os.chown(self.folder, account.pw_uid, account.pw_gid)
+            self.folder.parent.chmod(0o711)
         done = subprocess.run(
             self._as_user(
                 [
@@ -122,8 +118,12 @@ class Server:
         """End it as a power cut would: every process of it, at once."""
         assert self.process is not None
         pid = int((self.folder / "data" / "postmaster.pid").read_text().splitlines()[0])
-        os.kill(pid, signal.SIGKILL)
+        server = psutil.Process(pid)
+        everything = [server, *server.children(recursive=True)]
+        for process in everything:
+            process.kill()
         self.process.wait()
+        psutil.wait_procs(everything)
 
     def stop(self) -> None:
         """End it in order."""

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
+from psycopg import OperationalError as DriverError
 from sqlalchemy import event
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, SQLAlchemyError
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_exponential_jitter
 
@@ -167,9 +169,11 @@ def _checked(url: str) -> sa.URL:
 
 def _engine(url: sa.URL) -> sa.Engine:
     if url.drivername == POSTGRESQL:
-        return sa.create_engine(
+        postgresql = sa.create_engine(
             url, pool_pre_ping=True, pool_size=10, connect_args={"connect_timeout": 10}
         )
+        event.listen(postgresql, "handle_error", _mark_unreachable)
+        return postgresql
     Path(str(url.database)).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     engine = sa.create_engine(url)
 
@@ -184,6 +188,15 @@ def _engine(url: sa.URL) -> sa.Engine:
         connection.execute("PRAGMA synchronous=FULL")
 
     return engine
+
+
+def _mark_unreachable(context: ExceptionContext) -> None:
+    """Mark a server that takes no connection as a lost one, so that DBOS waits until it is back.
+
+    It knows the driver's older words for it only, and would let the flow fail.
+    """
+    if context.connection is None and isinstance(context.original_exception, OSError | DriverError):
+        context.is_disconnect = True
 
 
 def _may_pass(error: BaseException) -> bool:
