@@ -25,5 +25,4 @@ else:
 extended = pulumi.ResourceOptions(provider=declared.provider(after=definitions))
 SitePlatform(SitePlan.of(declared.fleet, declared.name), extended)
 
-pulumi.export("autoscaler", "none" if declared.embedded else "keda")
-pulumi.export("prometheus_url", "http://prometheus-operated.monitoring.svc:9090")
+pulumi.export("prometheus_url", declared.prometheus_url)

@@ -11,7 +11,7 @@ import pulumi_kubernetes as k8s
 
 from gpufleet.core import vocabulary as names
 from gpufleet.edges.clock import clock_of
-from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
+from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.hardware import EmbeddedCluster, ExistingCluster
 
@@ -40,12 +40,27 @@ class DeclaredSite:
         """Whether gpufleet runs this cluster itself."""
         return isinstance(self.fleet.sites[self.name].cluster, EmbeddedCluster)
 
+    @property
+    def prometheus_url(self) -> str:
+        """Where autoscalers ask for metrics; kept from one `up` to the next.
+
+        Raises:
+            Failed: the embedded platform was never up.
+        """
+        if not self.embedded:
+            return "http://prometheus-operated.monitoring.svc:9090"
+        return f"http://127.0.0.1:{self._state.port(self.name, 'prometheus')}"
+
+    @property
+    def _state(self) -> EnvironmentDir:
+        return Workspace.here().for_fleet(self.fleet)
+
     def now(self) -> datetime:
         """The environment's time: simulated where a drill moves it."""
         embedded = all(
             isinstance(site.cluster, EmbeddedCluster) for site in self.fleet.sites.values()
         )
-        return clock_of(Workspace.here().for_fleet(self.fleet), simulated=embedded)()
+        return clock_of(self._state, simulated=embedded)()
 
     def provider(self, after: Sequence[pulumi.Resource] = ()) -> k8s.Provider:
         """The cluster by its context; the kubeconfig itself never enters the state.

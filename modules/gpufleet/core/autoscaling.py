@@ -18,7 +18,8 @@ def scaled_object(pool: PoolAtSite, prometheus_url: str) -> dict[str, Any]:
     """
     target = "LeaderWorkerSet" if pool.spans_nodes else "Deployment"
     api = "leaderworkerset.x-k8s.io/v1" if pool.spans_nodes else "apps/v1"
-    selector = f'{{{_label(names.POOL)}="{pool.name}",{_label(names.SITE)}="{pool.site}"}}'
+    pool_label, site_label = names.metric_label(names.POOL), names.metric_label(names.SITE)
+    selector = f'{{{pool_label}="{pool.name}",{site_label}="{pool.site}"}}'
     return {
         "scaleTargetRef": {"apiVersion": api, "kind": target, "name": pool.name},
         "minReplicaCount": pool.replicas,
@@ -77,8 +78,3 @@ def _trigger(prometheus_url: str, name: str, query: str, threshold: float) -> di
             "ignoreNullValues": "false",
         },
     }
-
-
-def _label(name: str) -> str:
-    """A Kubernetes label as Prometheus' service discovery writes it."""
-    return name.replace(".", "_").replace("/", "_").replace("-", "_")

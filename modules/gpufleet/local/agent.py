@@ -7,15 +7,16 @@ listens on its address yet. All other pods go through kwok's stages.
 """
 
 import sys
-import threading
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+
 from gpufleet.core import vocabulary as names
+from gpufleet.edges import metrics
 from gpufleet.edges.kube import Cluster, Object
 from gpufleet.local.addresses import AddressBook
 from gpufleet.local.files import read_json
@@ -167,25 +168,21 @@ def _written(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _serve_readiness(agent: Agent, port: int) -> None:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if agent.in_touch else 503)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """The supervisor asks each second: nothing to log."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+def _registry(addresses: AddressBook) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    pods = Gauge("gpufleet_agent_pods", "Pods of pools that have an address", registry=registry)
+    pods.set_function(lambda: addresses.in_use)
+    return registry
 
 
 def main(folder: Path) -> None:
     """Run the agent of a site."""
     settings = read_json(folder / "site.json")
     cluster = Cluster(folder / "agent.kubeconfig", settings["name"])
-    agent = Agent(cluster, AddressBook(folder / "addresses.json", settings["addresses"]))
-    _serve_readiness(agent, settings["ports"]["agent"])
+    addresses = AddressBook(folder / "addresses.json", settings["addresses"])
+    agent = Agent(cluster, addresses)
+    metrics.serve(settings["ports"]["agent"], _registry(addresses), lambda: agent.in_touch)
     agent.run()
 
 
