@@ -244,7 +244,8 @@ def test_series_of_replicas_are_named_as_autoscalers_ask_for_them(
     engine: Engine, prometheus: Prometheus, until: "Until"
 ) -> None:
     engine.running = 3
-    asked = f'vllm:num_requests_running{{gpufleet_dev_pool="{POOL.name}",gpufleet_dev_site="east"}}'
+    selector = f'gpufleet_dev_pool="{POOL.name}",gpufleet_dev_site="{SITE}"'
+    asked = f"vllm:num_requests_running{{{selector}}}"
     series = until(lambda: prometheus.query(f"{asked} == 3"))[0]["metric"]
     assert series["gpufleet_dev_model"] == POOL.model_name
     assert series["site"] == SITE

@@ -79,9 +79,9 @@ class Agent:
     def settle(self, pod: Object) -> None:
         """Bring one pod's status to what its node would report."""
         about = pod["metadata"]
-        if not pod["spec"].get("nodeName") or about.get("deletionTimestamp"):
+        if not pod["spec"].get("nodeName"):
             return
-        status = self._status_of(pod)
+        status = self._last_status_of(pod) if _is_leaving(pod) else self._status_of(pod)
         if status is None:
             return
         path = f"/api/v1/namespaces/{about['namespace']}/pods/{about['name']}/status"
@@ -106,6 +106,16 @@ class Agent:
         # The node was lost for a while, and Kubernetes leaves the mending to the node.
         return {"conditions": _true(("ContainersReady", "Ready"), now)}
 
+    @staticmethod
+    def _last_status_of(pod: Object) -> Object | None:
+        """What to write for a pod that was deleted and that somebody still holds by a finalizer.
+
+        Kueue lets go of a replica over nodes when its pods have ended, as a kubelet tells it.
+        """
+        if not pod["metadata"].get("finalizers") or pod["status"]["phase"] != "Running":
+            return None
+        return ended_status(pod, datetime.now(UTC))
+
     def _is_node_ready(self, name: str) -> bool:
         node = self._cluster.get(f"/api/v1/nodes/{name}")
         return node is not None and _is_ready(node.get("status", {}))
@@ -115,9 +125,7 @@ def running_status(pod: Object, address: str, now: datetime) -> Object:
     """The status of a pod whose init containers ended well and whose containers serve."""
     at = _written(now)
     spec = pod["spec"]
-    ended = {
-        "terminated": {"exitCode": 0, "reason": "Completed", "startedAt": at, "finishedAt": at}
-    }
+    ended = _ended(at, at)
     return {
         "phase": "Running",
         "hostIP": "127.0.0.1",
@@ -139,6 +147,32 @@ def running_status(pod: Object, address: str, now: datetime) -> Object:
             for container in spec["containers"]
         ],
     }
+
+
+def ended_status(pod: Object, now: datetime) -> Object:
+    """The status of a pod whose containers were told to end, and did."""
+    ended = _ended(pod["status"].get("startTime") or _written(now), _written(now))
+    return {
+        "phase": "Succeeded",
+        "conditions": [
+            {**condition, "status": "False"}
+            for condition in _true(("ContainersReady", "Ready"), now)
+        ],
+        "containerStatuses": [
+            _container(container, {"ready": False, "started": False, "state": ended})
+            for container in pod["spec"]["containers"]
+        ],
+    }
+
+
+def _ended(since: str, at: str) -> Object:
+    return {
+        "terminated": {"exitCode": 0, "reason": "Completed", "startedAt": since, "finishedAt": at}
+    }
+
+
+def _is_leaving(pod: Object) -> bool:
+    return bool(pod["metadata"].get("deletionTimestamp"))
 
 
 def _container(container: Object, state: Object) -> Object:

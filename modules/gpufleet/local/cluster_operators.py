@@ -32,6 +32,8 @@ _KUEUE_WORKLOADS: Final = frozenset(
 """What our batch work is made of; each is an integration in the manager's configuration."""
 _BATCH_ONLY: Final = {"matchLabels": {names.NAMESPACE: names.BATCH_NAMESPACE}}
 _ESTABLISHED_WITHIN_S: Final = 30
+_LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""Definitions are long: the loader in C takes a tenth of the time."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,6 @@ def _documents(folder: Path) -> list[Any]:
         document
         for file in sorted(folder.glob("*.yaml"))
         if file.name != "kustomization.yaml"
-        for document in yaml.safe_load_all(file.read_text(encoding="utf-8"))
+        for document in yaml.load_all(file.read_text(encoding="utf-8"), Loader=_LOADER)
         if document
     ]

@@ -184,6 +184,7 @@ def _keda_environment() -> tuple[str, ...]:
     """KEDA watches every namespace, and reads secrets of its own one only."""
     return (
         f"POD_NAMESPACE={KEDA_WEBHOOKS.namespace}",
+        f"KEDA_CLUSTER_OBJECT_NAMESPACE={KEDA_WEBHOOKS.namespace}",
         "WATCH_NAMESPACE=",
         "KEDA_RESTRICT_SECRET_ACCESS=true",
     )
