@@ -54,7 +54,7 @@ class ClusterOperators:
 
     def install(self) -> None:
         """Apply everything that an operator asks for when it starts."""
-        self._definitions()
+        defined = self._definitions()
         for service in (LWS, KUEUE, KEDA_WEBHOOKS, KEDA_METRICS):
             self._service(service)
         self._roles()
@@ -62,10 +62,11 @@ class ClusterOperators:
         self._webhooks("kueue", KUEUE, self.ports["kueue-webhook"], for_batch_only)
         self._webhooks("keda", KEDA_WEBHOOKS, self.ports["keda-webhooks"])
         self._external_metrics()
+        self._wait_established(defined)
 
-    def _definitions(self) -> None:
-        """Controllers need them before the platform stack can install them."""
-        waiting = set()
+    def _definitions(self) -> set[str]:
+        """Their names; controllers need them before the platform stack can install them."""
+        defined = set()
         for operator in _OPERATORS:
             for definition in _documents(self.manifests / "charts" / operator / "templates"):
                 # So that the stack's Helm release takes them over.
@@ -76,8 +77,8 @@ class ClusterOperators:
                     "meta.helm.sh/release-namespace": names.DEFINITIONS_NAMESPACE,
                 }
                 self.cluster.create(_DEFINITIONS, definition)
-                waiting.add(definition["metadata"]["name"])
-        self._wait_established(waiting)
+                defined.add(definition["metadata"]["name"])
+        return defined
 
     def _wait_established(self, waiting: set[str]) -> None:
         """The API server serves a new kind a moment after it took the definition."""
