@@ -27,6 +27,7 @@ WATCH_FOR_S: Final = 30
 _PODS: Final = "/api/v1/pods"
 _LONGEST_PAUSE_S: Final = 10.0
 _NOT_READY_AFTER_S: Final = 30.0
+_ENDED: Final = ("Succeeded", "Failed")
 
 
 class Agent:
@@ -112,7 +113,7 @@ class Agent:
 
         Kueue lets go of a replica over nodes when its pods have ended, as a kubelet tells it.
         """
-        if not pod["metadata"].get("finalizers") or pod["status"]["phase"] != "Running":
+        if not pod["metadata"].get("finalizers") or pod["status"]["phase"] in _ENDED:
             return None
         return ended_status(pod, datetime.now(UTC))
 
