@@ -29,5 +29,4 @@ plan = SitePlan.of(declared.fleet, declared.name)
 site = SitePlatform(plan, admission.resources, extended)
 admission.hold_when_unknown([site])
 
-pulumi.export("autoscaler", "none" if declared.embedded else "keda")
-pulumi.export("prometheus_url", "http://prometheus-operated.monitoring.svc:9090")
+pulumi.export("prometheus_url", declared.prometheus_url)

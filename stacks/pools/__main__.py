@@ -16,7 +16,6 @@ opts = pulumi.ResourceOptions(provider=declared.provider())
 platform = PlatformOutputs(f"organization/gpufleet-platform/{pulumi.get_stack()}")
 context = PoolContext(
     restore_image=declared.fleet.images.gpufleet,
-    autoscaler=platform.get("autoscaler"),
     prometheus_url=platform.get("prometheus_url"),
 )
 

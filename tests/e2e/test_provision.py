@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import time
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,6 +180,37 @@ def test_plain_preview_of_every_stack_has_no_change(sample: Clone) -> None:
         for stack in stacks:
             done = sample.pulumi(project, "preview", "--stack", stack, "--expect-no-changes")
             assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_prometheus_scrapes_control_planes_controllers_and_the_worker(sample: Clone) -> None:
+    for site in SITES:
+        file = sample.root / ".fleet/sample/production/sites" / site / "ports.json"
+        port = json.loads(file.read_text())["prometheus"]
+
+        def down(port: int = port) -> set[str]:
+            url = f"http://127.0.0.1:{port}/api/v1/targets?state=active"
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                targets = json.load(answer)["data"]["activeTargets"]
+            jobs = {target["labels"]["job"] for target in targets if target["health"] != "up"}
+            assert {"apiserver", "kueue", "keda", "worker"} <= {
+                target["labels"]["job"] for target in targets
+            }
+            # No engine serves at the replicas' addresses yet.
+            return jobs - {"replicas"}
+
+        wait_for(lambda: not down())
+
+
+def test_interactive_pools_that_may_burst_are_the_autoscalers(sample: Clone) -> None:
+    for site in SITES:
+        found = sample.kubectl(site, "get", "scaledobjects,hpa", "--all-namespaces")["items"]
+        bounds = {
+            item["metadata"]["name"]: (item["spec"]["minReplicas"], item["spec"]["maxReplicas"])
+            for item in found
+            if item["kind"] == "HorizontalPodAutoscaler"
+        }
+        assert len(bounds) == len(found) / 2
+        assert bounds["keda-hpa-chat"] == {"fra1": (10, 14), "dub1": (6, 12)}[site]
 
 
 def test_a_second_up_changes_nothing(sample: Clone) -> None:

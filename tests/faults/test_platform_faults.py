@@ -121,7 +121,10 @@ def assert_healed(embedded: "Embedded", before: dict[tuple[str, str, str], str])
 
 @pytest.mark.parametrize(
     "name",
-    ["etcd", "apiserver", "controller-manager", "scheduler", "kwok", "lws", "agent", "s3"],
+    [
+        *("etcd", "apiserver", "controller-manager", "scheduler", "kwok", "agent", "s3"),
+        *("lws", "kueue", "keda", "keda-adapter", "keda-webhooks", "prometheus"),
+    ],
 )
 def test_up_heals_a_killed_process_and_loses_nothing(provisioned: "Embedded", name: str) -> None:
     before = uids(provisioned)
@@ -192,20 +195,16 @@ def test_a_stolen_port_is_chosen_again_everywhere_it_is_written(
     another.down()
     file = another.state.site("solo") / "ports.json"
     ports = json.loads(file.read_text())
+    stolen = {"etcd", "apiserver", "lws-webhook", "prometheus", "s3"}
     with ExitStack() as strangers:
-        for name in ("etcd", "apiserver", "lws-webhook", "s3"):
+        for name in stolen:
             stranger = strangers.enter_context(socket.socket())
             stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             stranger.bind(("127.0.0.1", ports[name]))
             stranger.listen()
         another.up()
         chosen = json.loads(file.read_text())
-        assert {name for name in ports if ports[name] != chosen[name]} == {
-            "etcd",
-            "apiserver",
-            "lws-webhook",
-            "s3",
-        }
+        assert {name for name in ports if ports[name] != chosen[name]} == stolen
         (entry,) = yaml.safe_load(another.state.kubeconfig.read_text())["clusters"]
         assert entry["cluster"]["server"].endswith(f":{chosen['apiserver']}")
         store = json.loads((another.state.site("solo") / "s3.json").read_text())

@@ -62,6 +62,11 @@ def declare(program: Callable[[], object]) -> None:
     run()
 
 
+def context() -> PoolContext:
+    """What a platform stack gives to pools."""
+    return PoolContext(FLEET.images.gpufleet, pulumi.Output.from_input("http://prometheus"))
+
+
 @pytest.mark.parametrize("pool", POOLS, ids=lambda pool: f"{pool.site}-{pool.name}")
 def test_every_pod_passes_pod_security_restricted(pool: PoolAtSite) -> None:
     spec = pod_spec(pool, FLEET.images.gpufleet)
@@ -99,35 +104,29 @@ def test_only_the_leader_of_a_group_serves_requests() -> None:
     assert "--headless" in worker["args"]
 
 
-def test_replicas_are_left_out_only_where_an_autoscaler_owns_them(recorder: Recorder) -> None:
+def test_replica_counts_are_left_to_the_autoscaler_where_one_owns_them(recorder: Recorder) -> None:
     pools = pools_at(FLEET, "fra1")
+    left_alone: dict[str, list[str] | None] = {}
 
-    def program(owner: str) -> None:
-        context = PoolContext(
-            restore_image=FLEET.images.gpufleet,
-            autoscaler=pulumi.Output.from_input(owner),
-            prometheus_url=pulumi.Output.from_input("http://prometheus"),
-        )
-        for pool in pools:
-            ServingPool(pool, context)
+    def note(args: pulumi.ResourceTransformationArgs) -> None:
+        if args.type_.endswith((":Deployment", ":LeaderWorkerSet")):
+            left_alone[args.name] = args.opts.ignore_changes
 
-    declare(lambda: program("keda"))
-    by_name = {made.name: made.inputs["spec"] for made in recorder.of("Deployment")}
-    assert by_name
-    for pool in pools:
-        if not pool.spans_nodes:
-            assert ("replicas" in by_name[pool.name]) is not pool.autoscaled
+    opts = pulumi.ResourceOptions(transformations=[note])
+    declare(lambda: [ServingPool(pool, context(), opts) for pool in pools])
+    assert left_alone == {
+        pool.name: ["spec.replicas"] if pool.autoscaled else None for pool in pools
+    }
+    made = recorder.of("Deployment") + recorder.of("LeaderWorkerSet")
+    assert {each.name: each.inputs["spec"]["replicas"] for each in made} == {
+        pool.name: pool.replicas for pool in pools
+    }
     scaled = {made.inputs["metadata"]["name"] for made in recorder.of("ScaledObject")}
     assert scaled == {pool.name for pool in pools if pool.autoscaled}
 
 
 def test_losing_prometheus_never_scales_in(recorder: Recorder) -> None:
-    context = PoolContext(
-        FLEET.images.gpufleet,
-        pulumi.Output.from_input("keda"),
-        pulumi.Output.from_input("http://p"),
-    )
-    declare(lambda: [ServingPool(pool, context) for pool in pools_at(FLEET, "dub1")])
+    declare(lambda: [ServingPool(pool, context()) for pool in pools_at(FLEET, "dub1")])
     scaled = recorder.of("ScaledObject")
     assert scaled
     for made in scaled:

@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from gpufleet.local.agent import running_status
+from gpufleet.local.agent import ended_status, running_status
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 POD: dict[str, Any] = {
@@ -36,3 +36,15 @@ def test_init_containers_have_ended_and_containers_run() -> None:
     assert engine["ready"]
     assert engine["started"]
     assert (engine["imageID"], engine["restartCount"]) == ("vllm@sha256:2", 0)
+
+
+def test_a_replica_that_was_deleted_ends_as_it_was_told_to() -> None:
+    running = {**POD, "status": running_status(POD, "127.20.0.7", NOW)}
+    later = datetime(2026, 3, 1, 12, 45, tzinfo=UTC)
+    status = ended_status(running, later)
+    assert status["phase"] == "Succeeded"
+    assert {each["status"] for each in status["conditions"]} == {"False"}
+    (engine,) = status["containerStatuses"]
+    assert not engine["ready"]
+    assert engine["state"]["terminated"]["startedAt"] == "2026-03-01T12:30:00Z"
+    assert engine["state"]["terminated"]["finishedAt"] == "2026-03-01T12:45:00Z"

@@ -17,6 +17,11 @@ ENGINES = (
     "kube-scheduler",
     "kwok",
     "lws-manager",
+    "kueue-manager",
+    "keda-operator",
+    "keda-adapter",
+    "keda-webhooks",
+    "prometheus",
     "versitygw",
 )
 POD_READY = {
@@ -33,7 +38,9 @@ def site(tmp_path: Path) -> SiteFiles:
     (manifests / "kwok-pod" / "pod-ready.yaml").write_text(yaml.safe_dump(POD_READY))
     chosen = dict(zip(ports.NAMES, range(20_000, 20_100), strict=False))
     engines = {name: Path("/engines", name) for name in ENGINES}
-    return SiteFiles("east", tmp_path / "east", chosen, engines, manifests)
+    return SiteFiles(
+        "east", tmp_path / "east", chosen, engines, manifests, fleet="small", worker_port=19_999
+    )
 
 
 def declared(site: SiteFiles) -> dict[str, Process]:

@@ -34,3 +34,13 @@ def test_a_cut_file_is_made_anew(tmp_path: Path) -> None:
     file = tmp_path / "ports.json"
     file.write_text('{"etcd": ')
     assert ports.choose(file, set()).keys() == set(ports.NAMES)
+
+
+def test_a_file_of_an_earlier_version_is_not_complete_and_keeps_what_it_has(tmp_path: Path) -> None:
+    file = tmp_path / "ports.json"
+    assert not ports.is_complete(file)
+    before = ports.choose(file, set(), ("etcd", "apiserver"))
+    assert ports.is_complete(file, ("etcd",))
+    assert not ports.is_complete(file)
+    assert ports.choose(file, set()).items() >= before.items()
+    assert ports.is_complete(file)

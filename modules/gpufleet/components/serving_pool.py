@@ -20,8 +20,6 @@ class PoolContext:
     """What the platform stack of the site gives to its pools."""
 
     restore_image: str
-    autoscaler: pulumi.Output[str]
-    """`keda` where its controller runs and owns replica counts, else `none`."""
     prometheus_url: pulumi.Output[str]
 
 
@@ -69,6 +67,8 @@ class ServingPool(pulumi.ComponentResource):
         opts = pulumi.ResourceOptions(
             parent=self,
             depends_on=after,
+            # Made with its minimum, and then the autoscaler's: two owners of one field fight.
+            ignore_changes=["spec.replicas"] if pool.autoscaled else None,
             custom_timeouts=pulumi.CustomTimeouts(
                 create=f"{pool.rollout_timeout_s}s", update=f"{pool.rollout_timeout_s}s"
             ),
@@ -86,7 +86,7 @@ class ServingPool(pulumi.ComponentResource):
             pool.name,
             metadata=about,
             spec={
-                "replicas": self._replicas(),
+                "replicas": pool.replicas,
                 "selector": {"matchLabels": {names.POOL: pool.name}},
                 "revisionHistoryLimit": 5,
                 "progressDeadlineSeconds": pool.rollout_timeout_s,
@@ -102,15 +102,6 @@ class ServingPool(pulumi.ComponentResource):
             opts=opts,
         )
 
-    def _replicas(self) -> int | pulumi.Output[int | None]:
-        """Left out where an autoscaler owns it: two owners of one field fight."""
-        pool = self._pool
-        if not pool.autoscaled:
-            return pool.replicas
-        return self._context.autoscaler.apply(
-            lambda owner: None if owner == "keda" else pool.replicas
-        )
-
     def _surge(self) -> dict[str, int]:
         surge = self._pool.surge
         return {"maxSurge": surge.max_surge, "maxUnavailable": surge.max_unavailable}
@@ -119,7 +110,7 @@ class ServingPool(pulumi.ComponentResource):
         pool = self._pool
         image = self._context.restore_image
         return {
-            "replicas": self._replicas(),
+            "replicas": pool.replicas,
             "rolloutStrategy": {
                 "type": "RollingUpdate",
                 "rollingUpdateConfiguration": self._surge(),

@@ -41,6 +41,17 @@ class DeclaredSite:
         return isinstance(self.fleet.sites[self.name].cluster, EmbeddedCluster)
 
     @property
+    def prometheus_url(self) -> str:
+        """Where autoscalers ask for metrics; kept from one `up` to the next.
+
+        Raises:
+            Failed: the embedded platform was never up.
+        """
+        if not self.embedded:
+            return "http://prometheus-operated.monitoring.svc:9090"
+        return f"http://127.0.0.1:{self.state.port(self.name, 'prometheus')}"
+
+    @property
     def state(self) -> EnvironmentDir:
         """Where the environment's state is."""
         return Workspace.here().for_fleet(self.fleet)

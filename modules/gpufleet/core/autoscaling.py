@@ -18,7 +18,8 @@ def scaled_object(pool: PoolAtSite, prometheus_url: str) -> dict[str, Any]:
     """
     target = "LeaderWorkerSet" if pool.spans_nodes else "Deployment"
     api = "leaderworkerset.x-k8s.io/v1" if pool.spans_nodes else "apps/v1"
-    selector = f'{{{_label(names.POOL)}="{pool.name}",{_label(names.SITE)}="{pool.site}"}}'
+    pool_label, site_label = names.metric_label(names.POOL), names.metric_label(names.SITE)
+    selector = f'{{{pool_label}="{pool.name}",{site_label}="{pool.site}"}}'
     return {
         "scaleTargetRef": {"apiVersion": api, "kind": target, "name": pool.name},
         "minReplicaCount": pool.replicas,
@@ -54,15 +55,22 @@ def scaled_object(pool: PoolAtSite, prometheus_url: str) -> dict[str, Any]:
             _trigger(
                 prometheus_url,
                 "queue-time",
-                # Scaled by the replicas, since KEDA divides by them: the target is one of the
-                # pool, not of a replica.
-                f"histogram_quantile(0.95, sum by (le) (rate("
-                f"vllm:request_queue_time_seconds_bucket{selector}[1m])))"
-                f" * count(vllm:num_requests_running{selector})",
+                _queue_time(selector),
                 pool.queue_time_target_s,
             ),
         ],
     }
+
+
+def _queue_time(selector: str) -> str:
+    """The pool's p95 time in queue, s, times its replicas, since KEDA divides by them.
+
+    Without any request the quantile is not a number, which would count as a lost metric and keep an
+    idle pool as large as its last burst made it: then it is 0, as long as the engines answer.
+    """
+    replicas = f"count(vllm:num_requests_running{selector})"
+    buckets = f"sum by (le) (rate(vllm:request_queue_time_seconds_bucket{selector}[1m]))"
+    return f"((histogram_quantile(0.95, {buckets}) >= 0) or 0 * {replicas}) * {replicas}"
 
 
 def _trigger(prometheus_url: str, name: str, query: str, threshold: float) -> dict[str, Any]:
@@ -77,8 +85,3 @@ def _trigger(prometheus_url: str, name: str, query: str, threshold: float) -> di
             "ignoreNullValues": "false",
         },
     }
-
-
-def _label(name: str) -> str:
-    """A Kubernetes label as Prometheus' service discovery writes it."""
-    return name.replace(".", "_").replace("/", "_").replace("-", "_")

@@ -10,7 +10,7 @@ GIB: Final = 2**30
 BUILD_DISK_BYTES: Final = 25 * GIB
 """Go's module cache (7 GB), build cache (12 GB) and the engines, measured at a first build."""
 RUN_DISK_BYTES: Final = 2 * GIB
-MEMORY_BYTES_PER_SITE: Final = 1 * GIB
+MEMORY_BYTES_PER_SITE: Final = 2 * GIB
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def _resources(facts: Facts) -> Iterator[Finding]:
         "memory",
         facts.memory_free_bytes >= memory,
         f"{facts.memory_free_bytes / GIB:.1f} GiB free",
-        f"free {memory // GIB} GiB: each embedded site takes one",
+        f"free {memory // GIB} GiB: each embedded site takes {MEMORY_BYTES_PER_SITE // GIB}",
         level="warn",
     )
     yield _finding(

@@ -75,3 +75,8 @@ def priority_class_of(class_: ServingClass) -> str:
 def definitions_release(operator: str) -> str:
     """The Helm release that holds an operator's custom resource definitions."""
     return f"{operator}-crds"
+
+
+def metric_label(name: str) -> str:
+    """A Kubernetes label as Prometheus' service discovery writes it."""
+    return name.replace(".", "_").replace("/", "_").replace("-", "_")

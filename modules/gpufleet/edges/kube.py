@@ -138,6 +138,16 @@ class Cluster:
             return False
         return True
 
+    def token(self, namespace: str, account: str, valid_s: int) -> str:
+        """A token for a service account, valid that long."""
+        asked = {
+            "apiVersion": "authentication.k8s.io/v1",
+            "kind": "TokenRequest",
+            "spec": {"expirationSeconds": valid_s},
+        }
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
+        return str(self._call("POST", path, body=asked)["status"]["token"])
+
     def apply(self, path: str, body: Object) -> Object:
         """Server-side apply, forced, as the field manager `gpufleet`."""
         query = [("fieldManager", FIELD_MANAGER), ("force", "true")]

@@ -1,11 +1,12 @@
 """Where things are: the project, its state under `.fleet/`, and the user's cache."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from gpufleet.spec.errors import BadInput
+from gpufleet.spec.errors import BadInput, Failed
 from gpufleet.spec.fleet import Fleet
 
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[3]
@@ -58,6 +59,23 @@ class EnvironmentDir:
     def site(self, name: str) -> Path:
         """State of one embedded site."""
         return self.root / "sites" / name
+
+    def ports(self, site: str | None = None) -> Path:
+        """The loopback ports of an embedded site by name, or of what all sites share; JSON."""
+        return (self.site(site) if site else self.root) / "ports.json"
+
+    def port(self, site: str, process: str) -> int:
+        """The loopback port of one process of an embedded site.
+
+        Raises:
+            Failed: the site was never up.
+        """
+        try:
+            return int(json.loads(self.ports(site).read_text(encoding="utf-8"))[process])
+        except (OSError, ValueError, KeyError):
+            raise Failed(
+                f"{process} has no port yet", where=f"site {site}", mend="run ./fleet up"
+            ) from None
 
     def make(self) -> Self:
         """Create the folder and its private parts."""

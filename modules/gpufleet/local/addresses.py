@@ -48,6 +48,11 @@ class AddressBook:
         kept: dict[str, str] = read_json(file) or {}
         self._addresses = {uid: host for uid, host in kept.items() if host in self._valid}
 
+    @property
+    def in_use(self) -> int:
+        """How many pods have an address."""
+        return len(self._addresses)
+
     def address_of(self, uid: str) -> str:
         """The pod's address; a new one the first time.
 

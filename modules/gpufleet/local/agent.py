@@ -7,15 +7,16 @@ listens on its address yet. All other pods go through kwok's stages.
 """
 
 import sys
-import threading
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Final
 
+from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
+
 from gpufleet.core import vocabulary as names
+from gpufleet.edges import metrics
 from gpufleet.edges.kube import Cluster, Object
 from gpufleet.local.addresses import AddressBook
 from gpufleet.local.files import read_json
@@ -26,6 +27,7 @@ WATCH_FOR_S: Final = 30
 _PODS: Final = "/api/v1/pods"
 _LONGEST_PAUSE_S: Final = 10.0
 _NOT_READY_AFTER_S: Final = 30.0
+_ENDED: Final = ("Succeeded", "Failed")
 
 
 class Agent:
@@ -78,9 +80,9 @@ class Agent:
     def settle(self, pod: Object) -> None:
         """Bring one pod's status to what its node would report."""
         about = pod["metadata"]
-        if not pod["spec"].get("nodeName") or about.get("deletionTimestamp"):
+        if not pod["spec"].get("nodeName"):
             return
-        status = self._status_of(pod)
+        status = self._last_status_of(pod) if _is_leaving(pod) else self._status_of(pod)
         if status is None:
             return
         path = f"/api/v1/namespaces/{about['namespace']}/pods/{about['name']}/status"
@@ -105,6 +107,16 @@ class Agent:
         # The node was lost for a while, and Kubernetes leaves the mending to the node.
         return {"conditions": _true(("ContainersReady", "Ready"), now)}
 
+    @staticmethod
+    def _last_status_of(pod: Object) -> Object | None:
+        """What to write for a pod that was deleted and that somebody still holds by a finalizer.
+
+        Kueue lets go of a replica over nodes when its pods have ended, as a kubelet tells it.
+        """
+        if not pod["metadata"].get("finalizers") or pod["status"]["phase"] in _ENDED:
+            return None
+        return ended_status(pod, datetime.now(UTC))
+
     def _is_node_ready(self, name: str) -> bool:
         node = self._cluster.get(f"/api/v1/nodes/{name}")
         return node is not None and _is_ready(node.get("status", {}))
@@ -114,9 +126,7 @@ def running_status(pod: Object, address: str, now: datetime) -> Object:
     """The status of a pod whose init containers ended well and whose containers serve."""
     at = _written(now)
     spec = pod["spec"]
-    ended = {
-        "terminated": {"exitCode": 0, "reason": "Completed", "startedAt": at, "finishedAt": at}
-    }
+    ended = _ended(at, at)
     return {
         "phase": "Running",
         "hostIP": "127.0.0.1",
@@ -138,6 +148,32 @@ def running_status(pod: Object, address: str, now: datetime) -> Object:
             for container in spec["containers"]
         ],
     }
+
+
+def ended_status(pod: Object, now: datetime) -> Object:
+    """The status of a pod whose containers were told to end, and did."""
+    ended = _ended(pod["status"].get("startTime") or _written(now), _written(now))
+    return {
+        "phase": "Succeeded",
+        "conditions": [
+            {**condition, "status": "False"}
+            for condition in _true(("ContainersReady", "Ready"), now)
+        ],
+        "containerStatuses": [
+            _container(container, {"ready": False, "started": False, "state": ended})
+            for container in pod["spec"]["containers"]
+        ],
+    }
+
+
+def _ended(since: str, at: str) -> Object:
+    return {
+        "terminated": {"exitCode": 0, "reason": "Completed", "startedAt": since, "finishedAt": at}
+    }
+
+
+def _is_leaving(pod: Object) -> bool:
+    return bool(pod["metadata"].get("deletionTimestamp"))
 
 
 def _container(container: Object, state: Object) -> Object:
@@ -167,25 +203,21 @@ def _written(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _serve_readiness(agent: Agent, port: int) -> None:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200 if agent.in_touch else 503)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            """The supervisor asks each second: nothing to log."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+def _registry(addresses: AddressBook) -> CollectorRegistry:
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    pods = Gauge("gpufleet_agent_pods", "Pods of pools that have an address", registry=registry)
+    pods.set_function(lambda: addresses.in_use)
+    return registry
 
 
 def main(folder: Path) -> None:
     """Run the agent of a site."""
     settings = read_json(folder / "site.json")
     cluster = Cluster(folder / "agent.kubeconfig", settings["name"])
-    agent = Agent(cluster, AddressBook(folder / "addresses.json", settings["addresses"]))
-    _serve_readiness(agent, settings["ports"]["agent"])
+    addresses = AddressBook(folder / "addresses.json", settings["addresses"])
+    agent = Agent(cluster, addresses)
+    metrics.serve(settings["ports"]["agent"], _registry(addresses), lambda: agent.in_touch)
     agent.run()
 
 

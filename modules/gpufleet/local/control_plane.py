@@ -130,6 +130,8 @@ def controller_manager(site: SiteFiles) -> Process:
             # The pods of pools are on loopback, which endpoints may not hold: without end, these
             # would try again.
             "--controllers=*,-endpoints-controller,-endpointslice-controller",
+            # A new autoscaler waits for one period before it does anything.
+            "--horizontal-pod-autoscaler-sync-period=5s",
             "--kube-api-qps=300",
             "--kube-api-burst=600",
             # The default makes a folder outside the project.

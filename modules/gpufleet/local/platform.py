@@ -81,23 +81,26 @@ class Platform:
             self._apply_nodes()
 
     def _runs_as_declared(self, supervisor: Supervisor, on_progress: OnProgress) -> bool:
-        if not supervisor.is_running():
+        if not supervisor.is_running() or not self._keeps_every_port():
             return False
         supervisor.declare(self._declare(keep_ports=True))
         if not supervisor.is_running_as_declared():
             return False
         return not self._wait_ready(supervisor, HEAL_WITHIN_S, on_progress)
 
+    def _keeps_every_port(self) -> bool:
+        return all(ports.is_complete(file, names) for file, names in self._port_files())
+
+    def _port_files(self) -> list[tuple[Path, Sequence[str]]]:
+        sites = [self.state.ports(site) for site in self.sites]
+        return [*((file, ports.NAMES) for file in sites), (self.state.ports(), SHARED_PORTS)]
+
     def _declare(self, *, keep_ports: bool) -> dict[str, Sequence[Process]]:
         """Write every file that the processes read, and return the processes."""
-        taken: set[int] = set()
-        for site_name in self.sites:
-            file = self.state.site(site_name) / "ports.json"
-            if not (keep_ports and read_json(file)):
-                ports.choose(file, taken)
-        shared = self.state.root / "ports.json"
-        if not (keep_ports and read_json(shared)):
-            ports.choose(shared, taken, SHARED_PORTS)
+        if not keep_ports:
+            taken: set[int] = set()
+            for file, names in self._port_files():
+                ports.choose(file, taken, names)
         blocks: set[str] = set()
         sites = {name: self._site(name) for name in self.sites}
         for name, site in sites.items():
@@ -122,14 +125,23 @@ class Platform:
             if given := os.environ.get(DATABASE_URL_VARIABLE):
                 # The worker inherits no variable of whoever starts it.
                 write_private(url, given)
-            port = read_json(shared)["worker"]
-            declared[SHARED] = (worker(self.fleet_file, port, url),)
+            declared[SHARED] = (worker(self.fleet_file, self._worker_port, url),)
         return declared
 
     def _site(self, name: str) -> SiteFiles:
-        folder = self.state.site(name)
-        known = read_json(folder / "ports.json") or {}
-        return SiteFiles(name, folder, known, self.binaries.paths, self.binaries.files)
+        return SiteFiles(
+            name,
+            self.state.site(name),
+            read_json(self.state.ports(name)) or {},
+            self.binaries.paths,
+            self.binaries.files,
+            fleet=self.fleet.slug,
+            worker_port=self._worker_port if self.fleet_file else None,
+        )
+
+    @property
+    def _worker_port(self) -> int:
+        return int(read_json(self.state.ports())["worker"])
 
     def _wait_ready(
         self,

@@ -22,9 +22,27 @@ NAMES: Final = (
     "kwok",
     "lws-webhook",
     "lws-health",
+    "lws-metrics",
+    "kueue-webhook",
+    "kueue-health",
+    "kueue-metrics",
+    "keda-metrics-service",
+    "keda-health",
+    "keda-metrics",
+    "keda-adapter",
+    "keda-adapter-metrics",
+    "keda-webhooks",
+    "keda-webhooks-health",
+    "keda-webhooks-metrics",
+    "prometheus",
     "s3",
     "agent",
 )
+
+
+def is_complete(file: Path, names: Sequence[str] = NAMES) -> bool:
+    """Whether a port is kept for every name: an earlier version had fewer processes."""
+    return set(names) <= set(read_json(file) or {})
 
 
 def choose(file: Path, taken: set[int], names: Sequence[str] = NAMES) -> dict[str, int]:

@@ -13,6 +13,7 @@ class Process:
 
     `ready` is a URL that answers 200 once it serves; None for a step that runs once and ends.
     `reads` are the files that it reads at its start only: a change in one starts it anew.
+    `environment` holds `NAME=value` for each variable that it gets beside the supervisor's own.
     """
 
     name: str
@@ -20,3 +21,4 @@ class Process:
     after: tuple[str, ...] = ()
     ready: str | None = None
     reads: tuple[Path, ...] = ()
+    environment: tuple[str, ...] = ()

@@ -19,9 +19,28 @@ from gpufleet.local.pki import Authority
 
 ADMIN: Final = "admin"
 FRONT_PROXY: Final = "front-proxy"
-LWS_NAMESPACE: Final = "lws-system"
-LWS_SERVICE: Final = "lws-webhook-service"
+SCRAPES_AS: Final = "prometheus.token"
+"""Holds the token of Prometheus, for operators that know no client certificates."""
 _LOCAL: Final = ("127.0.0.1", "localhost")
+
+
+@dataclass(frozen=True)
+class Service:
+    """A Service of type ExternalName, by which the API server reaches a process on loopback."""
+
+    name: str
+    namespace: str
+
+    @property
+    def host(self) -> str:
+        """The name that the API server expects in the process's certificate."""
+        return f"{self.name}.{self.namespace}.svc"
+
+
+LWS: Final = Service("lws-webhook-service", "lws-system")
+KUEUE: Final = Service("kueue-webhook-service", "kueue-system")
+KEDA_WEBHOOKS: Final = Service("keda-admission-webhooks", "keda")
+KEDA_METRICS: Final = Service("keda-metrics-apiserver", KEDA_WEBHOOKS.namespace)
 
 _CLIENTS: Final[Mapping[str, tuple[str, str]]] = {
     # The system's own names carry the roles that Kubernetes ships; ours are bound in bootstrap.
@@ -30,6 +49,11 @@ _CLIENTS: Final[Mapping[str, tuple[str, str]]] = {
     "scheduler": ("system:kube-scheduler", ""),
     "kwok": ("gpufleet:kwok", CONTROLLERS_GROUP),
     "lws": ("gpufleet:lws", CONTROLLERS_GROUP),
+    "kueue": ("gpufleet:kueue", CONTROLLERS_GROUP),
+    "keda": ("gpufleet:keda", CONTROLLERS_GROUP),
+    "keda-adapter": ("gpufleet:keda-adapter", ""),
+    "keda-webhooks": ("gpufleet:keda-webhooks", ""),
+    "prometheus": ("gpufleet:prometheus", ""),
     "agent": ("gpufleet:node-agent", CONTROLLERS_GROUP),
     "apiserver-etcd": ("kube-apiserver-etcd-client", ""),
 }
@@ -46,7 +70,11 @@ _SERVERS: Final[Mapping[str, tuple[str, ...]]] = {
     "controller-manager-server": _LOCAL,
     "scheduler-server": _LOCAL,
     "s3": _LOCAL,
-    "lws-webhook": (f"{LWS_SERVICE}.{LWS_NAMESPACE}.svc", *_LOCAL),
+    "lws-webhook": (LWS.host, *_LOCAL),
+    "kueue-webhook": (KUEUE.host, *_LOCAL),
+    "keda-metrics-service": _LOCAL,
+    "keda-metrics-apiserver": (KEDA_METRICS.host, *_LOCAL),
+    "keda-admission-webhooks": (KEDA_WEBHOOKS.host, *_LOCAL),
 }
 
 
@@ -59,6 +87,10 @@ class SiteFiles:
     ports: Mapping[str, int]
     binaries: Mapping[str, Path]
     manifests: Path
+    fleet: str = ""
+    """The fleet's slug, which metrics are labelled with."""
+    worker_port: int | None = None
+    """Where the environment's worker tells its metrics; None where it does not run."""
 
     @cached_property
     def _now(self) -> datetime.datetime:
@@ -77,6 +109,10 @@ class SiteFiles:
         """Path of an engine."""
         return str(self.binaries[name])
 
+    def address(self, port: str) -> str:
+        """Host and port of a process, by the name of its port."""
+        return f"127.0.0.1:{self.ports[port]}"
+
     def certificate(self, name: str) -> tuple[Path, Path]:
         """Certificate and key of a declared client or server."""
         if name in _SERVERS:
@@ -84,12 +120,17 @@ class SiteFiles:
         user, group = _CLIENTS[name]
         return self._pki.issue(name, common_name=user, organization=group)
 
-    def webhook_certificates(self) -> Path:
-        """The folder that controller-runtime reads: `tls.crt` and `tls.key`."""
-        folder = self.folder / "pki" / "lws-webhook"
-        certificate, key = self.certificate("lws-webhook")
-        write_private(folder / "tls.crt", certificate.read_bytes())
-        write_private(folder / "tls.key", key.read_bytes())
+    def served_from(self, server: str, folder: Path | None = None) -> Path:
+        """The folder with a server's `tls.crt`, `tls.key` and `ca.crt`, as operators read it.
+
+        Args:
+            server: a declared server.
+            folder: where it has to be; chosen here where the server can be told.
+        """
+        folder = folder or self.folder / "pki" / server
+        certificate, key = self.certificate(server)
+        for name, file in (("tls.crt", certificate), ("tls.key", key), ("ca.crt", self.authority)):
+            write_private(folder / name, file.read_bytes())
         return folder
 
     def front_proxy(self) -> tuple[Path, Path, Path]:

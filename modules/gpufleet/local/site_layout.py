@@ -7,8 +7,9 @@ from typing import Any, Final
 import yaml
 
 from gpufleet.core import vocabulary as names
-from gpufleet.local import control_plane
+from gpufleet.local import control_plane, operators
 from gpufleet.local.files import write_private
+from gpufleet.local.monitoring import prometheus
 from gpufleet.local.process import LOOPBACK, Process
 from gpufleet.local.site_files import SiteFiles
 
@@ -24,7 +25,8 @@ def processes(site: SiteFiles) -> tuple[Process, ...]:
         control_plane.controller_manager(site),
         control_plane.scheduler(site),
         _kwok(site),
-        _lws(site),
+        *operators.processes(site),
+        prometheus(site),
         _agent(site),
         _object_store(site),
     )
@@ -79,41 +81,6 @@ def _stages(site: SiteFiles) -> Path:
     file = site.folder / "kwok.yaml"
     write_private(file, yaml.safe_dump_all(stages))
     return file
-
-
-def _lws(site: SiteFiles) -> Process:
-    health = f"{LOOPBACK}:{site.ports['lws-health']}"
-    config, settings = site.kubeconfig("lws"), site.folder / "lws.yaml"
-    write_private(
-        settings,
-        yaml.safe_dump(
-            {
-                "apiVersion": "config.lws.x-k8s.io/v1alpha1",
-                "kind": "Configuration",
-                "leaderElection": {"leaderElect": False},
-                "internalCertManagement": {"enable": False},
-                "webhook": {
-                    "host": LOOPBACK,
-                    "port": site.ports["lws-webhook"],
-                    "certDir": str(site.webhook_certificates()),
-                },
-                "metrics": {"bindAddress": "0"},
-                "health": {"healthProbeBindAddress": health},
-            }
-        ),
-    )
-    return Process(
-        "lws",
-        (
-            site.binary("lws-manager"),
-            f"--config={settings}",
-            f"--kubeconfig={config}",
-            "--zap-log-level=error",
-        ),
-        after=("bootstrap",),
-        ready=f"http://{health}/readyz",
-        reads=(config, settings),
-    )
 
 
 def _agent(site: SiteFiles) -> Process:

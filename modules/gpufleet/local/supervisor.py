@@ -199,9 +199,12 @@ class Supervisor:
                 for other in process.after
             },
         }
+        environment = list(process.environment)
         if process.reads:
             # So that a change in what it reads is a change of what is declared.
-            entry["environment"] = [f"GPUFLEET_READS={_digest(process.reads)}"]
+            environment.append(f"GPUFLEET_READS={_digest(process.reads)}")
+        if environment:
+            entry["environment"] = environment
         if process.ready:
             entry["readiness_probe"] = _probe(process.ready)
         return entry
