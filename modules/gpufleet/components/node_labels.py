@@ -17,7 +17,7 @@ class NodeLabels(pulumi.ComponentResource):
     ) -> None:
         super().__init__("gpufleet:platform:NodeLabels", name, None, opts)
         for node in nodes:
-            ours = {key: value for key, value in node.labels.items() if key.startswith(names.GROUP)}
+            ours = {key: value for key, value in node.labels.items() if _is_ours(key)}
             k8s.core.v1.NodePatch(
                 node.name,
                 metadata={"name": node.name, "labels": ours},
@@ -30,3 +30,7 @@ class NodeLabels(pulumi.ComponentResource):
                 opts=pulumi.ResourceOptions(parent=self),
             )
         self.register_outputs({"count": len(nodes)})
+
+
+def _is_ours(label: str) -> bool:
+    return label.startswith(f"{names.GROUP}/") or label == names.DEVICE_PLUGIN_SWITCH

@@ -45,6 +45,9 @@ _TYPES: Final = {
     forms.EMAIL: "e-mail",
     forms.RELATIVE_PATH: "relative path",
     forms.SSH_KEY: "SSH public key",
+    forms.HOST_PORT: "host and port",
+    forms.IMAGE_URL: "address",
+    forms.KUBERNETES: "Kubernetes version",
     forms.TEXT: "text",
 }
 """What a pattern is called in the reference."""
