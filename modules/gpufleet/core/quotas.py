@@ -1,5 +1,6 @@
 """Quotas that follow from pools: a cap for interactive work, Kueue flavors for batch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
@@ -63,7 +64,7 @@ def claims_gpus(fleet: Fleet, site: str) -> bool:
     return any(group.gpu_access is GpuAccess.DRA for group in groups)
 
 
-def _most_gpus(pools: list[PoolAtSite], access: GpuAccess) -> int:
+def _most_gpus(pools: Iterable[PoolAtSite], access: GpuAccess) -> int:
     return sum(
         (pool.max_replicas + pool.surge.max_surge) * pool.gpus_per_replica
         for pool in pools

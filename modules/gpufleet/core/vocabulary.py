@@ -66,6 +66,11 @@ def priority_class_of(class_: ServingClass) -> str:
     return f"gpufleet-{class_.value}"
 
 
+def management_provider(site: str) -> str:
+    """The Pulumi provider of a site's management cluster."""
+    return f"{site}-management"
+
+
 def definitions_release(operator: str) -> str:
     """The Helm release that holds an operator's custom resource definitions."""
     return f"{operator}-crds"

@@ -47,13 +47,14 @@ def _status(capacity: dict[str, str | None]) -> Object:
 
 def _unwanted_labels(found: Object, node: Node) -> set[str]:
     """Labels that say how GPUs are given, left from when it was another way."""
-    return (found["metadata"].get("labels", {}).keys() & _ACCESS_LABELS) - node.labels.keys()
+    labels: Object = found["metadata"].get("labels", {})
+    return (labels.keys() & _ACCESS_LABELS) - node.labels.keys()
 
 
 def _unwanted_capacity(found: Object, node: Node) -> set[str]:
     """GPUs that were counted before they were claimed."""
-    counted = found.get("status", {}).get("capacity", {}).keys() & {names.GPU_RESOURCE}
-    return counted - node.capacity.keys()
+    capacity: Object = found.get("status", {}).get("capacity", {})
+    return (capacity.keys() & {names.GPU_RESOURCE}) - node.capacity.keys()
 
 
 def _manifest(node: Node) -> Object:

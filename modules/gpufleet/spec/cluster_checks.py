@@ -120,12 +120,12 @@ def _selectors(
         )
     ]
     for name, group in fleet.node_groups_at(site).items():
-        path = ("node_groups", name, "host_selector")
+        path: FieldPath = ("node_groups", name, "host_selector")
         taken.append((path, f"node group `{name}`", host_selector(name, group)))
-    for (_, one, first), (path, _, second) in combinations(taken, 2):
+    for (_, one, first), (at_fault, _, second) in combinations(taken, 2):
         if first.items() <= second.items() or second.items() <= first.items():
             mend = "a host belongs to one of them: let one label differ"
-            yield Problem(path, f"chooses hosts of {one} too", mend=mend)
+            yield Problem(at_fault, f"chooses hosts of {one} too", mend=mend)
 
 
 def _version(
