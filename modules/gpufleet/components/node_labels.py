@@ -11,7 +11,7 @@ from gpufleet.core.inventory import Node
 
 
 class NodeLabels(pulumi.ComponentResource):
-    """Server-side-apply patches: our labels and the GPU taint, nothing else of the node.
+    """Server-side-apply patches: our labels, the GPU taint, and how GPUs are given; nothing else.
 
     Args:
         name: name of the component.
@@ -30,14 +30,28 @@ class NodeLabels(pulumi.ComponentResource):
     ) -> None:
         super().__init__("gpufleet:platform:NodeLabels", name, None, opts)
         for node in nodes:
-            ours = {key: value for key, value in node.labels.items() if _is_ours(key)}
+            ours = {key: value for key, value in node.labels.items() if key.startswith(names.GROUP)}
             k8s.core.v1.NodePatch(
                 node.name,
                 metadata={"name": node.name, "labels": ours},
                 spec=_tainted(node) if taints else None,
                 opts=pulumi.ResourceOptions(parent=self),
             )
+            if node.claimed:
+                self._switch_device_plugin_off(node)
         self.register_outputs({"count": len(nodes)})
+
+    def _switch_device_plugin_off(self, node: Node) -> None:
+        k8s.core.v1.NodePatch(
+            f"{node.name}-device-plugin",
+            metadata={
+                "name": node.name,
+                "labels": {names.DEVICE_PLUGIN_SWITCH: node.labels[names.DEVICE_PLUGIN_SWITCH]},
+                # A GPU operator that was there before us has set this label by itself.
+                "annotations": {"pulumi.com/patchForce": "true"},
+            },
+            opts=pulumi.ResourceOptions(parent=self),
+        )
 
 
 def _tainted(node: Node) -> dict[str, Any]:
@@ -47,7 +61,3 @@ def _tainted(node: Node) -> dict[str, Any]:
             for taint in node.taints
         ]
     }
-
-
-def _is_ours(label: str) -> bool:
-    return label.startswith(f"{names.GROUP}/") or label == names.DEVICE_PLUGIN_SWITCH

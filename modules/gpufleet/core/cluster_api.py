@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gpufleet.core import vocabulary as names
-from gpufleet.core.inventory import GPU_TAINT
+from gpufleet.core.inventory import GPU_TAINT, access_labels
 from gpufleet.core.serving import PoolAtSite, pools_at
 from gpufleet.spec.cluster_checks import cluster_name, host_selector
 from gpufleet.spec.clusters import NodeImage, ProvisionedCluster
@@ -153,6 +153,7 @@ class _Builder:
         labels = {
             names.SITE: self._site,
             names.NODE_GROUP: name,
+            **access_labels(group),
             "topology.kubernetes.io/region": self._site,
             "topology.kubernetes.io/zone": self._site,
         }

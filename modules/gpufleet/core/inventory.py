@@ -129,7 +129,7 @@ def _labels(node: str, name: str, group: NodeGroup, gpu: GpuType, rack: str) -> 
         names.SITE: group.site,
         names.RACK: rack,
         names.NODE_GROUP: name,
-        **_access_labels(group),
+        **access_labels(group),
         "nvidia.com/gpu.present": "true",
         "nvidia.com/gpu.product": gpu.product,
         "nvidia.com/gpu.count": str(group.gpus_per_node),
@@ -145,7 +145,7 @@ def _labels(node: str, name: str, group: NodeGroup, gpu: GpuType, rack: str) -> 
     }
 
 
-def _access_labels(group: NodeGroup) -> dict[str, str]:
+def access_labels(group: NodeGroup) -> dict[str, str]:
     """Only where it is not the ordinary way: labels of other nodes stay as they are."""
     if group.gpu_access is not GpuAccess.DRA:
         return {}
