@@ -37,7 +37,7 @@ class Monitor(mocks.MockMonitor):
 
     def RegisterResource(self, request: Any) -> Any:  # noqa: ANN401, N802 - the protocol's
         self._recorder.requests[request.name] = request
-        return super().RegisterResource(request)
+        return super().RegisterResource(request)  # type: ignore[no-untyped-call]
 
 
 def declare(program: Callable[[], object]) -> None:
