@@ -41,7 +41,10 @@ def fleet(embedded: "Embedded") -> Fleet:
         name: group.model_copy(update={"gpu_access": GpuAccess.DRA})
         for name, group in declared.node_groups.items()
     }
-    return declared.model_copy(update={"node_groups": groups})
+    pool = declared.pools["answers"]
+    placements = {f"{SITE}-h100": pool.placements["h100"]}
+    pools = {"answers": pool.model_copy(update={"placements": placements})}
+    return declared.model_copy(update={"node_groups": groups, "pools": pools})
 
 
 @pytest.fixture(scope="module")
