@@ -1,32 +1,22 @@
-"""The ground for pools at one site: definitions, operators, namespaces, quotas, queues."""
+"""The ground for pools at one site: its cluster, namespaces, quotas, queues."""
 
 import pulumi
 
 from gpufleet.components.admission import Admission
-from gpufleet.components.definitions import Definitions
 from gpufleet.components.freeze_guard import hold_in_freeze
-from gpufleet.components.node_labels import NodeLabels
-from gpufleet.components.operators import Operators
+from gpufleet.components.gpu_cluster import GpuCluster
 from gpufleet.components.site import DeclaredSite
 from gpufleet.components.site_platform import SitePlatform
-from gpufleet.core.inventory import expand_site
 from gpufleet.core.quotas import SitePlan
 
 declared = DeclaredSite.from_config()
 hold_in_freeze(declared)
 
-base = pulumi.ResourceOptions(provider=declared.provider())
-if declared.embedded:
-    definitions = Definitions("definitions", opts=base).resources
-else:
-    definitions = Definitions("definitions", ("gateway-api",), opts=base).resources
-    definitions += Operators("operators", base).resources
-    NodeLabels("nodes", expand_site(declared.fleet, declared.name), base)
-
-admission = Admission("admission", declared.fleet, base)
-extended = pulumi.ResourceOptions(provider=declared.provider(after=definitions))
-plan = SitePlan.of(declared.fleet, declared.name)
-site = SitePlatform(plan, admission.resources, extended)
-admission.hold_when_unknown([site])
+cluster = GpuCluster(declared)
+if cluster.plain and cluster.extended:
+    admission = Admission("admission", declared.fleet, cluster.plain)
+    plan = SitePlan.of(declared.fleet, declared.name)
+    site = SitePlatform(plan, admission.resources, cluster.extended)
+    admission.hold_when_unknown([site])
 
 pulumi.export("prometheus_url", declared.prometheus_url)

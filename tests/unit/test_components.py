@@ -1,13 +1,9 @@
 """What the components declare. The resources are recorded, not made: no GPU cluster and no chart
 repository can be reached from here; on the embedded platform the end-to-end tests make them."""
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
-
 import pulumi
 import pytest
-from pulumi.runtime import mocks, settings
+from tests.recorded import Recorder, declare
 
 from gpufleet.components.definitions import Definitions
 from gpufleet.components.node_labels import NodeLabels
@@ -23,43 +19,6 @@ from gpufleet.spec import load_fleet
 
 FLEET = load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml")
 POOLS = [pool for site in FLEET.sites for pool in pools_at(FLEET, site)]
-
-
-@dataclass
-class Recorder(mocks.Mocks):
-    """Takes every registration."""
-
-    made: list[mocks.MockResourceArgs] = field(default_factory=list)
-
-    def new_resource(self, args: mocks.MockResourceArgs) -> tuple[str, dict[str, Any]]:
-        self.made.append(args)
-        return f"{args.name}-id", dict(args.inputs)
-
-    def call(self, args: mocks.MockCallArgs) -> tuple[dict[str, Any], None]:
-        return dict(args.args), None
-
-    def of(self, kind: str) -> list[mocks.MockResourceArgs]:
-        """Those of a type, by the end of its name."""
-        return [made for made in self.made if made.typ.endswith(f":{kind}")]
-
-
-@pytest.fixture
-def recorder() -> Iterator[Recorder]:
-    before = settings.SETTINGS
-    found = Recorder()
-    mocks.set_mocks(found, project="test", stack="test", preview=False)
-    yield found
-    settings.configure(before)
-
-
-def declare(program: Callable[[], object]) -> None:
-    """Run a program, and wait for everything it registers."""
-
-    @pulumi.runtime.test  # type: ignore[untyped-decorator]
-    def run() -> None:
-        program()
-
-    run()
 
 
 def context() -> PoolContext:

@@ -1,6 +1,7 @@
 """Labels and taints on the nodes of a cluster that gpufleet did not make itself."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
@@ -10,10 +11,22 @@ from gpufleet.core.inventory import Node
 
 
 class NodeLabels(pulumi.ComponentResource):
-    """Server-side-apply patches: our labels and the GPU taint, nothing else of the node."""
+    """Server-side-apply patches: our labels, the GPU taint, and how GPUs are given; nothing else.
+
+    Args:
+        name: name of the component.
+        nodes: the nodes, which have to be there.
+        opts: with the cluster's provider.
+        taints: False where nodes are tainted when they register.
+    """
 
     def __init__(
-        self, name: str, nodes: Sequence[Node], opts: pulumi.ResourceOptions | None = None
+        self,
+        name: str,
+        nodes: Sequence[Node],
+        opts: pulumi.ResourceOptions | None = None,
+        *,
+        taints: bool = True,
     ) -> None:
         super().__init__("gpufleet:platform:NodeLabels", name, None, opts)
         for node in nodes:
@@ -21,12 +34,30 @@ class NodeLabels(pulumi.ComponentResource):
             k8s.core.v1.NodePatch(
                 node.name,
                 metadata={"name": node.name, "labels": ours},
-                spec={
-                    "taints": [
-                        {"key": taint.key, "value": taint.value, "effect": taint.effect}
-                        for taint in node.taints
-                    ]
-                },
+                spec=_tainted(node) if taints else None,
                 opts=pulumi.ResourceOptions(parent=self),
             )
+            if node.claimed:
+                self._switch_device_plugin_off(node)
         self.register_outputs({"count": len(nodes)})
+
+    def _switch_device_plugin_off(self, node: Node) -> None:
+        k8s.core.v1.NodePatch(
+            f"{node.name}-device-plugin",
+            metadata={
+                "name": node.name,
+                "labels": {names.DEVICE_PLUGIN_SWITCH: node.labels[names.DEVICE_PLUGIN_SWITCH]},
+                # A GPU operator that was there before us has set this label by itself.
+                "annotations": {"pulumi.com/patchForce": "true"},
+            },
+            opts=pulumi.ResourceOptions(parent=self),
+        )
+
+
+def _tainted(node: Node) -> dict[str, Any]:
+    return {
+        "taints": [
+            {"key": taint.key, "value": taint.value, "effect": taint.effect}
+            for taint in node.taints
+        ]
+    }

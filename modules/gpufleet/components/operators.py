@@ -7,6 +7,9 @@ from typing import Any, Final
 import pulumi
 import pulumi_kubernetes as k8s
 
+from gpufleet.core import vocabulary as names
+from gpufleet.spec.hardware import GpuAccess
+
 
 @dataclass(frozen=True)
 class Chart:
@@ -45,11 +48,40 @@ CHARTS: Final = (
     ),
 )
 
+DRA_DRIVER: Final = Chart(
+    "nvidia-dra-driver-gpu",
+    "nvidia-dra-driver",
+    "25.12.0",
+    "https://helm.ngc.nvidia.com/nvidia",
+    {
+        # The chart wants to be told that the device plugin is off where this driver runs: those
+        # nodes carry a label that keeps the GPU operator's plugin away.
+        "gpuResourcesEnabledOverride": True,
+        "nvidiaDriverRoot": "/",
+        "resources": {"computeDomains": {"enabled": False}},
+        "kubeletPlugin": {
+            "nodeSelector": {names.GPU_ACCESS: GpuAccess.DRA.value},
+            "tolerations": [
+                {"key": names.GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}
+            ],
+        },
+    },
+)
+"""Only where a node group gives its GPUs by claims."""
+
 
 class Operators(pulumi.ComponentResource):
-    """Every chart of `CHARTS`, each in its own namespace, waited for."""
+    """Every chart of `CHARTS`, each in its own namespace, waited for.
 
-    def __init__(self, name: str, opts: pulumi.ResourceOptions | None = None) -> None:
+    Args:
+        name: name of the component.
+        opts: with the cluster's provider.
+        claims: whether `DRA_DRIVER` is wanted too.
+    """
+
+    def __init__(
+        self, name: str, opts: pulumi.ResourceOptions | None = None, *, claims: bool = False
+    ) -> None:
         super().__init__("gpufleet:platform:Operators", name, None, opts)
         self.resources: list[pulumi.Resource] = [
             k8s.helm.v3.Release(
@@ -65,6 +97,6 @@ class Operators(pulumi.ComponentResource):
                 timeout=900,
                 opts=pulumi.ResourceOptions(parent=self),
             )
-            for chart in CHARTS
+            for chart in (*CHARTS, *([DRA_DRIVER] if claims else []))
         ]
         self.register_outputs({"count": len(self.resources)})

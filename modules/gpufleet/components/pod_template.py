@@ -37,6 +37,7 @@ def pod_spec(pool: PoolAtSite, restore_image: str, *, leader: bool = True) -> di
         leader: False for the further pods of a replica that spans nodes: they serve no requests.
     """
     return {
+        **_claims(pool),
         "automountServiceAccountToken": False,
         "serviceAccountName": pool.name,
         "enableServiceLinks": False,
@@ -60,6 +61,25 @@ def pod_spec(pool: PoolAtSite, restore_image: str, *, leader: bool = True) -> di
 
 
 _HOSTNAME: Final = "kubernetes.io/hostname"
+_CLAIM: Final = "gpus"
+
+
+def _claims(pool: PoolAtSite) -> dict[str, Any]:
+    """The claim that each pod gets from the pool's template, where devices are claimed."""
+    if pool.claim_template is None:
+        return {}
+    claim = {"name": _CLAIM, "resourceClaimTemplateName": pool.claim_template}
+    return {"resourceClaims": [claim]}
+
+
+def _resources(pool: PoolAtSite) -> dict[str, Any]:
+    """CPU, memory and GPUs of the engine; GPUs are counted, or come by the pod's claim."""
+    memory = {"memory": str(pool.memory_bytes)}
+    if pool.claim_template is not None:
+        requests = {"cpu": str(pool.cpus), **memory}
+        return {"requests": requests, "limits": memory, "claims": [{"name": _CLAIM}]}
+    gpus = {names.GPU_RESOURCE: str(pool.gpus_per_node)}
+    return {"requests": {"cpu": str(pool.cpus), **memory, **gpus}, "limits": {**memory, **gpus}}
 
 
 def _tolerations(pool: PoolAtSite) -> list[dict[str, Any]]:
@@ -106,21 +126,13 @@ def _restore(pool: PoolAtSite, image: str) -> dict[str, Any]:
 
 
 def _engine(pool: PoolAtSite, *, leader: bool) -> dict[str, Any]:
-    gpus = str(pool.gpus_per_node)
     container: dict[str, Any] = {
         "name": "engine",
         "image": pool.model.engine.image,
         "command": ["vllm", "serve", WEIGHTS],
         "args": [*pool.arguments, *_rank_arguments(pool, leader=leader)],
         "env": [{"name": name, "value": value} for name, value in (_CACHES | _OFFLINE).items()],
-        "resources": {
-            "requests": {
-                "cpu": str(pool.cpus),
-                "memory": str(pool.memory_bytes),
-                names.GPU_RESOURCE: gpus,
-            },
-            "limits": {"memory": str(pool.memory_bytes), names.GPU_RESOURCE: gpus},
-        },
+        "resources": _resources(pool),
         "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [
             {**_mount("weights", "/models"), "readOnly": True},

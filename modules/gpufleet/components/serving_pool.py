@@ -8,7 +8,7 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
 from gpufleet.components.pod_template import metadata, pod_spec
-from gpufleet.core import autoscaling
+from gpufleet.core import autoscaling, claims
 from gpufleet.core import vocabulary as names
 from gpufleet.core.serving import ENGINE_PORT, PoolAtSite
 
@@ -47,7 +47,7 @@ class ServingPool(pulumi.ComponentResource):
             opts=self._children,
         )
         self._network_policy()
-        workload = self._workload([account])
+        workload = self._workload([account, *self._claim_template()])
         self._service()
         self._disruption_budget()
         if pool.autoscaled:
@@ -59,6 +59,21 @@ class ServingPool(pulumi.ComponentResource):
         pool = self._pool
         labels = {**pool.labels, names.MANAGED: "true", **more.pop("labels", {})}
         return {"name": pool.name, "namespace": pool.namespace, "labels": labels, **more}
+
+    def _claim_template(self) -> list[pulumi.Resource]:
+        """What each pod's claim is made from, where the node group's GPUs are claimed."""
+        pool = self._pool
+        if pool.claim_template is None:
+            return []
+        template = CustomResource(
+            pool.claim_template,
+            api_version="resource.k8s.io/v1",
+            kind="ResourceClaimTemplate",
+            metadata={**self._metadata(), "name": pool.claim_template},
+            spec=claims.claim_template(pool),
+            opts=self._children,
+        )
+        return [template]
 
     def _workload(self, after: list[pulumi.Resource]) -> pulumi.Resource:
         pool = self._pool

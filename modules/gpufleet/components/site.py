@@ -13,7 +13,8 @@ from gpufleet.core import vocabulary as names
 from gpufleet.edges.clock import clock_of
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.spec import Fleet, load_fleet
-from gpufleet.spec.hardware import EmbeddedCluster, ExistingCluster
+from gpufleet.spec.clusters import ProvisionedCluster
+from gpufleet.spec.hardware import Cluster, EmbeddedCluster
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class DeclaredSite:
     @property
     def embedded(self) -> bool:
         """Whether gpufleet runs this cluster itself."""
-        return isinstance(self.fleet.sites[self.name].cluster, EmbeddedCluster)
+        return isinstance(self.cluster, EmbeddedCluster)
 
     @property
     def prometheus_url(self) -> str:
@@ -63,6 +64,20 @@ class DeclaredSite:
         )
         return clock_of(self.state, simulated=embedded)()
 
+    @property
+    def cluster(self) -> Cluster:
+        """Where its cluster comes from."""
+        return self.fleet.sites[self.name].cluster
+
+    def management_provider(self, cluster: ProvisionedCluster) -> k8s.Provider:
+        """The management cluster of a provisioned one, by its context."""
+        return k8s.Provider(
+            names.management_provider(self.name),
+            context=cluster.management_context,
+            cluster_identifier=f"{self.fleet.slug}-{self.name}-management",
+            enable_server_side_apply=True,
+        )
+
     def provider(self, after: Sequence[pulumi.Resource] = ()) -> k8s.Provider:
         """The cluster by its context; the kubeconfig itself never enters the state.
 
@@ -70,8 +85,7 @@ class DeclaredSite:
             after: resources that bring custom resource definitions. A provider reads what a
                 cluster serves once, so custom resources need one that starts after them.
         """
-        cluster = self.fleet.sites[self.name].cluster
-        context = cluster.context if isinstance(cluster, ExistingCluster) else self.name
+        context = self.name if isinstance(self.cluster, EmbeddedCluster) else self.cluster.context
         return k8s.Provider(
             f"{self.name}-extended" if after else self.name,
             context=context,

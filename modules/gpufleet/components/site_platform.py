@@ -106,7 +106,7 @@ class SitePlatform(pulumi.ComponentResource):
         k8s.core.v1.ResourceQuota(
             names.INTERACTIVE_NAMESPACE,
             metadata=self._about("gpus", names.INTERACTIVE_NAMESPACE),
-            spec={"hard": {f"requests.{names.GPU_RESOURCE}": str(self._plan.interactive_gpus)}},
+            spec={"hard": self._plan.interactive_quota},
             opts=self._inside,
         )
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from gpufleet.core import vocabulary as names
 from gpufleet.spec.fleet import Fleet
-from gpufleet.spec.hardware import GpuType, NodeGroup
+from gpufleet.spec.hardware import GpuAccess, GpuType, NodeGroup
 
 _MIB: Final = 2**20
 
@@ -26,7 +26,8 @@ class Node:
     """One declared node.
 
     `labels` are written as GPU feature discovery writes them (`nvidia.com/gpu.*`), with ours and
-    the topology beside; `capacity` is what the kubelet and the device plugin report.
+    the topology beside; `capacity` is what the kubelet and the device plugin report. GPUs that are
+    claimed (DRA) are devices of a ResourceSlice instead, each with `gpu_memory_bytes`.
     """
 
     name: str
@@ -35,10 +36,17 @@ class Node:
     group: str
     gpu_type: str
     gpus: int
+    gpu_memory_bytes: int
+    gpu_access: GpuAccess
     labels: Mapping[str, str]
     annotations: Mapping[str, str]
     taints: tuple[Taint, ...]
     capacity: Mapping[str, str]
+
+    @property
+    def claimed(self) -> bool:
+        """Whether its GPUs are claimed as devices, and not counted by a device plugin."""
+        return self.gpu_access is GpuAccess.DRA
 
 
 GPU_TAINT: Final = Taint(names.GPU_RESOURCE, "present", "NoSchedule")
@@ -72,6 +80,8 @@ def _node(name: str, group: NodeGroup, gpu: GpuType, index: int) -> Node:
         group=name,
         gpu_type=group.gpu_type,
         gpus=group.gpus_per_node,
+        gpu_memory_bytes=gpu.memory_bytes,
+        gpu_access=group.gpu_access,
         labels=MappingProxyType(_labels(node_name, name, group, gpu, rack)),
         annotations=MappingProxyType(
             {
@@ -86,10 +96,16 @@ def _node(name: str, group: NodeGroup, gpu: GpuType, index: int) -> Node:
                 "memory": binary_quantity(group.memory_bytes_per_node),
                 "ephemeral-storage": binary_quantity(group.local_storage_bytes_per_node),
                 "pods": "110",
-                names.GPU_RESOURCE: str(group.gpus_per_node),
+                **_counted_gpus(group),
             }
         ),
     )
+
+
+def _counted_gpus(group: NodeGroup) -> dict[str, str]:
+    if group.gpu_access is GpuAccess.DRA:
+        return {}
+    return {names.GPU_RESOURCE: str(group.gpus_per_node)}
 
 
 def binary_quantity(size_bytes: int) -> str:
@@ -113,6 +129,7 @@ def _labels(node: str, name: str, group: NodeGroup, gpu: GpuType, rack: str) -> 
         names.SITE: group.site,
         names.RACK: rack,
         names.NODE_GROUP: name,
+        **access_labels(group),
         "nvidia.com/gpu.present": "true",
         "nvidia.com/gpu.product": gpu.product,
         "nvidia.com/gpu.count": str(group.gpus_per_node),
@@ -126,3 +143,10 @@ def _labels(node: str, name: str, group: NodeGroup, gpu: GpuType, rack: str) -> 
         "nvidia.com/cuda.runtime.major": cuda_parts[0],
         "nvidia.com/cuda.runtime.minor": cuda_parts[1],
     }
+
+
+def access_labels(group: NodeGroup) -> dict[str, str]:
+    """Only where it is not the ordinary way: labels of other nodes stay as they are."""
+    if group.gpu_access is not GpuAccess.DRA:
+        return {}
+    return {names.GPU_ACCESS: group.gpu_access.value, names.DEVICE_PLUGIN_SWITCH: "false"}

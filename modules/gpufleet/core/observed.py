@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from gpufleet.core import vocabulary as names
+from gpufleet.core.claims import allocated, claims_of, devices_by_node
 from gpufleet.core.inventory import Node, expand_site
 from gpufleet.core.serving import PoolAtSite, pools_at
 from gpufleet.spec.fleet import Fleet
@@ -14,20 +15,34 @@ Object = Mapping[str, Any]
 _GROUP_INDEX: Final = "leaderworkerset.sigs.k8s.io/group-index"
 
 
-def pool_rows(fleet: Fleet, site: str, pods: Sequence[Object]) -> list[PoolRow]:
-    """A row for each pool of a site, from the pods that carry the pool's label."""
+def pool_rows(
+    fleet: Fleet, site: str, pods: Sequence[Object], claims: Iterable[Object] = ()
+) -> list[PoolRow]:
+    """A row for each pool of a site.
+
+    Args:
+        fleet: the fleet.
+        site: one of its sites.
+        pods: those that carry a pool's label.
+        claims: the ResourceClaims of the site, where pods get their GPUs by them.
+    """
+    claimed = allocated(claims)
     racks = {node.name: node.rack for node in expand_site(fleet, site)}
     by_pool: defaultdict[str, list[Object]] = defaultdict(list)
     for pod in pods:
         by_pool[pod["metadata"]["labels"][names.POOL]].append(pod)
-    return [_row(fleet, pool, by_pool[pool.name], racks) for pool in pools_at(fleet, site)]
+    return [_row(fleet, pool, by_pool[pool.name], racks, claimed) for pool in pools_at(fleet, site)]
 
 
 def _row(
-    fleet: Fleet, pool: PoolAtSite, pods: Sequence[Object], racks: Mapping[str, str]
+    fleet: Fleet,
+    pool: PoolAtSite,
+    pods: Sequence[Object],
+    racks: Mapping[str, str],
+    claimed: Mapping[tuple[str, str], int],
 ) -> PoolRow:
     placed = [pod for pod in pods if pod["spec"].get("nodeName") and not _has_ended(pod)]
-    used = sum(_gpus(pod) for pod in placed)
+    used = sum(_gpus(pod, claimed) for pod in placed)
     nodes = {pod["spec"]["nodeName"] for pod in placed}
     return PoolRow(
         site=pool.site,
@@ -70,11 +85,13 @@ def _digest(pod: Object) -> str | None:
     return (pod["metadata"].get("annotations") or {}).get(names.REVISION_DIGEST)
 
 
-def _gpus(pod: Object) -> int:
-    return sum(
+def _gpus(pod: Object, claimed: Mapping[tuple[str, str], int]) -> int:
+    """GPUs that a pod holds: those that it requests, and those that its claims were given."""
+    requested = sum(
         int(container.get("resources", {}).get("requests", {}).get(names.GPU_RESOURCE, 0))
         for container in pod["spec"]["containers"]
     )
+    return requested + sum(claimed.get(claim, 0) for claim in claims_of(pod))
 
 
 class _Differences:
@@ -92,8 +109,21 @@ class _Differences:
         self.rows.append(row)
 
 
-def node_drift(declared: Iterable[Node], found: Iterable[Object], site: str) -> list[DriftRow]:
-    """Declared nodes that are missing, not ready, or short of GPUs; nodes that nobody declared."""
+def node_drift(
+    declared: Iterable[Node],
+    found: Iterable[Object],
+    site: str,
+    slices: Iterable[Object] = (),
+) -> list[DriftRow]:
+    """Declared nodes that are missing, not ready, or short of GPUs; nodes that nobody declared.
+
+    Args:
+        declared: the site's nodes.
+        found: those that the cluster shows.
+        site: the site.
+        slices: its ResourceSlices, where GPUs are claimed.
+    """
+    devices = devices_by_node(slices)
     shown = {node["metadata"]["name"]: node for node in found}
     differ = _Differences(site)
     for node in declared:
@@ -103,14 +133,19 @@ def node_drift(declared: Iterable[Node], found: Iterable[Object], site: str) -> 
             differ(what, "present", "missing")
         elif not is_ready(actual):
             differ(what, "ready", "not ready")
-        elif (gpus := actual["status"]["allocatable"].get(names.GPU_RESOURCE, "0")) != str(
-            node.gpus
-        ):
+        elif (gpus := _offered(node, actual, devices)) != node.gpus:
             differ(what, f"{node.gpus} GPUs", f"{gpus} GPUs")
     for name, actual in shown.items():
         if names.NODE_GROUP in (actual["metadata"].get("labels") or {}):
             differ(f"node {name}", "not declared", "present")
     return differ.rows
+
+
+def _offered(node: Node, actual: Object, devices: Mapping[str, int]) -> int:
+    """GPUs that a node offers in the way that its group declares."""
+    if node.claimed:
+        return devices.get(node.name, 0)
+    return int(actual["status"]["allocatable"].get(names.GPU_RESOURCE, 0))
 
 
 def workload_drift(fleet: Fleet, site: str, workloads: Sequence[Object]) -> list[DriftRow]:

@@ -1,10 +1,13 @@
 """Quotas that follow from pools: a cap for interactive work, Kueue flavors for batch."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
 
-from gpufleet.core.serving import pools_at
+from gpufleet.core import vocabulary as names
+from gpufleet.core.serving import PoolAtSite, pools_at
 from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.hardware import GpuAccess
 from gpufleet.spec.serving import ServingClass
 
 
@@ -25,7 +28,9 @@ class SitePlan:
     site: str
     fleet: str
     interactive_gpus: int
-    """Most GPUs that interactive pools take: every ceiling, and a rollout's surge."""
+    """Most GPUs that interactive pools request: every ceiling, and a rollout's surge."""
+    claimed_gpus: int | None
+    """The same of those that claim them as devices; None where no node group declares DRA."""
     batch: tuple[BatchQuota, ...]
     """The node groups of batch pools, whole: no interactive pool stands on them."""
     batch_pools: tuple[str, ...]
@@ -38,14 +43,33 @@ class SitePlan:
         return cls(
             site=site,
             fleet=fleet.slug,
-            interactive_gpus=sum(
-                (pool.max_replicas + pool.surge.max_surge) * pool.gpus_per_replica
-                for pool in pools
-                if pool.class_ is ServingClass.INTERACTIVE
-            ),
+            interactive_gpus=_most_gpus(pools, GpuAccess.DEVICE_PLUGIN),
+            claimed_gpus=_most_gpus(pools, GpuAccess.DRA) if claims_gpus(fleet, site) else None,
             batch=tuple(_batch_quota(fleet, pool.group_name) for pool in batch),
             batch_pools=tuple(pool.name for pool in batch),
         )
+
+    @property
+    def interactive_quota(self) -> dict[str, str]:
+        """The hard limits of the interactive namespace, by Kubernetes' names of what is counted."""
+        hard = {f"requests.{names.GPU_RESOURCE}": str(self.interactive_gpus)}
+        if self.claimed_gpus is not None:
+            hard[names.CLAIMED_DEVICES] = str(self.claimed_gpus)
+        return hard
+
+
+def claims_gpus(fleet: Fleet, site: str) -> bool:
+    """Whether a node group of a site gives its GPUs by ResourceClaims."""
+    groups = fleet.node_groups_at(site).values()
+    return any(group.gpu_access is GpuAccess.DRA for group in groups)
+
+
+def _most_gpus(pools: Iterable[PoolAtSite], access: GpuAccess) -> int:
+    return sum(
+        (pool.max_replicas + pool.surge.max_surge) * pool.gpus_per_replica
+        for pool in pools
+        if pool.class_ is ServingClass.INTERACTIVE and pool.gpu_access is access
+    )
 
 
 def _batch_quota(fleet: Fleet, node_group: str) -> BatchQuota:

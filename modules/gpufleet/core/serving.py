@@ -12,7 +12,7 @@ from typing import Final
 from gpufleet.core import vocabulary as names
 from gpufleet.spec.checks import replicas_that_fit
 from gpufleet.spec.fleet import Fleet
-from gpufleet.spec.hardware import GpuType, NodeGroup
+from gpufleet.spec.hardware import GpuAccess, GpuType, NodeGroup
 from gpufleet.spec.serving import ModelRevision, Placement, Pool, ServingClass
 
 ENGINE_PORT: Final = 8000
@@ -65,6 +65,7 @@ class PoolAtSite:
     namespace: str
     group_name: str
     gpu_type: GpuType
+    gpu_access: GpuAccess
     model_name: str
     model: ModelRevision
     use_cases: tuple[str, ...]
@@ -94,6 +95,16 @@ class PoolAtSite:
     shared_memory_bytes: int
     weights_volume_bytes: int
     labels: Mapping[str, str]
+
+    @property
+    def claim_template(self) -> str | None:
+        """Name of the ResourceClaimTemplate of its pods; None where a device plugin counts GPUs.
+
+        The number stands in the name, because a template cannot be changed.
+        """
+        if self.gpu_access is not GpuAccess.DRA:
+            return None
+        return f"{self.name}-{self.gpus_per_node}-gpus"
 
     @property
     def spans_nodes(self) -> bool:
@@ -148,6 +159,7 @@ def _pool_at_site(
         namespace=names.namespace_of(pool.class_),
         group_name=group_name,
         gpu_type=fleet.gpus[group.gpu_type],
+        gpu_access=group.gpu_access,
         model_name=pool.model,
         model=model,
         use_cases=tuple(pool.use_cases),

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from gpufleet.spec.clusters import HOST_LABEL
 from gpufleet.spec.serving import ServingClass
 
 PRODUCT: Final = "gpufleet"
@@ -16,11 +17,18 @@ USE_CASE: Final = f"{GROUP}/use-case"
 REVISION_DIGEST: Final = f"{GROUP}/revision-digest"
 SITE: Final = f"{GROUP}/site"
 RACK: Final = f"{GROUP}/rack"
-NODE_GROUP: Final = f"{GROUP}/node-group"
+NODE_GROUP: Final = HOST_LABEL
+GPU_ACCESS: Final = f"{GROUP}/gpu-access"
 DRIVER_PIN: Final = f"{GROUP}/driver"
 FIRMWARE_PIN: Final = f"{GROUP}/bmc"
 
 GPU_RESOURCE: Final = "nvidia.com/gpu"
+GPU_DEVICE_CLASS: Final = "gpu.nvidia.com"
+"""Name of NVIDIA's DRA driver, and of the device class of its whole GPUs."""
+CLAIMED_DEVICES: Final = f"{GPU_DEVICE_CLASS}.deviceclass.resource.k8s.io/devices"
+"""What a ResourceQuota calls the GPUs that claims ask for."""
+DEVICE_PLUGIN_SWITCH: Final = "nvidia.com/gpu.deploy.device-plugin"
+"""Node label by which the GPU operator leaves its device plugin out."""
 INTERACTIVE_NAMESPACE: Final = "gpufleet-interactive"
 BATCH_NAMESPACE: Final = "gpufleet-batch"
 GATEWAY_NAMESPACE: Final = "gpufleet-gateway"
@@ -70,6 +78,11 @@ def namespace_of(class_: ServingClass) -> str:
 def priority_class_of(class_: ServingClass) -> str:
     """The PriorityClass of a class's pods."""
     return f"gpufleet-{class_.value}"
+
+
+def management_provider(site: str) -> str:
+    """The Pulumi provider of a site's management cluster."""
+    return f"{site}-management"
 
 
 def definitions_release(operator: str) -> str:

@@ -10,7 +10,8 @@ from gpufleet.edges.stack_lock import release_dead_lock
 from gpufleet.edges.workspace import EnvironmentDir
 from gpufleet.spec.fleet import Fleet
 
-PROJECTS: Final = ("platform", "pools")
+CLUSTER_PROJECT: Final = "platform"
+PROJECTS: Final = (CLUSTER_PROJECT, "pools")
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,16 @@ class Stack:
 
 
 def stacks_of(fleet: Fleet) -> list[Stack]:
-    """Every stack of a fleet, in the order in which they can be made."""
-    return [Stack(project, fleet.slug, site) for project in PROJECTS for site in fleet.sites]
+    """Every stack of a fleet, in the order in which they can be made.
+
+    A site whose cluster is being provisioned has no pools yet.
+    """
+    return [
+        Stack(project, fleet.slug, site)
+        for project in PROJECTS
+        for site in fleet.sites
+        if project == CLUSTER_PROJECT or not fleet.awaits_cluster(site)
+    ]
 
 
 class StackStates:

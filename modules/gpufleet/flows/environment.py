@@ -12,7 +12,9 @@ from gpufleet.edges.variables import variables_for
 from gpufleet.edges.workspace import EnvironmentDir, Workspace
 from gpufleet.local.platform import Platform, embedded_sites
 from gpufleet.spec import Fleet, load_fleet
-from gpufleet.spec.hardware import ExistingCluster
+from gpufleet.spec.clusters import ProvisionedCluster
+from gpufleet.spec.errors import Failed
+from gpufleet.spec.hardware import EmbeddedCluster
 from gpufleet.spec.progress import Progress
 
 OnProgress = Callable[[Progress], None]
@@ -52,20 +54,42 @@ class Environment:
         return PulumiCli(self.workspace, self.state, self.binaries, variables)
 
     def cluster(self, site: str) -> Cluster:
-        """The cluster of a site."""
+        """The cluster of a site.
+
+        Raises:
+            Failed: it is being provisioned, or its context cannot be read.
+        """
         return cluster_of(self.fleet, self.state, site)
+
+    def management(self, site: str) -> Cluster | None:
+        """The cluster that provisions a site's own; None where nothing does."""
+        declared = self.fleet.sites[site].cluster
+        if isinstance(declared, ProvisionedCluster):
+            return Cluster(None, declared.management_context)
+        return None
+
+    @property
+    def reachable(self) -> list[str]:
+        """The sites whose cluster is there."""
+        return [site for site in self.fleet.sites if not self.fleet.awaits_cluster(site)]
 
 
 def cluster_of(fleet: Fleet, state: EnvironmentDir, site: str) -> Cluster:
     """The cluster of a fleet's site.
 
     Raises:
-        Failed: no kubeconfig names it.
+        Failed: it is being provisioned, or its context cannot be read.
     """
     declared = fleet.sites[site].cluster
-    if isinstance(declared, ExistingCluster):
-        return Cluster(None, declared.context)
-    return Cluster(state.kubeconfig, site)
+    if isinstance(declared, EmbeddedCluster):
+        return Cluster(state.kubeconfig, site)
+    if declared.context is None:
+        raise Failed(
+            "the cluster is being provisioned, and cannot be reached yet",
+            where=f"site {site}",
+            mend="when it stands, merge its kubeconfig and name its `cluster.context`",
+        )
+    return Cluster(None, declared.context)
 
 
 def variables_of(workspace: Workspace, fleet_file: Path) -> dict[str, str]:

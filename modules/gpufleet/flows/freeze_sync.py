@@ -57,8 +57,10 @@ class FreezeKeeper:
         """
         failures: list[FleetError] = []
         self.rows = []
-        declared = self._declared().sites
-        for site in declared if sites is None else sites:
+        declared = self._declared()
+        for site in declared.sites if sites is None else sites:
+            if declared.awaits_cluster(site):
+                continue
             try:
                 self._keep_site(site)
             except FleetError as error:

@@ -9,17 +9,17 @@ from typing import Final, TypeVar
 
 from gpufleet.core.approvals import digest_of
 from gpufleet.core.freeze import Purpose, decide, refusal
-from gpufleet.core.observed import pool_rows
-from gpufleet.core.vocabulary import POOL
 from gpufleet.edges.calendars import read_calendars
 from gpufleet.edges.pulumi import PulumiCli
 from gpufleet.edges.stack_states import Stack, stacks_of
 from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.awaited import awaited_clusters
 from gpufleet.flows.environment import Environment, OnProgress
 from gpufleet.flows.exemptions import exempted
 from gpufleet.flows.freeze_sync import sync
 from gpufleet.flows.ground import ENVIRONMENT, Ground, whoami
 from gpufleet.flows.lost_objects import lost_objects
+from gpufleet.flows.pool_view import observed_pools
 from gpufleet.local.platform import down
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import PolicyRefused, TargetMissed
@@ -191,11 +191,11 @@ def wait_ready(environment: Environment, on_progress: OnProgress) -> list[PoolRo
         TargetMissed: names the pools that are not.
     """
     started = time.monotonic()
-    clusters = {site: environment.cluster(site) for site in environment.fleet.sites}
+    clusters = {site: environment.cluster(site) for site in environment.reachable}
     while True:
         rows: list[PoolRow] = []
         for site, cluster in clusters.items():
-            found = pool_rows(environment.fleet, site, cluster.items("/api/v1/pods", labels=POOL))
+            found = observed_pools(environment.fleet, site, cluster)
             ready, wanted = (
                 sum(row.replicas_ready for row in found),
                 sum(row.replicas_wanted for row in found),
@@ -232,9 +232,7 @@ def update_site(  # noqa: PLR0913, PLR0917 - what acts, on what, and whom it tel
     Raises:
         FleetError: an update was refused or failed; what it did is kept.
     """
-    cluster = environment.cluster(site)
-    lost = lost_objects(environment, cluster, site)
-    cluster.close()
+    lost = lost_objects(environment, site)
     results = []
     for stack in stacks_of(environment.fleet):
         if stack.site == site:
@@ -292,6 +290,7 @@ def _next_steps(environment: Environment) -> list[str]:
     )
     site = next(iter(environment.fleet.sites))
     return [
+        *awaited_clusters(environment.fleet),
         f'eval "$(./fleet env{option})"   # then plain pulumi, kubectl and ansible-playbook work',
         f"kubectl --context {site} get deploy,leaderworkerset -A",
         f"$EDITOR {shown} && ./fleet preview{option}   # change the fleet, see the difference",

@@ -2,13 +2,16 @@
 
 from pathlib import Path
 
+from gpufleet.core.claims import SLICES_PATH
 from gpufleet.core.inventory import expand_site
 from gpufleet.core.observed import node_drift, pool_rows, workload_drift
-from gpufleet.core.vocabulary import MANAGED, POOL
+from gpufleet.core.quotas import claims_gpus
+from gpufleet.core.vocabulary import MANAGED
 from gpufleet.edges.kube_paths import collection_path
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.environment import Environment
 from gpufleet.flows.lost_objects import lost_objects
+from gpufleet.flows.pool_view import observed_pools
 from gpufleet.local.platform import embedded_sites, observe
 from gpufleet.spec.errors import FleetError
 from gpufleet.spec.reports import DriftRow, PoolRow, ProcessRow, StatusReport
@@ -54,20 +57,21 @@ def status(workspace: Workspace, fleet_file: Path) -> StatusReport:
 def _site(environment: Environment, site: str) -> tuple[list[PoolRow], list[DriftRow]]:
     cluster = environment.cluster(site)
     fleet = environment.fleet
-    pods = cluster.items("/api/v1/pods", labels=POOL)
+    pools = observed_pools(fleet, site, cluster)
     nodes = cluster.items("/api/v1/nodes")
+    slices = cluster.items(SLICES_PATH) if claims_gpus(fleet, site) else []
     workloads = [
         workload
         for api_version, kind in _WORKLOADS
         for workload in cluster.items(collection_path(api_version, kind, None), labels=MANAGED)
     ]
     drift = [
-        *node_drift(expand_site(fleet, site), nodes, site),
+        *node_drift(expand_site(fleet, site), nodes, site, slices),
         *workload_drift(fleet, site, workloads),
-        *(row for rows in lost_objects(environment, cluster, site).values() for row in rows),
+        *(row for rows in lost_objects(environment, site).values() for row in rows),
     ]
     cluster.close()
-    return pool_rows(fleet, site, pods), drift
+    return pools, drift
 
 
 def _processes(environment: Environment) -> list[ProcessRow]:

@@ -4,10 +4,12 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from gpufleet.core import vocabulary as names
 from gpufleet.core.inventory import Node
 from gpufleet.edges.kube import Cluster, Object
 
 FAKE: Final = {"kwok.x-k8s.io/node": "fake"}
+_ACCESS_LABELS: Final = frozenset({names.GPU_ACCESS, names.DEVICE_PLUGIN_SWITCH})
 _THREADS: Final = 8
 _PATH: Final = "/api/v1/nodes"
 
@@ -29,12 +31,30 @@ def apply_nodes(cluster: Cluster, declared: Iterable[Node]) -> int:
 
 
 def _make(cluster: Cluster, node: Node, found: Object | None) -> None:
-    status = {"capacity": dict(node.capacity), "allocatable": dict(node.capacity)}
     if found is None:
-        cluster.create(_PATH, {**_manifest(node), "status": status})
+        cluster.create(_PATH, {**_manifest(node), "status": _status(dict(node.capacity))})
         return
-    cluster.merge(f"{_PATH}/{node.name}", _manifest(node))
-    cluster.merge(f"{_PATH}/{node.name}/status", {"status": status})
+    manifest = _manifest(node)
+    manifest["metadata"]["labels"] |= dict.fromkeys(_unwanted_labels(found, node))
+    cluster.merge(f"{_PATH}/{node.name}", manifest)
+    gone = dict.fromkeys(_unwanted_capacity(found, node))
+    cluster.merge(f"{_PATH}/{node.name}/status", {"status": _status({**node.capacity, **gone})})
+
+
+def _status(capacity: dict[str, str | None]) -> Object:
+    return {"capacity": capacity, "allocatable": capacity}
+
+
+def _unwanted_labels(found: Object, node: Node) -> set[str]:
+    """Labels that say how GPUs are given, left from when it was another way."""
+    labels: Object = found["metadata"].get("labels", {})
+    return (labels.keys() & _ACCESS_LABELS) - node.labels.keys()
+
+
+def _unwanted_capacity(found: Object, node: Node) -> set[str]:
+    """GPUs that were counted before they were claimed."""
+    capacity: Object = found.get("status", {}).get("capacity", {})
+    return (capacity.keys() & {names.GPU_RESOURCE}) - node.capacity.keys()
 
 
 def _manifest(node: Node) -> Object:
@@ -66,4 +86,6 @@ def _matches(found: Object | None, node: Node) -> bool:
         and wanted["metadata"]["annotations"].items() <= about.get("annotations", {}).items()
         and all(taint in spec.get("taints", []) for taint in wanted["spec"]["taints"])
         and node.capacity.items() <= found.get("status", {}).get("capacity", {}).items()
+        and not _unwanted_labels(found, node)
+        and not _unwanted_capacity(found, node)
     )

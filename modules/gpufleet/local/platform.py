@@ -22,6 +22,7 @@ from gpufleet.edges.workspace import (
 )
 from gpufleet.local import ports
 from gpufleet.local.addresses import choose_block
+from gpufleet.local.devices import apply_devices
 from gpufleet.local.files import read_json, write_json, write_private
 from gpufleet.local.nodes import apply_nodes
 from gpufleet.local.process import Process
@@ -176,7 +177,9 @@ class Platform:
     def _apply_nodes(self) -> None:
         for site in self.sites:
             cluster = Cluster(self.state.kubeconfig, site)
-            apply_nodes(cluster, expand_site(self.fleet, site))
+            nodes = expand_site(self.fleet, site)
+            apply_nodes(cluster, nodes)
+            apply_devices(cluster, nodes)
             cluster.close()
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from importlib import resources
 from typing import Any, Final
 
 from gpufleet.spec import Fleet, forms
@@ -45,6 +46,9 @@ _TYPES: Final = {
     forms.EMAIL: "e-mail",
     forms.RELATIVE_PATH: "relative path",
     forms.SSH_KEY: "SSH public key",
+    forms.HOST_PORT: "host and port",
+    forms.IMAGE_URL: "address",
+    forms.KUBERNETES: "Kubernetes version",
     forms.TEXT: "text",
 }
 """What a pattern is called in the reference."""
@@ -99,6 +103,7 @@ def markdown() -> str:
     for name in parts:
         lines += _section(name, schema["$defs"][name], schema["$defs"])
     lines += _catalogue()
+    lines += ["", _provisioned()]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -154,6 +159,11 @@ def _catalogue() -> Iterator[str]:
     yield "|---|---|---|---|"
     for name, gpu in built_in_gpus().items():
         yield f"| `{name}` | {gpu['product']} | {gpu['memory_bytes']} | {gpu['power_w']} W |"
+
+
+def _provisioned() -> str:
+    page = resources.files("gpufleet.reports").joinpath("provisioned_cluster.md")
+    return page.read_text(encoding="utf-8")
 
 
 def _default(about: dict[str, Any]) -> str:

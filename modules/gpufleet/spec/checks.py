@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from gpufleet.spec.approvals import ROLES, Action
+from gpufleet.spec.cluster_checks import cluster_problems
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.hardware import NodeGroup
 from gpufleet.spec.problem import Problem
@@ -227,4 +228,5 @@ _CHECKS: Final[tuple[Callable[[Fleet], Iterator[Problem]], ...]] = (
     _routes,
     _fallbacks,
     _approvers,
+    cluster_problems,
 )

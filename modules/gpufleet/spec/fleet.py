@@ -5,6 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gpufleet.spec import forms
+from gpufleet.spec.clusters import ProvisionedCluster
 from gpufleet.spec.governance import (
     Budget,
     EscalationStep,
@@ -76,6 +77,11 @@ class Fleet(Spec):
     def node_groups_at(self, site: str) -> dict[str, NodeGroup]:
         """The node groups of one site, by name."""
         return {name: group for name, group in self.node_groups.items() if group.site == site}
+
+    def awaits_cluster(self, site: str) -> bool:
+        """Whether a site's cluster is being provisioned, and cannot be reached yet."""
+        cluster = self.sites[site].cluster
+        return isinstance(cluster, ProvisionedCluster) and cluster.context is None
 
     def pools_at(self, site: str) -> dict[str, Pool]:
         """The pools with at least one placement at a site, by name."""

@@ -20,6 +20,13 @@ RECURRENCE: Final = (
 EMAIL: Final = r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+\.[^@\s\x00-\x1f]+$"
 RELATIVE_PATH: Final = r"^[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*$"
 ENDPOINT: Final = r"^https://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?$"
+HOST_PORT: Final = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?:[0-9]{1,5}$"
+IMAGE_URL: Final = r"^https?://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)+$"
+KUBERNETES: Final = r"^1\.[0-9]{1,2}\.[0-9]{1,2}$"
+LABEL_KEY: Final = (
+    r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
+)
+LABEL_VALUE: Final = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 SSH_KEY: Final = (
     r"^(sk-)?(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521))(@openssh\.com)? "
     r"[A-Za-z0-9+/]+={0,3}( [^\x00-\x1f]{1,80})?$"
@@ -40,6 +47,11 @@ MEANINGS: Final = {
     EMAIL: "an e-mail address",
     RELATIVE_PATH: "a path below the fleet file's folder, such as calendars/company.ics",
     ENDPOINT: "an https address without a path, such as https://s3.fra1.example.com",
+    HOST_PORT: "a host and a port such as 10.20.0.10:6443",
+    IMAGE_URL: "an http or https address of a file, such as https://images.example.com/node.qcow2",
+    KUBERNETES: "a Kubernetes version in quotes, such as 1.36.3",
+    LABEL_KEY: "a label's key such as gpufleet.dev/node-group",
+    LABEL_VALUE: "a label's value: letters, digits, inner dots and dashes, at most 63 characters",
     SSH_KEY: "one SSH public key in a line, such as the content of ~/.ssh/id_ed25519.pub",
 }
 

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from gpufleet.spec import forms
+from gpufleet.spec.clusters import HostSelector, ProvisionedCluster
 from gpufleet.spec.quantities import (
     Bytes,
     Count,
@@ -44,7 +45,9 @@ class ExistingCluster(Spec):
     """Context name in the kubeconfig."""
 
 
-Cluster = Annotated[EmbeddedCluster | ExistingCluster, Field(discriminator="provider")]
+Cluster = Annotated[
+    EmbeddedCluster | ExistingCluster | ProvisionedCluster, Field(discriminator="provider")
+]
 
 
 class ObjectStorage(Spec):
@@ -122,6 +125,13 @@ class DriverPin(Spec):
     """Version of the baseboard management controller's firmware."""
 
 
+class GpuAccess(StrEnum):
+    """How pods get the GPUs of a node."""
+
+    DEVICE_PLUGIN = "device-plugin"
+    DRA = "dra"
+
+
 class NodeGroup(Spec):
     """Equal nodes, bought together, spread over racks of one site."""
 
@@ -141,6 +151,11 @@ class NodeGroup(Spec):
     """Host memory of one node."""
     local_storage_bytes_per_node: Bytes = 15 * 10**12
     """Node-local NVMe for weights, bytes."""
+    gpu_access: GpuAccess = GpuAccess.DEVICE_PLUGIN
+    """`device-plugin`: pods request `nvidia.com/gpu`; `dra`: they claim devices."""
+    host_selector: HostSelector | None = None
+    """Labels of the BareMetalHosts that a `cluster-api` site takes; `gpufleet.dev/node-group:` and
+    the group's name where it is left out. The hosts are named like the nodes: `GROUP-001`."""
     pins: DriverPin
     supplier: Name | None = None
     """Who sold it."""
