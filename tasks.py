@@ -9,6 +9,7 @@ from gpufleet.tasks import (
     doctor,
     fleet,
     flows,
+    images,
     journal,
     state,
     worker,
@@ -18,5 +19,5 @@ namespace = Collection()
 for module in (fleet, change, doctor, develop, worker):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
-for module in (flows, approve, journal, state):
+for module in (flows, approve, journal, state, images):
     namespace.add_collection(Collection.from_module(module))
