@@ -8,6 +8,7 @@ from gpufleet.components.node_labels import NodeLabels
 from gpufleet.components.operators import Operators
 from gpufleet.components.site import DeclaredSite
 from gpufleet.components.site_platform import SitePlatform
+from gpufleet.components.worker_deployment import deploy_worker
 from gpufleet.core.inventory import expand_site
 from gpufleet.core.quotas import SitePlan
 
@@ -24,6 +25,7 @@ else:
 
 extended = pulumi.ResourceOptions(provider=declared.provider(after=definitions))
 SitePlatform(SitePlan.of(declared.fleet, declared.name), extended)
+deploy_worker(declared, extended)
 
 pulumi.export("autoscaler", "none" if declared.embedded else "keda")
 pulumi.export("prometheus_url", "http://prometheus-operated.monitoring.svc:9090")

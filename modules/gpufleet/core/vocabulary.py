@@ -32,6 +32,14 @@ NAMESPACES: Final = (
     MONITORING_NAMESPACE,
 )
 DEFINITIONS_NAMESPACE: Final = "kube-system"
+SYSTEM_NAMESPACE: Final = "gpufleet-system"
+"""Of the worker: apart from everything that it manages."""
+WORKER: Final = "gpufleet-worker"
+"""Names the worker's Deployment, account, roles and Secret."""
+WORKER_PORT: Final = 9100
+"""Of the worker's metrics and readiness inside its pod."""
+IMAGE_USER: Final = 10001
+"""User and group of every container of ours."""
 
 
 RUNTIME_CLASS: Final = "nvidia"

@@ -28,6 +28,13 @@ from gpufleet.spec.progress import EngineProgress
 TOOLS: Final = PROJECT_ROOT / "tools"
 FILES: Final = "files"
 PROVIDER_VERSION: Final = "4.25.0"
+FOR_STACKS: Final = (
+    "pulumi",
+    "pulumi-language-python",
+    "pulumi-resource-kubernetes",
+    FILES,
+)
+"""What an environment needs that embeds no site."""
 _ASK_TIMEOUT_S: Final = 10
 _VERSION: Final = re.compile(r"\bv?(\d+\.\d+(?:\.\d+)?)")
 

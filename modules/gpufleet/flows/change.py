@@ -11,6 +11,7 @@ from gpufleet.core.changes import expected_s, pool_changes
 from gpufleet.core.freeze import Decision, decide, refusal
 from gpufleet.edges.approval_table import demand_signed_request
 from gpufleet.edges.calendars import read_calendars
+from gpufleet.edges.declared_files import write_declared
 from gpufleet.edges.stack_states import stacks_of
 from gpufleet.flows.durable import Run, flow
 from gpufleet.flows.environment import Environment, OnProgress
@@ -69,7 +70,7 @@ def change(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
     """Apply a plan; each step finds what it has done before."""
     ground = run.ground
     plan = ChangePlan.model_validate(order["plan"])
-    fleet_file = Path(order["fleet_file"])
+    fleet_file = _fleet_file(run, order)
     run.note("change.requested", plan=digest_of(plan), changes=plan.changes)
     try:
         if plan.approvals_needed:
@@ -96,6 +97,16 @@ def change(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
         raise
     run.note("change.ended", outcome="done", seconds=report.seconds)
     return report.model_dump(mode="json")
+
+
+def _fleet_file(run: Run, order: dict[str, Any]) -> Path:
+    """In this clone; or, where the worker runs on a cluster, as it was sent along."""
+    given = Path(order["fleet_file"])
+    if "declared" not in order:
+        return given
+    folder = run.ground.state.root / "declared" / run.id
+    write_declared(order["declared"], folder)
+    return folder / given.name
 
 
 def _apply(run: Run, plan: ChangePlan, fleet_file: Path) -> ChangeReport:

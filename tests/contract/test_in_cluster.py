@@ -1,0 +1,99 @@
+"""The worker as a pod of a cluster sees it: its service account's files, the real API server.
+
+What no test here shows is the pod itself: there is no kubelet.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.conftest import Embedded
+
+from gpufleet.core import cluster_worker
+from gpufleet.core import vocabulary as names
+from gpufleet.edges.kube import Cluster
+from gpufleet.spec.errors import Failed
+
+ROLES = "/apis/rbac.authorization.k8s.io/v1"
+
+
+def _grant(admin: Cluster, namespace: str) -> None:
+    """What `WorkerDeployment` declares of accounts and roles."""
+    group = "rbac.authorization.k8s.io"
+    subject = {"kind": "ServiceAccount", "name": names.WORKER, "namespace": names.SYSTEM_NAMESPACE}
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": names.WORKER}}
+    for made in (namespace, names.SYSTEM_NAMESPACE):
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": made}}
+        admin.create("/api/v1/namespaces", body)
+    admin.create(f"/api/v1/namespaces/{names.SYSTEM_NAMESPACE}/serviceaccounts", account)
+    for kind, place, rules in (
+        ("ClusterRole", "", cluster_worker.cluster_rules()),
+        ("Role", f"/namespaces/{namespace}", cluster_worker.namespace_rules()),
+    ):
+        about = {"apiVersion": f"{group}/v1", "metadata": {"name": names.WORKER}}
+        path = f"{ROLES}{place}/{kind.lower()}"
+        admin.create(f"{path}s", {**about, "kind": kind, "rules": rules})
+        role = {"apiGroup": group, "kind": kind, "name": names.WORKER}
+        binding = {**about, "kind": f"{kind}Binding", "roleRef": role, "subjects": [subject]}
+        admin.create(f"{path}bindings", binding)
+
+
+def _account(admin: Cluster, folder: Path) -> Path:
+    """The files that a kubelet lays into a pod: a bound token and the authority."""
+    path = f"/api/v1/namespaces/{names.SYSTEM_NAMESPACE}/serviceaccounts/{names.WORKER}/token"
+    request = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}}
+    told = admin._call("POST", path, body=request)
+    folder.mkdir()
+    (folder / "token").write_text(told["status"]["token"])
+    return folder
+
+
+@pytest.fixture
+def pod(embedded: Embedded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """The cluster as the worker's pod reaches it."""
+    admin = embedded.cluster("east")
+    _grant(admin, names.INTERACTIVE_NAMESPACE)
+    folder = _account(admin, tmp_path / "serviceaccount")
+    known = yaml.safe_load(embedded.state.kubeconfig.read_text())
+    entry = next(each for each in known["clusters"] if each["name"] == "east")["cluster"]
+    authority = embedded.state.site("east") / "pki" / "ca.crt"
+    (folder / "ca.crt").write_bytes(authority.read_bytes())
+    made = cluster_worker.kubeconfig("ctx-east", server=entry["server"], account=str(folder))
+    file = tmp_path / "kubeconfig"
+    file.write_text(yaml.safe_dump(made))
+    monkeypatch.setenv("KUBECONFIG", f"{file}:{tmp_path / 'not-there'}")
+    return Cluster(file, "ctx-east")
+
+
+def test_the_worker_s_account_does_its_work_and_nothing_beyond(pod: Cluster) -> None:
+    inside = f"/api/v1/namespaces/{names.INTERACTIVE_NAMESPACE}"
+    assert pod.items("/api/v1/nodes")
+    config: dict[str, Any] = {"apiVersion": "v1", "kind": "ConfigMap", "data": {"a": "b"}}
+    path = f"{inside}/configmaps/from-a-pod"
+    pod.apply(path, {**config, "metadata": {"name": "from-a-pod"}})
+    assert pod.get(path) is not None
+    pod.delete(path)
+    for refused in (
+        "/api/v1/secrets",
+        f"{inside}/secrets",
+        "/api/v1/namespaces/kube-system/configmaps",
+    ):
+        with pytest.raises(Failed, match="forbidden"):
+            pod.collection(refused)
+
+
+def test_the_worker_s_account_cannot_widen_its_own_rights(pod: Cluster) -> None:
+    path = f"{ROLES}/clusterroles/{names.WORKER}"
+    before = json.dumps(pod.get(path))
+    everything = {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}
+    body = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": {"name": names.WORKER},
+        "rules": [everything],
+    }
+    with pytest.raises(Failed, match="forbidden"):
+        pod.apply(path, body)
+    assert json.dumps(pod.get(path)) == before

@@ -1,0 +1,45 @@
+"""The worker on a cluster: which files it is given, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+
+from gpufleet.core.cluster_worker import CONFIG_MAP_BYTES, declared_data, kubeconfig
+from gpufleet.edges.declared_files import read_declared, write_declared
+from gpufleet.edges.workspace import PROJECT_ROOT
+from gpufleet.spec import load_fleet
+from gpufleet.spec.errors import BadInput
+
+SAMPLE = PROJECT_ROOT / "fleets/sample/production.yaml"
+
+
+def test_declared_files_that_no_config_map_holds_are_refused_and_the_largest_is_named() -> None:
+    files = {"production.yaml": "x", "calendars/company.ics": "y" * CONFIG_MAP_BYTES}
+    with pytest.raises(BadInput, match=r"1\.0 MiB together") as refused:
+        declared_data(files, "fleets/sample/production.yaml")
+    assert refused.value.where == "fleets/sample/production.yaml"
+    assert "calendars/company.ics" in refused.value.mend
+
+
+def test_declared_files_are_the_same_fleet_in_another_folder(tmp_path: Path) -> None:
+    fleet = load_fleet(SAMPLE)
+    write_declared(read_declared(fleet, SAMPLE), tmp_path / "declared")
+    assert load_fleet(tmp_path / "declared" / SAMPLE.name) == fleet
+    calendar = "calendars/company.ics"
+    sent = (tmp_path / "declared" / calendar).read_bytes()
+    assert sent == (SAMPLE.parent / calendar).read_bytes()
+
+
+@pytest.mark.parametrize("path", ["../outside.yaml", "/tmp/outside.yaml", "a/../../outside.yaml"])  # noqa: S108 - not written
+def test_a_declared_file_is_never_written_outside_of_its_folder(tmp_path: Path, path: str) -> None:
+    with pytest.raises(BadInput, match="leads out"):
+        write_declared({path: "text"}, tmp_path / "declared")
+    assert not (tmp_path / "outside.yaml").exists()
+
+
+def test_the_kubeconfig_of_the_pod_names_files_and_holds_no_token() -> None:
+    made = kubeconfig("fra1")
+    assert made["users"][0]["user"] == {
+        "tokenFile": "/var/run/secrets/kubernetes.io/serviceaccount/token"
+    }
+    assert made["current-context"] == "fra1"
