@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -27,6 +27,7 @@ _PYTHON: Final = "3.11"
 _PLATFORMS: Final = {"amd64": ("x86_64", "x86_64-manylinux_2_36", "ld-linux-x86-64.so.2")}
 """Machine, wheels and program loader of each architecture that a lock may be for."""
 _CERTIFICATES: Final = "etc/ssl/certs/ca-certificates.crt"
+_ERROR: Final = 300
 _COMPILE: Final = (
     *("-W", "ignore", "-m", "compileall", "-q", "-f", "--invalidation-mode=unchecked-hash"),
 )
@@ -208,8 +209,7 @@ def _run(command: list[str], doing: str) -> str:
         command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
     )
     if told.returncode:
-        lines: Iterator[str] = (line for line in told.stderr.splitlines() if line.strip())
-        said = next(lines, "no output")[:200]
+        said = " ".join(told.stderr.split())[:_ERROR] or "no output"
         if "ash mismatch" in told.stderr:
             raise Failed(f"{doing}: a package is not the pinned one: {said}", mend="do not use it")
         mend = "check the network, then run it again"

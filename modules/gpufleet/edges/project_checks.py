@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 _SHELL: Final = ("fleet", ".ci/run")
-_OWN_GO: Final = ("controlplane", "pulumi-resource-kubernetes")
+_OWN_GO: Final = ("controlplane", "oci", "pulumi-resource-kubernetes")
 _PYTHON: Final = ("modules", "stacks", "tests", "tools", "benchmarks/up", "tasks.py")
 
 

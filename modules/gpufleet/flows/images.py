@@ -3,7 +3,8 @@
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from gpufleet.edges.debian_packages import DebianLock
@@ -57,7 +58,8 @@ def build(workspace: Workspace, image: str, on_progress: OnProgress) -> ImageRep
         planned = plan(workspace, image)
         if not planned.is_built:
             packed = [_packed(layers, layout, each, work, on_progress) for each in planned.layers]
-            layout.replace(recipe, planned.inputs, layers.architecture, packed)
+            with _told(image, "compressed and written", on_progress):
+                layout.replace(recipe, planned.inputs, layers.architecture, packed)
     return shown(workspace, image)
 
 
@@ -150,19 +152,21 @@ def _packed(
     for row in standing.layers if standing else []:
         if row.inputs == planned.inputs:
             return Packed(planned.layer, planned.inputs, layout.blob(row.digest))
-    started = time.monotonic()
-
-    def tell(state: str) -> None:
-        image, elapsed_s = layers.recipe.name, time.monotonic() - started
-        on_progress(StepProgress(image, f"{image}: {planned.layer}", state, elapsed_s, ""))
-
-    tell("running")
     folder, archive = work / planned.layer, work / f"{planned.layer}.tar"
-    layers.make(planned.layer, folder, on_progress)
-    pack(folder, archive, layers.recipe.home)
-    shutil.rmtree(folder)
-    tell("done")
+    with _told(layers.recipe.name, planned.layer, on_progress):
+        layers.make(planned.layer, folder, on_progress)
+        pack(folder, archive, layers.recipe.home)
+        shutil.rmtree(folder)
     return Packed(planned.layer, planned.inputs, archive)
+
+
+@contextmanager
+def _told(image: str, what: str, on_progress: OnProgress) -> Iterator[None]:
+    started = time.monotonic()
+    on_progress(StepProgress(image, f"{image}: {what}", "running", 0.0, ""))
+    yield
+    elapsed_s = time.monotonic() - started
+    on_progress(StepProgress(image, f"{image}: {what}", "done", elapsed_s, ""))
 
 
 def _digest(recipe: Recipe, inputs: dict[str, str]) -> str:
