@@ -27,6 +27,21 @@ from gpufleet.spec.images import ImageReport
 
 RECIPE = find_recipe("gpufleet")
 USER = "10001:10001"
+FLEET_FILE = f"{RECIPE.home}/fleets/article/production.yaml"
+_MAKE_STACKS = f"""
+from pathlib import Path
+from gpufleet.edges.stack_states import stacks_of
+from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.environment import Environment
+
+file = Path({FLEET_FILE!r})
+environment = Environment.load(Workspace.here(), file, print)
+cli = environment.cli
+cli.prepare()
+for stack in stacks_of(environment.fleet):
+    cli.ensure(stack, file)
+    print("made", stack.shown)
+"""
 _AS_A_RUNTIME_DOES = """
 set -e
 root=$1 fleets=$2
@@ -195,20 +210,41 @@ def root(
     shutil.rmtree(folder)
 
 
-def _inside(root: Path, fleets: Path, *arguments: str) -> list[str]:
+def _inside(root: Path, fleets: Path, *command: str) -> list[str]:
     shell = ["unshare", "--mount", "--propagation=private", "sh", "-c", _AS_A_RUNTIME_DOES, "sh"]
-    return [*shell, str(root), str(fleets), *RECIPE.entrypoint, *arguments]
+    return [*shell, str(root), str(fleets), *command]
+
+
+def _environment() -> dict[str, str]:
+    """What the image's configuration and the worker's Deployment set, and nothing of this host."""
+    return {**RECIPE.environment, "HOME": "/tmp", "LANG": "C.UTF-8"}  # noqa: S108 - in the image
+
+
+@pytest.fixture
+def fleets(tmp_path: Path) -> Path:
+    """The article's fleet on a cluster that is there already, as a ConfigMap brings it."""
+    shutil.copytree(PROJECT_ROOT / "fleets" / "article", tmp_path / "fleets" / "article")
+    file = tmp_path / "fleets" / "article" / "production.yaml"
+    fleet = yaml.safe_load(file.read_text())
+    fleet["sites"]["main"]["cluster"] = {"provider": "existing", "context": "main"}
+    file.write_text(yaml.safe_dump(fleet))
+    return tmp_path / "fleets"
 
 
 def test_the_image_answers_as_a_user_that_is_not_root_and_holds_no_shell(
-    root: Path, tmp_path: Path
+    root: Path, fleets: Path
 ) -> None:
     for arguments, expected in (
         (("--version",), "fleet 0.1.0"),
         (("worker", "--help"), "--listen"),
     ):
-        command = _inside(root, tmp_path, *arguments)
-        told = subprocess.run(command, capture_output=True, text=True, check=False)
+        told = subprocess.run(
+            _inside(root, fleets, *RECIPE.entrypoint, *arguments),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=_environment(),
+        )
         assert told.returncode == 0, told.stderr
         assert expected in told.stdout
     assert not [
@@ -219,25 +255,18 @@ def test_the_image_answers_as_a_user_that_is_not_root_and_holds_no_shell(
 
 
 def test_a_worker_of_the_image_becomes_ready_with_a_read_only_root(
-    root: Path, tmp_path: Path, until: Until
+    root: Path, fleets: Path, tmp_path: Path, until: Until
 ) -> None:
-    shutil.copytree(PROJECT_ROOT / "fleets" / "article", tmp_path / "article")
-    file = tmp_path / "article" / "production.yaml"
-    fleet = yaml.safe_load(file.read_text())
-    fleet["sites"]["main"]["cluster"] = {"provider": "existing", "context": "main"}
-    file.write_text(yaml.safe_dump(fleet))
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    inside = f"{RECIPE.home}/fleets/article/production.yaml"
-    arguments = ["worker", f"--fleet={inside}", f"--port={port}", "--listen=127.0.0.1"]
-    environment = {name: value for name, value in os.environ.items() if name.startswith("LC_")}
+    arguments = ["worker", f"--fleet={FLEET_FILE}", f"--port={port}", "--listen=127.0.0.1"]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            _inside(root, tmp_path, *arguments),
+            _inside(root, fleets, *RECIPE.entrypoint, *arguments),
             stdout=log,
             stderr=log,
-            env={**environment, **RECIPE.environment, "HOME": "/tmp"},  # noqa: S108 - in the image
+            env=_environment(),
         )
         try:
 
@@ -255,6 +284,18 @@ def test_a_worker_of_the_image_becomes_ready_with_a_read_only_root(
         finally:
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0
+
+
+def test_the_image_has_the_engines_of_its_stacks_and_they_run(root: Path, fleets: Path) -> None:
+    python = f"{RECIPE.home}/.venv/bin/python"
+    told = subprocess.run(
+        _inside(root, fleets, python, "-c", _MAKE_STACKS),
+        capture_output=True,
+        text=True,
+        check=False,
+        env=_environment(),
+    )
+    assert told.stdout.splitlines() == ["made platform main", "made pools main"], told.stderr
 
 
 def test_a_second_build_changes_nothing(built: ImageReport) -> None:
