@@ -4,11 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from gpufleet.core.cluster_worker import CONFIG_MAP_BYTES, declared_data, kubeconfig
+from gpufleet.core.cluster_worker import CONFIG_MAP_BYTES, declared_data, egress_ports, kubeconfig
 from gpufleet.edges.declared_files import read_declared, write_declared
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import BadInput
+from gpufleet.spec.hardware import ObjectStorage
 
 SAMPLE = PROJECT_ROOT / "fleets/sample/production.yaml"
 
@@ -35,6 +36,15 @@ def test_a_declared_file_is_never_written_outside_of_its_folder(tmp_path: Path, 
     with pytest.raises(BadInput, match="leads out"):
         write_declared({path: "text"}, tmp_path / "declared")
     assert not (tmp_path / "outside.yaml").exists()
+
+
+def test_the_worker_reaches_the_ports_of_the_declared_stores() -> None:
+    fleet = load_fleet(SAMPLE)
+    store = ObjectStorage(endpoint="https://s3.fra1.example.com:9000", region="fra1")
+    site = fleet.sites["fra1"].model_copy(update={"object_store": store})
+    declared = fleet.model_copy(update={"sites": {**fleet.sites, "fra1": site}})
+    assert egress_ports(fleet) == [443, 5432, 6443]
+    assert egress_ports(declared) == [443, 5432, 6443, 9000]
 
 
 def test_the_kubeconfig_of_the_pod_names_files_and_holds_no_token() -> None:

@@ -37,6 +37,8 @@ class WorkerPlan:
     data: dict[str, str]
     paths: dict[str, str]
     """The declared files as a ConfigMap's data, and the path of each key."""
+    ports: tuple[int, ...]
+    """What it reaches outside of its namespace."""
 
     @classmethod
     def of(cls, declared: DeclaredSite) -> "WorkerPlan":
@@ -56,6 +58,7 @@ class WorkerPlan:
             image=declared.fleet.images.gpufleet,
             data=data,
             paths=paths,
+            ports=tuple(cluster_worker.egress_ports(declared.fleet)),
         )
 
 
@@ -173,8 +176,7 @@ class WorkerDeployment(pulumi.ComponentResource):
                 "ingress": [{"from": [monitoring], "ports": [_tcp(names.WORKER_PORT)]}],
                 "egress": [
                     {"to": [dns], "ports": [_tcp(53), {"port": 53, "protocol": "UDP"}]},
-                    # API servers, object stores, PostgreSQL.
-                    {"ports": [_tcp(443), _tcp(6443), _tcp(5432)]},
+                    {"ports": [_tcp(port) for port in self._plan.ports]},
                 ],
             },
         }

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from gpufleet.core import vocabulary as names
 from gpufleet.spec.errors import BadInput
@@ -60,6 +61,14 @@ def worker_site(fleet: Fleet) -> str | None:
     if any(isinstance(site.cluster, EmbeddedCluster) for site in fleet.sites.values()):
         return None
     return next(iter(fleet.sites))
+
+
+def egress_ports(fleet: Fleet) -> list[int]:
+    """Ports that the worker reaches: API servers, PostgreSQL, the declared object stores."""
+    stores = (site.object_store for site in fleet.sites.values())
+    endpoints = (urlsplit(store.endpoint) for store in stores if store)
+    declared = {url.port or (80 if url.scheme == "http" else 443) for url in endpoints}
+    return sorted({443, 6443, 5432} | declared)
 
 
 def cluster_rules() -> list[dict[str, list[str]]]:
