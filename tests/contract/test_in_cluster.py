@@ -4,8 +4,10 @@ What no test here shows is the pod itself: there is no kubelet.
 """
 
 import json
+import shutil
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import yaml
@@ -13,8 +15,19 @@ from tests.conftest import Embedded
 
 from gpufleet.core import cluster_worker
 from gpufleet.core import vocabulary as names
+from gpufleet.core.approvals import digest_of
 from gpufleet.edges.kube import Cluster
+from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
+from gpufleet.flows.change import _fleet_file
+from gpufleet.flows.durable import client
+from gpufleet.flows.ground import Ground
+from gpufleet.flows.request_change import request_change
+from gpufleet.spec import load_fleet
+from gpufleet.spec.changes import ChangePlan
 from gpufleet.spec.errors import Failed
+
+if TYPE_CHECKING:
+    from gpufleet.flows.durable import Run
 
 ROLES = "/apis/rbac.authorization.k8s.io/v1"
 
@@ -48,6 +61,34 @@ def _account(admin: Cluster, folder: Path) -> Path:
     folder.mkdir()
     (folder / "token").write_text(told["status"]["token"])
     return folder
+
+
+def test_a_change_takes_its_files_along_to_a_worker_that_sees_no_clone(tmp_path: Path) -> None:
+    clone = tmp_path / "clone"
+    shutil.copytree(PROJECT_ROOT / "fleets" / "article", clone)
+    file = clone / "production.yaml"
+    declared = yaml.safe_load(file.read_text())
+    declared["sites"]["main"]["cluster"] = {"provider": "existing", "context": "main"}
+    file.write_text(yaml.safe_dump(declared))
+    ground = Ground.open(Workspace(tmp_path / "state"), file)
+    plan = ChangePlan(
+        fleet=ground.fleet.fleet,
+        environment=ground.fleet.environment,
+        fleet_digest=digest_of(ground.fleet),
+        pools=[],
+        stacks=[],
+        openings=[],
+        expected_s=1,
+        rollback_s=1,
+        approvals_needed=0,
+    )
+    flow = request_change(ground, plan, None)
+    [status] = client(ground).list_workflows(workflow_ids=[flow])
+    order = status.input["args"][0]
+    shutil.rmtree(clone)
+    run = cast("Run", SimpleNamespace(id=flow, ground=ground))
+    assert digest_of(load_fleet(_fleet_file(run, order))) == plan.fleet_digest
+    ground.close()
 
 
 @pytest.fixture
