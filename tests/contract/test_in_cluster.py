@@ -18,13 +18,13 @@ from gpufleet.core import vocabulary as names
 from gpufleet.core.approvals import digest_of
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
-from gpufleet.flows.change import _fleet_file
+from gpufleet.flows.change import _demand_as_many_approvals, _fleet_file
 from gpufleet.flows.durable import client
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.request_change import request_change
-from gpufleet.spec import load_fleet
+from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.changes import ChangePlan
-from gpufleet.spec.errors import Failed
+from gpufleet.spec.errors import Failed, PolicyRefused
 
 if TYPE_CHECKING:
     from gpufleet.flows.durable import Run
@@ -63,6 +63,20 @@ def _account(admin: Cluster, folder: Path) -> Path:
     return folder
 
 
+def _plan(fleet: Fleet) -> ChangePlan:
+    return ChangePlan(
+        fleet=fleet.fleet,
+        environment=fleet.environment,
+        fleet_digest=digest_of(fleet),
+        pools=[],
+        stacks=[],
+        openings=[],
+        expected_s=1,
+        rollback_s=1,
+        approvals_needed=0,
+    )
+
+
 def test_a_change_takes_its_files_along_to_a_worker_that_sees_no_clone(tmp_path: Path) -> None:
     clone = tmp_path / "clone"
     shutil.copytree(PROJECT_ROOT / "fleets" / "article", clone)
@@ -71,23 +85,22 @@ def test_a_change_takes_its_files_along_to_a_worker_that_sees_no_clone(tmp_path:
     declared["sites"]["main"]["cluster"] = {"provider": "existing", "context": "main"}
     file.write_text(yaml.safe_dump(declared))
     ground = Ground.open(Workspace(tmp_path / "state"), file)
-    plan = ChangePlan(
-        fleet=ground.fleet.fleet,
-        environment=ground.fleet.environment,
-        fleet_digest=digest_of(ground.fleet),
-        pools=[],
-        stacks=[],
-        openings=[],
-        expected_s=1,
-        rollback_s=1,
-        approvals_needed=0,
-    )
+    plan = _plan(ground.fleet)
     flow = request_change(ground, plan, None)
     [status] = client(ground).list_workflows(workflow_ids=[flow])
     order = status.input["args"][0]
     shutil.rmtree(clone)
     run = cast("Run", SimpleNamespace(id=flow, ground=ground))
     assert digest_of(load_fleet(_fleet_file(run, order))) == plan.fleet_digest
+    ground.close()
+
+
+def test_a_change_that_lowers_its_own_approvals_is_refused(tmp_path: Path) -> None:
+    file = PROJECT_ROOT / "fleets" / "sample" / "production.yaml"
+    ground = Ground.open(Workspace(tmp_path), file)
+    plan = _plan(ground.fleet)
+    with pytest.raises(PolicyRefused, match="0 approvals, the environment for 2"):
+        _demand_as_many_approvals(ground, plan)
     ground.close()
 
 

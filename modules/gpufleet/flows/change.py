@@ -73,13 +73,14 @@ def change(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
     fleet_file = _fleet_file(run, order)
     run.note("change.requested", plan=digest_of(plan), changes=plan.changes)
     try:
+        _demand_as_many_approvals(ground, plan)
         if plan.approvals_needed:
             run.wait(
                 "approvals",
-                lambda: _missing(run, fleet_file, plan),
+                lambda: _missing(run, plan),
                 within=ground.approvals.request(run.id)[0].expires_at - ground.clock(),
                 late=lambda: PolicyRefused(
-                    f"was not approved in time: {_missing(run, fleet_file, plan)}",
+                    f"was not approved in time: {_missing(run, plan)}",
                     where=f"flow {run.id}",
                     mend="ask again: ./fleet change --apply",
                 ),
@@ -162,13 +163,30 @@ def _same_environment(run: Run, plan: ChangePlan, fleet_file: Path) -> Environme
     return environment
 
 
-def _missing(run: Run, fleet_file: Path, plan: ChangePlan) -> str:
+def _demand_as_many_approvals(ground: Ground, plan: ChangePlan) -> None:
+    """Refuse a plan that lowers the number of its own approvals.
+
+    Raises:
+        PolicyRefused: what the worker stands on asks for more.
+    """
+    needed = load_fleet(ground.fleet_file).governance.approvals_required
+    if plan.approvals_needed < needed:
+        raise PolicyRefused(
+            f"the plan asks for {plan.approvals_needed} approvals, the environment for {needed}",
+            where=str(ground.fleet_file),
+            mend="./fleet up by an administrator lowers it",
+        )
+
+
+def _missing(run: Run, plan: ChangePlan) -> str:
     """What the approvals still lack; empty where there are enough.
+
+    Judged by the identities of the worker's own fleet file, never by those of a file sent along.
 
     Raises:
         PolicyRefused: the request itself does not count.
     """
-    fleet = load_fleet(fleet_file)
+    fleet = load_fleet(run.ground.fleet_file)
     request, signed = run.ground.approvals.request(run.id)
     demand_signed_request(request, signed, fleet.identities)
     _demand_about(request, plan)
