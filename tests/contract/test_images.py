@@ -1,5 +1,6 @@
 """The images: the same twice, whole or not there, in a real registry, and run from their layers."""
 
+import io
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -54,7 +56,7 @@ mkdir -p "$root/opt/gpufleet/fleets"
 mount --bind "$fleets" "$root/opt/gpufleet/fleets"
 mount -o remount,ro,bind "$root"
 shift 2
-exec chroot --userspec=10001:10001 "$root" "$@"
+exec "$(PATH=/usr/sbin:/usr/bin:/sbin:/bin command -v chroot)" --userspec=10001:10001 "$root" "$@"
 """
 
 
@@ -185,11 +187,36 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     shutil.rmtree(folder)
 
 
+def test_an_image_comes_back_from_a_registry_as_it_was_pushed(
+    registry: str, tmp_path: Path
+) -> None:
+    layout = _tiny(tmp_path)
+    reference = layout.push(f"{registry}/gpufleet")
+    assert reference == f"{registry}/gpufleet@{_report(layout).digest}"
+    crane = str(resolve(lambda _: None, ["oci"]).path("crane"))
+    pulled = subprocess.run([crane, "export", reference, "-"], capture_output=True, check=True)
+    with tarfile.open(fileobj=io.BytesIO(pulled.stdout)) as archive:
+        assert {member.name: (member.mode, member.uid) for member in archive} == {
+            "opt": (0o755, 0),
+            "opt/gpufleet": (0o755, 0),
+            "opt/gpufleet/.fleet": (0o755, 10001),
+            "opt/gpufleet/data": (0o644, 0),
+            "opt/gpufleet/link": (0o644, 0),
+            "opt/gpufleet/run": (0o755, 0),
+        }
+
+
+def test_a_registry_that_does_not_answer_is_worth_another_try(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        with pytest.raises(Retryable, match="cannot be pushed"):
+            _tiny(tmp_path).push(f"{address}/gpufleet")
+
+
 @pytest.fixture(scope="session")
-def root(
-    built: ImageReport, registry: str, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Path]:
-    """The image's files, as they come back from the registry that it was pushed to."""
+def root(built: ImageReport, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The image's files, layer over layer."""
     if os.geteuid() != 0 or shutil.which("unshare") is None:
         pytest.skip("unpacking an image with its owners and running it needs root")
     allowed = subprocess.run(
@@ -197,15 +224,12 @@ def root(
     )
     if allowed.returncode:
         pytest.skip("this machine allows no mounts, even to root")
-    reference = images.push(Workspace.here(), "gpufleet", f"{registry}/gpufleet")
-    assert reference == f"{registry}/gpufleet@{built.digest}"
     folder = tmp_path_factory.mktemp("image") / "root"
     folder.mkdir()
-    crane = str(resolve(lambda _: None, ["oci"]).path("crane"))
-    with subprocess.Popen([crane, "export", reference, "-"], stdout=subprocess.PIPE) as pulled:
-        command = ["tar", "-x", "-C", str(folder)]
-        subprocess.run(command, stdin=pulled.stdout, check=True)
-    assert pulled.returncode == 0
+    layout = images.layout_of(Workspace.here(), "gpufleet")
+    for layer in built.layers:
+        blob = layout.blob(layer.digest)
+        subprocess.run(["tar", "-xzf", str(blob), "-C", str(folder)], check=True)
     yield folder
     shutil.rmtree(folder)
 
