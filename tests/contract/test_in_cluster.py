@@ -88,6 +88,7 @@ def test_a_change_takes_its_files_along_to_a_worker_that_sees_no_clone(tmp_path:
     plan = _plan(ground.fleet)
     flow = request_change(ground, plan, None)
     [status] = client(ground).list_workflows(workflow_ids=[flow])
+    assert status.input is not None
     order = status.input["args"][0]
     shutil.rmtree(clone)
     run = cast("Run", SimpleNamespace(id=flow, ground=ground))

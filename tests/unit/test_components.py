@@ -198,11 +198,12 @@ AT_FRA1 = DeclaredSite(REAL, PROJECT_ROOT / "fleets/sample/production.yaml", "fr
 def test_the_worker_runs_at_exactly_one_site_and_nowhere_beside_an_embedded_one(
     recorder: Recorder,
 ) -> None:
-    at = [DeclaredSite(REAL, AT_FRA1.path, site) for site in REAL.sites]
-    declare(lambda: [deploy_worker(declared, pulumi.ResourceOptions()) for declared in at])
-    declare(
-        lambda: deploy_worker(DeclaredSite(FLEET, AT_FRA1.path, "fra1"), pulumi.ResourceOptions())
-    )
+    def program() -> None:
+        for fleet in (REAL, FLEET):
+            for site in fleet.sites:
+                deploy_worker(DeclaredSite(fleet, AT_FRA1.path, site), pulumi.ResourceOptions())
+
+    declare(program)
     (deployment,) = recorder.of("Deployment")
     assert deployment.inputs["metadata"]["namespace"] == "gpufleet-system"
     assert deployment.inputs["spec"]["replicas"] == 2
