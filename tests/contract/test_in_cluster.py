@@ -5,6 +5,7 @@ What no test here shows is the pod itself: there is no kubelet.
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
@@ -16,6 +17,7 @@ from tests.conftest import Embedded
 from gpufleet.core import cluster_worker
 from gpufleet.core import vocabulary as names
 from gpufleet.core.approvals import digest_of
+from gpufleet.edges.engines import Binaries
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows.change import _demand_as_many_approvals, _fleet_file
@@ -137,6 +139,20 @@ def test_the_worker_s_account_does_its_work_and_nothing_beyond(pod: Cluster) -> 
     ):
         with pytest.raises(Failed, match="forbidden"):
             pod.collection(refused)
+
+
+def test_what_is_written_in_go_takes_the_same_kubeconfig(pod: Cluster, binaries: Binaries) -> None:
+    """Pulumi's provider reads KUBECONFIG by the library that kubectl reads it by."""
+    kubectl = [str(binaries.path("kubectl")), f"--context={pod.name}"]
+
+    def ask(*arguments: str) -> str:
+        command = [*kubectl, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+    assert "node/" in ask("get", "nodes", "--output=name")
+    inside = f"--namespace={names.INTERACTIVE_NAMESPACE}"
+    assert ask("auth", "can-i", "create", "deployments.apps", inside).strip() == "yes"
+    assert ask("auth", "can-i", "create", "deployments.apps", "--namespace=default").strip() == "no"
 
 
 def test_the_worker_s_account_cannot_widen_its_own_rights(pod: Cluster) -> None:

@@ -17,8 +17,9 @@ from gpufleet.components.pod_template import pod_spec
 from gpufleet.components.serving_pool import PoolContext, ServingPool
 from gpufleet.components.site import DeclaredSite
 from gpufleet.components.site_platform import SitePlatform
-from gpufleet.components.worker_deployment import WorkerPlan, deploy_worker
-from gpufleet.components.worker_deployment import pod_spec as worker_pod
+from gpufleet.components.worker_deployment import deploy_worker
+from gpufleet.components.worker_pod import WorkerPlan
+from gpufleet.components.worker_pod import pod_spec as worker_pod
 from gpufleet.core import cluster_worker
 from gpufleet.core.inventory import expand_site
 from gpufleet.core.quotas import SitePlan

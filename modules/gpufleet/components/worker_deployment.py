@@ -1,65 +1,16 @@
 """The worker of an environment whose clusters are all real: at one site, in its own namespace."""
 
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import pulumi
 import pulumi_kubernetes as k8s
 import yaml
 from pulumi_kubernetes.apiextensions import CustomResource
 
-from gpufleet.components.pod_template import RESTRICTED_CONTAINER
 from gpufleet.components.site import DeclaredSite
+from gpufleet.components.worker_pod import SELECTOR, WorkerPlan, pod_spec
 from gpufleet.core import cluster_worker
 from gpufleet.core import vocabulary as names
-from gpufleet.edges.declared_files import read_declared
-
-HOME: Final = "/opt/gpufleet"
-"""Of gpufleet in its image."""
-_SECRETS: Final = "/run/secrets/gpufleet"
-_GRACE_S: Final = 30
-_SELECTOR: Final = {"app.kubernetes.io/name": names.WORKER}
-
-
-@dataclass(frozen=True)
-class WorkerPlan:
-    """What the worker of an environment is made of."""
-
-    fleet: str
-    """Slug of the environment."""
-    folder: str
-    """The fleet's name: the folder of its files below `fleets/`."""
-    fleet_file: str
-    """Name of the fleet file in that folder."""
-    context: str
-    """Of the cluster that it runs in, as the fleet file names it."""
-    image: str
-    data: dict[str, str]
-    paths: dict[str, str]
-    """The declared files as a ConfigMap's data, and the path of each key."""
-    ports: tuple[int, ...]
-    """What it reaches outside of its namespace."""
-
-    @classmethod
-    def of(cls, declared: DeclaredSite) -> "WorkerPlan":
-        """The plan for the site of a stack.
-
-        Raises:
-            BadInput: the declared files are larger than a ConfigMap.
-        """
-        files = read_declared(declared.fleet, declared.path)
-        data, paths = cluster_worker.declared_data(files, str(declared.path))
-        cluster = declared.fleet.sites[declared.name].cluster
-        return cls(
-            fleet=declared.fleet.slug,
-            folder=declared.fleet.fleet,
-            fleet_file=declared.path.name,
-            context=getattr(cluster, "context", None) or declared.name,
-            image=declared.fleet.images.gpufleet,
-            data=data,
-            paths=paths,
-            ports=tuple(cluster_worker.egress_ports(declared.fleet)),
-        )
 
 
 def deploy_worker(declared: DeclaredSite, opts: pulumi.ResourceOptions) -> None:
@@ -85,7 +36,7 @@ class WorkerDeployment(pulumi.ComponentResource):
     ) -> None:
         super().__init__("gpufleet:platform:WorkerDeployment", name, None, opts)
         self._plan = plan
-        self._labels = {names.MANAGED: "true", names.FLEET: plan.fleet, **_SELECTOR}
+        self._labels = {names.MANAGED: "true", names.FLEET: plan.fleet, **SELECTOR}
         namespace = self._namespace()
         self._inside = pulumi.ResourceOptions(parent=self, depends_on=[namespace])
         account = k8s.core.v1.ServiceAccount(
@@ -107,7 +58,7 @@ class WorkerDeployment(pulumi.ComponentResource):
         k8s.policy.v1.PodDisruptionBudget(
             names.WORKER,
             metadata=self._about(names.WORKER),
-            spec={"selector": {"matchLabels": _SELECTOR}, "maxUnavailable": 1},
+            spec={"selector": {"matchLabels": SELECTOR}, "maxUnavailable": 1},
             opts=self._inside,
         )
         self._metrics()
@@ -171,7 +122,7 @@ class WorkerDeployment(pulumi.ComponentResource):
         policies: dict[str, dict[str, Any]] = {
             "default-deny": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]},
             names.WORKER: {
-                "podSelector": {"matchLabels": _SELECTOR},
+                "podSelector": {"matchLabels": SELECTOR},
                 "policyTypes": ["Ingress", "Egress"],
                 "ingress": [{"from": [monitoring], "ports": [_tcp(names.WORKER_PORT)]}],
                 "egress": [
@@ -210,7 +161,7 @@ class WorkerDeployment(pulumi.ComponentResource):
     def _deployment(self) -> dict[str, Any]:
         return {
             "replicas": 2,
-            "selector": {"matchLabels": _SELECTOR},
+            "selector": {"matchLabels": SELECTOR},
             "strategy": {
                 "type": "RollingUpdate",
                 "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0},
@@ -227,7 +178,7 @@ class WorkerDeployment(pulumi.ComponentResource):
             metadata={**self._about(names.WORKER), "annotations": {"pulumi.com/skipAwait": "true"}},
             spec={
                 "clusterIP": "None",
-                "selector": _SELECTOR,
+                "selector": SELECTOR,
                 "ports": [{"name": "metrics", "port": names.WORKER_PORT, "targetPort": "metrics"}],
             },
             opts=self._inside,
@@ -238,101 +189,11 @@ class WorkerDeployment(pulumi.ComponentResource):
             kind="ServiceMonitor",
             metadata=self._about(names.WORKER),
             spec={
-                "selector": {"matchLabels": _SELECTOR},
+                "selector": {"matchLabels": SELECTOR},
                 "endpoints": [{"port": "metrics", "interval": "30s"}],
             },
             opts=self._inside,
         )
-
-
-def pod_spec(plan: WorkerPlan) -> dict[str, Any]:
-    """The worker's pod, as plain Kubernetes data."""
-    return {
-        "serviceAccountName": names.WORKER,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": _GRACE_S,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": names.IMAGE_USER,
-            "runAsGroup": names.IMAGE_USER,
-            "fsGroup": names.IMAGE_USER,
-            "fsGroupChangePolicy": "OnRootMismatch",
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "topologySpreadConstraints": [
-            {
-                "maxSkew": 1,
-                "topologyKey": "kubernetes.io/hostname",
-                "whenUnsatisfiable": "ScheduleAnyway",
-                "labelSelector": {"matchLabels": _SELECTOR},
-            }
-        ],
-        "containers": [_container(plan)],
-        "volumes": [
-            {"name": "state", "persistentVolumeClaim": {"claimName": names.WORKER}},
-            {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
-            {
-                "name": "declared",
-                "configMap": {
-                    "name": f"{names.WORKER}-declared",
-                    "items": [{"key": key, "path": path} for key, path in plan.paths.items()],
-                },
-            },
-            {"name": "access", "configMap": {"name": f"{names.WORKER}-access"}},
-            {
-                "name": "secrets",
-                "secret": {
-                    "secretName": names.WORKER,
-                    "optional": True,
-                    "items": [
-                        {"key": key, "path": key, "mode": 0o440}
-                        for key in ("kubeconfig", "passphrase")
-                    ],
-                },
-            },
-        ],
-    }
-
-
-def _container(plan: WorkerPlan) -> dict[str, Any]:
-    fleet_file = f"{HOME}/fleets/{plan.folder}/{plan.fleet_file}"
-    probe = {"httpGet": {"path": "/readyz", "port": "metrics"}, "periodSeconds": 10}
-    url = {"secretKeyRef": {"name": names.WORKER, "key": "database-url"}}
-    return {
-        "name": "worker",
-        "image": plan.image,
-        "args": [
-            "worker",
-            f"--fleet={fleet_file}",
-            f"--port={names.WORKER_PORT}",
-            "--listen=0.0.0.0",
-        ],
-        "env": [
-            {"name": "GPUFLEET_DATABASE_URL", "valueFrom": url},
-            {"name": "GPUFLEET_PASSPHRASE_FILE", "value": f"{_SECRETS}/passphrase"},
-            # The cluster that it runs in first, then the further sites of the environment.
-            {"name": "KUBECONFIG", "value": f"/etc/gpufleet/kubeconfig:{_SECRETS}/kubeconfig"},
-            {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own folder
-        ],
-        "envFrom": [{"secretRef": {"name": "artifact-store", "optional": True}}],
-        "ports": [{"name": "metrics", "containerPort": names.WORKER_PORT, "protocol": "TCP"}],
-        # Pulumi's engine and provider stand in the worker's pod while they run.
-        "resources": {
-            "requests": {"cpu": "500m", "memory": "1Gi"},
-            "limits": {"memory": "4Gi"},
-        },
-        "readinessProbe": {**probe, "failureThreshold": 3},
-        # Not ready is not dead: a lost database passes, and flows go on where they were.
-        "livenessProbe": {**probe, "initialDelaySeconds": 60, "failureThreshold": 30},
-        "securityContext": RESTRICTED_CONTAINER,
-        "volumeMounts": [
-            {"name": "state", "mountPath": f"{HOME}/.fleet"},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - as above
-            {"name": "declared", "mountPath": f"{HOME}/fleets/{plan.folder}", "readOnly": True},
-            {"name": "access", "mountPath": "/etc/gpufleet", "readOnly": True},
-            {"name": "secrets", "mountPath": _SECRETS, "readOnly": True},
-        ],
-    }
 
 
 def _tcp(port: int) -> dict[str, Any]:
