@@ -24,8 +24,8 @@ else:
     NodeLabels("nodes", expand_site(declared.fleet, declared.name), base)
 
 extended = pulumi.ResourceOptions(provider=declared.provider(after=definitions))
-SitePlatform(SitePlan.of(declared.fleet, declared.name), extended)
-deploy_worker(declared, extended)
+platform = SitePlatform(SitePlan.of(declared.fleet, declared.name), extended)
+deploy_worker(declared, extended, [platform])
 
 pulumi.export("autoscaler", "none" if declared.embedded else "keda")
 pulumi.export("prometheus_url", "http://prometheus-operated.monitoring.svc:9090")

@@ -1,5 +1,6 @@
 """The worker of an environment whose clusters are all real: at one site, in its own namespace."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import pulumi
@@ -13,10 +14,18 @@ from gpufleet.core import cluster_worker
 from gpufleet.core import vocabulary as names
 
 
-def deploy_worker(declared: DeclaredSite, opts: pulumi.ResourceOptions) -> None:
-    """Make the worker where this is its site, else nothing."""
+def deploy_worker(
+    declared: DeclaredSite, opts: pulumi.ResourceOptions, after: Sequence[pulumi.Resource] = ()
+) -> None:
+    """Make the worker where this is its site, else nothing.
+
+    Args:
+        declared: the site of the stack.
+        opts: with a provider that knows ServiceMonitors.
+        after: what makes the namespaces that it manages.
+    """
     if cluster_worker.worker_site(declared.fleet) == declared.name:
-        WorkerDeployment("worker", WorkerPlan.of(declared), opts)
+        WorkerDeployment("worker", WorkerPlan.of(declared), opts, after)
 
 
 class WorkerDeployment(pulumi.ComponentResource):
@@ -29,16 +38,21 @@ class WorkerDeployment(pulumi.ComponentResource):
         name: of the component.
         plan: what it is made of.
         opts: with a provider that knows ServiceMonitors.
+        after: what makes the namespaces that it manages.
     """
 
     def __init__(
-        self, name: str, plan: WorkerPlan, opts: pulumi.ResourceOptions | None = None
+        self,
+        name: str,
+        plan: WorkerPlan,
+        opts: pulumi.ResourceOptions | None = None,
+        after: Sequence[pulumi.Resource] = (),
     ) -> None:
         super().__init__("gpufleet:platform:WorkerDeployment", name, None, opts)
         self._plan = plan
         self._labels = {names.MANAGED: "true", names.FLEET: plan.fleet, **SELECTOR}
         namespace = self._namespace()
-        self._inside = pulumi.ResourceOptions(parent=self, depends_on=[namespace])
+        self._inside = pulumi.ResourceOptions(parent=self, depends_on=[namespace, *after])
         account = k8s.core.v1.ServiceAccount(
             names.WORKER, metadata=self._about(names.WORKER), opts=self._inside
         )
