@@ -6,7 +6,9 @@ import pytest
 
 from gpufleet.core.cluster_worker import CONFIG_MAP_BYTES, declared_data, egress_ports, kubeconfig
 from gpufleet.edges.declared_files import read_declared, write_declared
-from gpufleet.edges.workspace import PROJECT_ROOT
+from gpufleet.edges.engines import Binaries
+from gpufleet.edges.pulumi import PulumiCli
+from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.hardware import ObjectStorage
@@ -53,3 +55,24 @@ def test_the_kubeconfig_of_the_pod_names_files_and_holds_no_token() -> None:
         "tokenFile": "/var/run/secrets/kubernetes.io/serviceaccount/token"
     }
     assert made["current-context"] == "fra1"
+
+
+def test_the_passphrase_of_the_states_may_be_given_by_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GPUFLEET_PASSPHRASE_FILE", str(tmp_path / "passphrase"))
+    files = tmp_path / "files"
+    (files / "charts").mkdir(parents=True)
+    names = ("pulumi-resource-kubernetes", "pulumi-language-python", "pulumi-language-python-exec")
+    for name in names:
+        (files / name).write_text("")
+    binaries = Binaries({name: files / name for name in names}, files)
+    (tmp_path / "passphrase").write_text("from a Secret\n")
+    kept = {}
+    for environment in ("given", "own"):
+        state = EnvironmentDir(tmp_path / ".fleet" / environment)
+        PulumiCli(Workspace(tmp_path), state, binaries, {}).prepare()
+        kept[environment] = state.passphrase_file.read_text()
+        monkeypatch.delenv("GPUFLEET_PASSPHRASE_FILE", raising=False)
+    assert kept["given"] == "from a Secret"
+    assert len(kept["own"]) > 32
