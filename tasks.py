@@ -10,6 +10,7 @@ from gpufleet.tasks import (
     fleet,
     flows,
     freeze,
+    images,
     journal,
     state,
     worker,
@@ -19,5 +20,5 @@ namespace = Collection()
 for module in (fleet, change, doctor, develop, worker):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
-for module in (flows, approve, freeze, journal, state):
+for module in (flows, approve, freeze, journal, state, images):
     namespace.add_collection(Collection.from_module(module))

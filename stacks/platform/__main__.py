@@ -7,6 +7,7 @@ from gpufleet.components.freeze_guard import hold_in_freeze
 from gpufleet.components.gpu_cluster import GpuCluster
 from gpufleet.components.site import DeclaredSite
 from gpufleet.components.site_platform import SitePlatform
+from gpufleet.components.worker_deployment import deploy_worker
 from gpufleet.core.quotas import SitePlan
 
 declared = DeclaredSite.from_config()
@@ -18,5 +19,6 @@ if cluster.plain and cluster.extended:
     plan = SitePlan.of(declared.fleet, declared.name)
     site = SitePlatform(plan, admission.resources, cluster.extended)
     admission.hold_when_unknown([site])
+    deploy_worker(declared, cluster.extended, [site])
 
 pulumi.export("prometheus_url", declared.prometheus_url)

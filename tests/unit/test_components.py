@@ -5,17 +5,27 @@ import pulumi
 import pytest
 from tests.recorded import Recorder, declare
 
+from gpufleet.components.admission import Admission
 from gpufleet.components.definitions import Definitions
+from gpufleet.components.gateway_route import GatewayRoute
 from gpufleet.components.node_labels import NodeLabels
 from gpufleet.components.operators import CHARTS, Operators
 from gpufleet.components.pod_template import pod_spec
 from gpufleet.components.serving_pool import PoolContext, ServingPool
+from gpufleet.components.site import DeclaredSite
 from gpufleet.components.site_platform import SitePlatform
+from gpufleet.components.worker_deployment import deploy_worker
+from gpufleet.components.worker_pod import WorkerPlan
+from gpufleet.components.worker_pod import pod_spec as worker_pod
+from gpufleet.core import cluster_worker
+from gpufleet.core import vocabulary as names
 from gpufleet.core.inventory import expand_site
 from gpufleet.core.quotas import SitePlan
 from gpufleet.core.serving import PoolAtSite, pools_at
+from gpufleet.edges.kube_paths import plural
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import load_fleet
+from gpufleet.spec.hardware import ExistingCluster
 
 FLEET = load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml")
 POOLS = [pool for site in FLEET.sites for pool in pools_at(FLEET, site)]
@@ -131,3 +141,98 @@ def test_definitions_are_one_release_for_each_operator(recorder: Recorder) -> No
     declare(lambda: Definitions("definitions"))
     charts = {made.inputs["chart"].rsplit("/", 1)[-1] for made in recorder.of("Release")}
     assert charts == {"kueue", "keda", "gateway-api", "prometheus-operator", "lws"}
+
+
+REAL = FLEET.model_copy(
+    update={
+        "sites": {
+            name: site.model_copy(
+                update={"cluster": ExistingCluster(provider="existing", context=f"ctx-{name}")}
+            )
+            for name, site in FLEET.sites.items()
+        }
+    }
+)
+AT_FRA1 = DeclaredSite(REAL, PROJECT_ROOT / "fleets/sample/production.yaml", "fra1")
+
+
+def test_the_worker_runs_at_exactly_one_site_and_nowhere_beside_an_embedded_one(
+    recorder: Recorder,
+) -> None:
+    def program() -> None:
+        for fleet in (REAL, FLEET):
+            for site in fleet.sites:
+                deploy_worker(DeclaredSite(fleet, AT_FRA1.path, site), pulumi.ResourceOptions())
+
+    declare(program)
+    (deployment,) = recorder.of("Deployment")
+    assert deployment.inputs["metadata"]["namespace"] == "gpufleet-system"
+    assert deployment.inputs["spec"]["replicas"] == 2
+    (config,) = [made for made in recorder.of("ConfigMap") if made.name.endswith("-access")]
+    assert "current-context: ctx-fra1" in config.inputs["data"]["kubeconfig"]
+
+
+def test_the_worker_s_pod_is_restricted_and_its_secrets_are_in_no_state(recorder: Recorder) -> None:
+    declare(lambda: deploy_worker(AT_FRA1, pulumi.ResourceOptions()))
+    spec = worker_pod(WorkerPlan.of(AT_FRA1))
+    (container,) = spec["containers"]
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+    assert "@sha256:" in container["image"]
+    url = next(each for each in container["env"] if each["name"] == "GPUFLEET_DATABASE_URL")
+    assert set(url) == {"name", "valueFrom"}
+    assert not recorder.of("Secret")
+    assert all(probe in container for probe in ("readinessProbe", "livenessProbe"))
+
+
+def test_the_worker_finds_the_declared_files_where_they_were() -> None:
+    plan = WorkerPlan.of(AT_FRA1)
+    laid = {plan.paths[key]: text for key, text in plan.data.items()}
+    folder = AT_FRA1.path.parent
+    expected = {"production.yaml", "shared/company.yaml", "shared/models.yaml"}
+    assert expected | {"calendars/company.ics", "calendars/dublin.ics"} == set(laid)
+    assert all(text == (folder / path).read_bytes().decode() for path, text in laid.items())
+
+
+def test_the_worker_may_write_every_kind_that_the_stacks_make_and_no_secret(
+    recorder: Recorder,
+) -> None:
+    def program() -> None:
+        for site in REAL.sites:
+            Admission(f"admission-{site}", REAL)
+            SitePlatform(SitePlan.of(REAL, site))
+            deploy_worker(DeclaredSite(REAL, AT_FRA1.path, site), pulumi.ResourceOptions())
+            for pool in pools_at(REAL, site):
+                ServingPool(pool, context())
+            GatewayRoute(f"gateway-{site}", REAL.slug)
+
+    declare(program)
+    written = {
+        (group, resource)
+        for kinds in (cluster_worker.CLUSTER_KINDS, cluster_worker.NAMESPACED_KINDS)
+        for group, resources in kinds.items()
+        for resource in resources
+    }
+    made = set()
+    for each in recorder.made:
+        if not each.typ.startswith("kubernetes:"):
+            continue
+        _, module, kind = each.typ.split(":")
+        group = module.rsplit("/", 1)[0]
+        made.add(("" if group == "core" else group, plural(kind)))
+    assert made - written == {
+        ("rbac.authorization.k8s.io", kind)
+        for kind in ("roles", "rolebindings", "clusterroles", "clusterrolebindings")
+    }
+    rules = [
+        *cluster_worker.cluster_rules(),
+        *(
+            rule
+            for namespace in names.GOVERNED_NAMESPACES
+            for rule in cluster_worker.namespace_rules(namespace)
+        ),
+    ]
+    assert not any({"secrets", "*"} & set(rule["resources"]) for rule in rules)
+    assert not any({"escalate", "bind", "*"} & set(rule["verbs"]) for rule in rules)

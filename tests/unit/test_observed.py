@@ -131,6 +131,8 @@ def test_workloads_that_serve_something_else_are_drift(article: Fleet) -> None:
         "pool extra",
     ]
     assert [row.actual for row in workload_drift(article, "main", [])] == ["missing"]
+    worker: Thing = {"metadata": {"name": "gpufleet-worker", "namespace": "gpufleet-system"}}
+    assert workload_drift(article, "main", [good, worker]) == []
 
 
 def test_an_object_that_is_gone_or_another_one_is_drift_from_the_state() -> None:

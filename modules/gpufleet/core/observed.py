@@ -150,7 +150,12 @@ def _offered(node: Node, actual: Object, devices: Mapping[str, int]) -> int:
 
 def workload_drift(fleet: Fleet, site: str, workloads: Sequence[Object]) -> list[DriftRow]:
     """Pools whose Deployment or LeaderWorkerSet is missing or serves something else."""
-    found = {workload["metadata"]["name"]: workload for workload in workloads}
+    found = {
+        workload["metadata"]["name"]: workload
+        for workload in workloads
+        # The worker is ours too, and no pool.
+        if workload["metadata"].get("namespace") != names.SYSTEM_NAMESPACE
+    }
     differ = _Differences(site)
     for pool in pools_at(fleet, site):
         workload = found.pop(pool.name, None)

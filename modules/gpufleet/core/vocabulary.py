@@ -54,6 +54,12 @@ ADMISSION: Final = "gpufleet-admission"
 """ConfigMap with the sources, digests and names that admission allows."""
 CONTROLLERS_GROUP: Final = "gpufleet:controllers"
 """Group of the operators and agents of an embedded site, in their client certificates."""
+WORKER: Final = "gpufleet-worker"
+"""Names the worker's Deployment, account, roles and Secret."""
+WORKER_PORT: Final = 9100
+"""Of the worker's metrics and readiness inside its pod."""
+IMAGE_USER: Final = 10001
+"""User and group of every container of ours."""
 
 
 RUNTIME_CLASS: Final = "nvidia"

@@ -28,6 +28,13 @@ from gpufleet.spec.progress import EngineProgress
 TOOLS: Final = PROJECT_ROOT / "tools"
 FILES: Final = "files"
 PROVIDER_VERSION: Final = "4.25.0"
+FOR_STACKS: Final = (
+    "pulumi",
+    "pulumi-language-python",
+    "pulumi-resource-kubernetes",
+    FILES,
+)
+"""What an environment needs that embeds no site."""
 _ASK_TIMEOUT_S: Final = 10
 _VERSION: Final = re.compile(r"\bv?(\d+\.\d+(?:\.\d+)?)")
 
@@ -73,8 +80,16 @@ def resolve(
     *,
     tools: Path = TOOLS,
     cache: Path | None = None,
+    use_path: bool = True,
 ) -> Binaries:
     """The named engines, built where they have to be; without names, all that are not optional.
+
+    Args:
+        on_progress: told while something is built.
+        names: of engines.
+        tools: folder of their declarations.
+        cache: where they are built.
+        use_path: whether one on PATH will do.
 
     Raises:
         BadInput: a name that is not declared.
@@ -82,7 +97,7 @@ def resolve(
         Retryable: the network or the disk.
     """
     cache = cache or cache_dir()
-    found = survey(names, tools=tools, cache=cache)
+    found = survey(names, tools=tools, cache=cache, use_path=use_path)
     missing = [resolution.engine for resolution in found if resolution.source == "build"]
     if missing:
         go = find_go([engine.name for engine in missing])
@@ -96,7 +111,11 @@ def resolve(
 
 
 def survey(
-    names: Collection[str] | None = None, *, tools: Path = TOOLS, cache: Path | None = None
+    names: Collection[str] | None = None,
+    *,
+    tools: Path = TOOLS,
+    cache: Path | None = None,
+    use_path: bool = True,
 ) -> list[Resolution]:
     """How each engine would be had, without building anything.
 
@@ -111,7 +130,7 @@ def survey(
         raise BadInput(
             f"no such engine: {', '.join(unknown)}", mend=f"there are: {', '.join(table)}"
         )
-    return [_resolution(table[name], cache) for name in names]
+    return [_resolution(table[name], cache, use_path=use_path) for name in names]
 
 
 def pinned_files(*, tools: Path = TOOLS, cache: Path | None = None) -> Path:
@@ -126,9 +145,9 @@ def pinned_files(*, tools: Path = TOOLS, cache: Path | None = None) -> Path:
     return folder
 
 
-def _resolution(engine: Engine, cache: Path) -> Resolution:
+def _resolution(engine: Engine, cache: Path, *, use_path: bool) -> Resolution:
     folder = _folder(engine, cache)
-    if on_path := _on_path(engine, cache):
+    if use_path and (on_path := _on_path(engine, cache)):
         return Resolution(engine, "path", on_path, folder)
     binaries = {name: folder / "bin" / name for name in engine.binaries}
     return Resolution(engine, "cache" if _is_whole(engine, folder) else "build", binaries, folder)

@@ -11,14 +11,14 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import psutil
 
-from gpufleet.edges.engines import survey
+from gpufleet.edges.engines import FOR_STACKS, survey
 from gpufleet.edges.workspace import Workspace, cache_dir
 from gpufleet.spec.machine import Facts
 
 
 def look(workspace: Workspace, sites: int) -> Facts:
     """Look at everything that `up` of so many embedded sites needs."""
-    engines = survey()
+    engines = survey(None if sites else FOR_STACKS)
     cache = _existing(cache_dir())
     return Facts(
         python=(sys.version_info.major, sys.version_info.minor),

@@ -1,4 +1,4 @@
-"""What a process tells Prometheus, and whether it is ready, on one loopback port."""
+"""What a process tells Prometheus, and whether it is ready, on one port."""
 
 import threading
 from collections.abc import Callable
@@ -8,11 +8,14 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 
-def serve(port: int, registry: CollectorRegistry, is_ready: Callable[[], bool]) -> None:
-    """Answer `/metrics` and `/readyz` on 127.0.0.1 in the background.
+def serve(
+    address: str, port: int, registry: CollectorRegistry, is_ready: Callable[[], bool]
+) -> None:
+    """Answer `/metrics` and `/readyz` in the background.
 
     Args:
-        port: to listen on.
+        address: to listen on.
+        port: of that address.
         registry: what `/metrics` shows.
         is_ready: 200 or 503 of `/readyz`.
     """
@@ -38,6 +41,6 @@ def serve(port: int, registry: CollectorRegistry, is_ready: Callable[[], bool]) 
         def log_message(self, *_: object) -> None:
             """Asked each second: nothing to log."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+    server = ThreadingHTTPServer((address, port), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True, name="metrics").start()

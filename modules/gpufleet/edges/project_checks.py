@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final
 
 _SHELL: Final = ("fleet", ".ci/run")
-_OWN_GO: Final = ("controlplane", "pulumi-resource-kubernetes")
+_OWN_GO: Final = ("controlplane", "oci", "pulumi-resource-kubernetes")
 _PYTHON: Final = ("modules", "stacks", "tests", "tools", "benchmarks/up", "tasks.py")
 
 
@@ -43,6 +43,7 @@ def checks(root: Path) -> list[Check]:
     tools = Path(sys.executable).parent
     paths = [str(root / path) for path in _PYTHON if (root / path).exists()]
     shell = [path for path in _SHELL if (root / path).exists()]
+    containerfiles = sorted(map(str, root.glob("images/*/Containerfile")))
 
     def tool(name: str, *arguments: str) -> tuple[str, ...]:
         return (str(tools / name), *arguments)
@@ -53,6 +54,7 @@ def checks(root: Path) -> list[Check]:
         Check("mypy", (tool("mypy"),), root),
         Check("layers", (tool("lint-imports", "--no-cache"),), root),
         Check("shellcheck", (tool("shellcheck", *shell),), root),
+        Check("hadolint", (tool("hadolint", *containerfiles),), root),
         Check("docs", ((sys.executable, "-m", "gpufleet.tasks", "docs", "--check"),), root),
         *(_go_vet(root, module) for module in _OWN_GO),
     ]

@@ -16,7 +16,7 @@ from gpufleet.edges.engines import PROVIDER_VERSION, Binaries
 from gpufleet.edges.fence_file import demand_newest
 from gpufleet.edges.stack_events import EventReader, OnProgress
 from gpufleet.edges.stack_states import Stack, StackStates
-from gpufleet.edges.workspace import EnvironmentDir, Workspace
+from gpufleet.edges.workspace import PASSPHRASE_VARIABLE, EnvironmentDir, Workspace
 from gpufleet.spec.errors import Failed, FleetError, PolicyRefused, Retryable
 from gpufleet.spec.fence import Fence
 from gpufleet.spec.reports import StackPreview, StackResult
@@ -73,7 +73,7 @@ class PulumiCli:
                 self._state.passphrase_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
             )
             with os.fdopen(descriptor, "w") as file:
-                file.write(secrets.token_urlsafe(32))
+                file.write(_given_passphrase() or secrets.token_urlsafe(32))
         for plugin, (version, *names) in _PLUGINS.items():
             folder = self._state.pulumi_home / "plugins" / f"{plugin}-v{version}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -217,6 +217,14 @@ class PulumiCli:
         provider = (checkpoint.get("latest") or {}).get("secrets_providers") or {}
         salt = (provider.get("state") or {}).get("salt")
         return f"encryptionsalt: {salt}\n" if salt else ""
+
+
+def _given_passphrase() -> str:
+    """The passphrase that was made elsewhere, as on a cluster; empty where none was."""
+    given = os.environ.get(PASSPHRASE_VARIABLE)
+    return (
+        Path(given).read_text(encoding="utf-8").strip() if given and Path(given).is_file() else ""
+    )
 
 
 def _link(source: Path, target: Path) -> None:

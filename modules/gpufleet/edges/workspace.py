@@ -13,6 +13,8 @@ PROJECT_ROOT: Final = Path(__file__).resolve().parents[3]
 STATE_FOLDER: Final = ".fleet"
 PRIVATE: Final = 0o700
 DATABASE_URL_VARIABLE: Final = "GPUFLEET_DATABASE_URL"
+PASSPHRASE_VARIABLE: Final = "GPUFLEET_PASSPHRASE_FILE"  # noqa: S105 - a name, not a secret
+"""Names a file with the passphrase that the stacks' states are encrypted with, made elsewhere."""
 DATABASE_URL_FILE: Final = "database.url"
 """Keeps the variable's value for processes that do not inherit it; mode 0600."""
 

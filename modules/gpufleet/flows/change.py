@@ -11,6 +11,7 @@ from gpufleet.core.changes import expected_s, pool_changes
 from gpufleet.core.freeze import Decision, decide, refusal
 from gpufleet.edges.approval_table import demand_signed_request
 from gpufleet.edges.calendars import read_calendars
+from gpufleet.edges.declared_files import write_declared
 from gpufleet.edges.stack_states import stacks_of
 from gpufleet.flows.durable import Run, flow
 from gpufleet.flows.environment import Environment, OnProgress
@@ -69,16 +70,17 @@ def change(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
     """Apply a plan; each step finds what it has done before."""
     ground = run.ground
     plan = ChangePlan.model_validate(order["plan"])
-    fleet_file = Path(order["fleet_file"])
+    fleet_file = _fleet_file(run, order)
     run.note("change.requested", plan=digest_of(plan), changes=plan.changes)
     try:
+        _demand_as_many_approvals(ground, plan)
         if plan.approvals_needed:
             run.wait(
                 "approvals",
-                lambda: _missing(run, fleet_file, plan),
+                lambda: _missing(run, plan),
                 within=ground.approvals.request(run.id)[0].expires_at - ground.clock(),
                 late=lambda: PolicyRefused(
-                    f"was not approved in time: {_missing(run, fleet_file, plan)}",
+                    f"was not approved in time: {_missing(run, plan)}",
                     where=f"flow {run.id}",
                     mend="ask again: ./fleet change --apply",
                 ),
@@ -96,6 +98,16 @@ def change(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
         raise
     run.note("change.ended", outcome="done", seconds=report.seconds)
     return report.model_dump(mode="json")
+
+
+def _fleet_file(run: Run, order: dict[str, Any]) -> Path:
+    """In this clone; or, where the worker runs on a cluster, as it was sent along."""
+    given = Path(order["fleet_file"])
+    if "declared" not in order:
+        return given
+    folder = run.ground.state.root / "declared" / run.id
+    write_declared(order["declared"], folder)
+    return folder / given.name
 
 
 def _apply(run: Run, plan: ChangePlan, fleet_file: Path) -> ChangeReport:
@@ -152,13 +164,30 @@ def _same_environment(run: Run, plan: ChangePlan, fleet_file: Path) -> Environme
     return environment
 
 
-def _missing(run: Run, fleet_file: Path, plan: ChangePlan) -> str:
+def _demand_as_many_approvals(ground: Ground, plan: ChangePlan) -> None:
+    """Refuse a plan that lowers the number of its own approvals.
+
+    Raises:
+        PolicyRefused: what the worker stands on asks for more.
+    """
+    needed = load_fleet(ground.fleet_file).governance.approvals_required
+    if plan.approvals_needed < needed:
+        raise PolicyRefused(
+            f"the plan asks for {plan.approvals_needed} approvals, the environment for {needed}",
+            where=str(ground.fleet_file),
+            mend="./fleet up by an administrator lowers it",
+        )
+
+
+def _missing(run: Run, plan: ChangePlan) -> str:
     """What the approvals still lack; empty where there are enough.
+
+    Judged by the identities of the worker's own fleet file, never by those of a file sent along.
 
     Raises:
         PolicyRefused: the request itself does not count.
     """
-    fleet = load_fleet(fleet_file)
+    fleet = load_fleet(run.ground.fleet_file)
     request, signed = run.ground.approvals.request(run.id)
     demand_signed_request(request, signed, fleet.identities)
     _demand_about(request, plan)

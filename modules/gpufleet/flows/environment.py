@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from gpufleet.edges.engines import Binaries, resolve
+from gpufleet.edges.engines import FOR_STACKS, Binaries, resolve
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.pulumi import PulumiCli
 from gpufleet.edges.variables import variables_for
@@ -32,7 +32,7 @@ class Environment:
 
     @classmethod
     def load(cls, workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> Self:
-        """Read the fleet file, and have every engine.
+        """Read the fleet file, and have every engine that it needs.
 
         Raises:
             BadInput: the fleet file is not valid.
@@ -40,7 +40,8 @@ class Environment:
         """
         fleet = load_fleet(fleet_file)
         state = workspace.for_fleet(fleet)
-        return cls(fleet, fleet_file, workspace, state, resolve(on_progress))
+        engines = None if embedded_sites(fleet) else FOR_STACKS
+        return cls(fleet, fleet_file, workspace, state, resolve(on_progress, engines))
 
     @property
     def platform(self) -> Platform:

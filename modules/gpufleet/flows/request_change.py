@@ -1,6 +1,10 @@
 """Submitting a planned change to the worker."""
 
+from typing import Any
+
 from gpufleet.core.approvals import digest_of
+from gpufleet.core.cluster_worker import worker_site
+from gpufleet.edges.declared_files import read_declared
 from gpufleet.flows import approvals
 from gpufleet.flows.approvals import Question, Signer
 from gpufleet.flows.change import CHANGE
@@ -31,10 +35,13 @@ def request_change(ground: Ground, plan: ChangePlan, signer: Signer | None) -> s
         scope = approvals.change_scope(ground)
         question = Question(flow, scope, digest_of(plan), plan.summary())
         approvals.ask(ground, signer, question)
-    order = {
+    order: dict[str, Any] = {
         "actor": signer.identity if signer else whoami(),
         "plan": plan.model_dump(mode="json"),
         "fleet_file": str(ground.fleet_file),
     }
+    if worker_site(ground.fleet):
+        # A worker on a cluster does not see this clone.
+        order["declared"] = read_declared(ground.fleet, ground.fleet_file)
     submit(ground, CHANGE, flow, order)
     return flow

@@ -32,6 +32,7 @@ from gpufleet.flows.state_backup import back_up
 from gpufleet.spec.errors import FleetError
 from gpufleet.spec.records import Fact
 
+LOOPBACK: Final = "127.0.0.1"
 _TICK_S: Final = 0.5
 _SILENT_FOR_S: Final = 60.0
 """A worker that has not looked at its database for this long is not ready."""
@@ -90,16 +91,17 @@ class Worker:
         """Whether it takes flows: it has asked the database for them lately."""
         return time.monotonic() - self._chores[0].succeeded_at < _SILENT_FOR_S
 
-    def run(self, port: int | None) -> None:
+    def run(self, port: int | None, listen: str = LOOPBACK) -> None:
         """Work until SIGTERM or Ctrl-C.
 
         Args:
-            port: of metrics and readiness on loopback; none where it is not given.
+            port: of metrics and readiness; none where it is not given.
+            listen: address of that port.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._ended.set())
         if port:
-            metrics.serve(port, self._registry, lambda: self.is_ready)
+            metrics.serve(listen, port, self._registry, lambda: self.is_ready)
         self._start()
         for chore in self._chores:
             threading.Thread(
@@ -157,11 +159,11 @@ class Worker:
                 self._ground.journal.append(fact)
 
 
-def work(workspace: Workspace, fleet_file: Path, port: int | None) -> None:
+def work(workspace: Workspace, fleet_file: Path, port: int | None, listen: str = LOOPBACK) -> None:
     """Run a worker in this process until it is told to end.
 
     Raises:
         BadInput: the fleet file, or the database's URL.
         Retryable: the database does not answer at all.
     """
-    Worker(Ground.open(workspace, fleet_file)).run(port)
+    Worker(Ground.open(workspace, fleet_file)).run(port, listen)

@@ -1,0 +1,38 @@
+"""The files that declare an environment: the fleet file, its shared parts, its calendars."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from gpufleet.spec.errors import BadInput
+from gpufleet.spec.fleet import Fleet
+
+
+def read_declared(fleet: Fleet, fleet_file: Path) -> dict[str, str]:
+    """Text of each by its path from the fleet file's folder.
+
+    Raises:
+        BadInput: one cannot be read.
+    """
+    calendars = [calendar.file for calendar in fleet.freeze_calendars.values()]
+    shared = [f"shared/{name}.yaml" for name in fleet.include]
+    found = {}
+    for path in sorted({fleet_file.name, *shared, *calendars}):
+        try:
+            found[path] = (fleet_file.parent / path).read_bytes().decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"cannot be read: {error}", where=f"{fleet_file}: {path}") from None
+    return found
+
+
+def write_declared(files: Mapping[str, str], folder: Path) -> None:
+    """Write files that `read_declared` has read below another folder.
+
+    Raises:
+        BadInput: a path leads out of the folder.
+    """
+    for path, text in files.items():
+        file = folder / path
+        if not file.resolve().is_relative_to(folder.resolve()):
+            raise BadInput("leads out of the fleet file's folder", where=path)
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        file.write_bytes(text.encode())
