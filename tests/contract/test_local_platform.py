@@ -319,7 +319,7 @@ def test_secrets_are_readable_by_their_owner_only_and_on_no_command_line(
     assert stat.S_IMODE(root.stat().st_mode) == 0o700
     for file in (path for path in root.rglob("*") if path.is_file()):
         if (
-            file.suffix in {".key", ".kubeconfig", ".json", ".yaml", ".env"}
+            file.suffix in {".key", ".kubeconfig", ".json", ".yaml", ".env", ".token"}
             or file.name == "kubeconfig"
         ):
             assert stat.S_IMODE(file.stat().st_mode) == 0o600, file

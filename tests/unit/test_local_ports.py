@@ -3,7 +3,11 @@
 import socket
 from pathlib import Path
 
+import pytest
+
+from gpufleet.edges.workspace import EnvironmentDir
 from gpufleet.local import ports
+from gpufleet.spec.errors import Failed
 
 
 def test_ports_are_chosen_once_and_kept(tmp_path: Path) -> None:
@@ -44,3 +48,11 @@ def test_a_file_of_an_earlier_version_is_not_complete_and_keeps_what_it_has(tmp_
     assert not ports.is_complete(file)
     assert ports.choose(file, set()).items() >= before.items()
     assert ports.is_complete(file)
+
+
+def test_stacks_find_the_kept_port_of_a_process_by_its_name(tmp_path: Path) -> None:
+    state = EnvironmentDir(tmp_path)
+    with pytest.raises(Failed, match="prometheus has no port yet"):
+        state.port("east", "prometheus")
+    chosen = ports.choose(state.ports("east"), set())
+    assert state.port("east", "prometheus") == chosen["prometheus"]
