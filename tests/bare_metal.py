@@ -20,7 +20,6 @@ def documented() -> dict[str, Any]:
     match = re.search(r"## A provisioned cluster\n\n```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
     assert match
     article = yaml.safe_load((ARTICLE / "production.yaml").read_text())
-    # YAML 1.1 reads a time and a date where the fleet file has text, so these stay as written.
     return _over(article, yaml.safe_load(match[1]))
 
 

@@ -187,12 +187,15 @@ def allocations(cluster: Cluster) -> list[tuple[str, str]]:
     ]
 
 
-def test_the_quota_counts_devices_that_are_claimed(cluster: Cluster, until: "Until") -> None:
+def test_the_quota_counts_devices_that_are_claimed_under_both_names(
+    cluster: Cluster, until: "Until"
+) -> None:
+    requests = f"requests.{names.GPU_RESOURCE}"
     quota = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
         "metadata": {"name": "gpus"},
-        "spec": {"hard": {names.CLAIMED_DEVICES: "6"}},
+        "spec": {"hard": {names.CLAIMED_DEVICES: "6", requests: "16"}},
     }
     cluster.create(QUOTA, quota)
 
@@ -201,7 +204,7 @@ def test_the_quota_counts_devices_that_are_claimed(cluster: Cluster, until: "Unt
         used: dict[str, Any] = found.get("status", {}).get("used") or {}
         return used
 
-    until(lambda: counted() == {names.CLAIMED_DEVICES: "0"})
+    until(lambda: counted() == {names.CLAIMED_DEVICES: "0", requests: "0"})
     for index in range(3):
         cluster.create(PODS, pod(f"pod-{index}"))
     refused = until(
@@ -215,5 +218,5 @@ def test_the_quota_counts_devices_that_are_claimed(cluster: Cluster, until: "Unt
         )
     )
     assert "exceeded quota: gpus" in refused["message"]
-    until(lambda: counted() == {names.CLAIMED_DEVICES: "6"})
+    until(lambda: counted() == {names.CLAIMED_DEVICES: "6", requests: "6"})
     assert len(cluster.items(CLAIMS)) == 2

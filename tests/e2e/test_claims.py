@@ -40,9 +40,12 @@ def test_every_replica_serves_on_gpus_that_it_claimed(claimed: Clone) -> None:
     (quota,) = claimed.kubectl("main", "get", "resourcequota", "-n", "gpufleet-interactive")[
         "items"
     ]
-    counted = "gpu.nvidia.com.deviceclass.resource.k8s.io/devices"
-    assert quota["status"]["used"][counted] == str(REPLICAS)
-    assert quota["status"]["hard"][counted] == "12"
+    for counted in (
+        "gpu.nvidia.com.deviceclass.resource.k8s.io/devices",
+        "requests.nvidia.com/gpu",
+    ):
+        assert quota["status"]["used"][counted] == str(REPLICAS)
+        assert quota["status"]["hard"][counted] == "12"
 
 
 def test_nothing_drifts_and_a_second_up_changes_nothing(claimed: Clone) -> None:

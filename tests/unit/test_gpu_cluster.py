@@ -236,7 +236,7 @@ def test_pods_of_claimed_gpus_request_none_and_claim_as_many(
         (
             GpuAccess.DRA,
             {
-                "requests.nvidia.com/gpu": "0",
+                "requests.nvidia.com/gpu": "12",
                 "gpu.nvidia.com.deviceclass.resource.k8s.io/devices": "12",
             },
         ),

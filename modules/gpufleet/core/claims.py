@@ -32,13 +32,13 @@ def claim_template(pool: PoolAtSite) -> dict[str, Any]:
 
 
 def device_class() -> dict[str, Any]:
-    """The spec of the DeviceClass of whole GPUs, which NVIDIA's own chart brings on a real cluster.
-
-    Without its `extendedResourceName`: a node group gives its GPUs in one way only.
-    """
+    """The spec of the DeviceClass of whole GPUs, as NVIDIA's own chart brings it elsewhere."""
     whole = f"device.attributes['{names.GPU_DEVICE_CLASS}'].type == 'gpu'"
     expression = f"device.driver == '{names.GPU_DEVICE_CLASS}' && {whole}"
-    return {"selectors": [{"cel": {"expression": expression}}]}
+    return {
+        "selectors": [{"cel": {"expression": expression}}],
+        "extendedResourceName": names.GPU_RESOURCE,
+    }
 
 
 def resource_slice(node: Node, uid: str) -> dict[str, Any]:

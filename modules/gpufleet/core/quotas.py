@@ -51,11 +51,17 @@ class SitePlan:
 
     @property
     def interactive_quota(self) -> dict[str, str]:
-        """The hard limits of the interactive namespace, by Kubernetes' names of what is counted."""
-        hard = {f"requests.{names.GPU_RESOURCE}": str(self.interactive_gpus)}
-        if self.claimed_gpus is not None:
-            hard[names.CLAIMED_DEVICES] = str(self.claimed_gpus)
-        return hard
+        """The hard limits of the interactive namespace, by Kubernetes' names of what is counted.
+
+        From 1.36 on, claims of a class that names an extended resource count as requests of it too.
+        """
+        requests = f"requests.{names.GPU_RESOURCE}"
+        if self.claimed_gpus is None:
+            return {requests: str(self.interactive_gpus)}
+        return {
+            requests: str(self.interactive_gpus + self.claimed_gpus),
+            names.CLAIMED_DEVICES: str(self.claimed_gpus),
+        }
 
 
 def claims_gpus(fleet: Fleet, site: str) -> bool:

@@ -35,14 +35,7 @@ def status(workspace: Workspace, fleet_file: Path) -> StatusReport:
         try:
             rows, differences = _site(environment, site)
         except FleetError as error:
-            down = DriftRow(
-                site=site,
-                between="fleet and cluster",
-                what="cluster",
-                declared="reachable",
-                actual=error.what,
-            )
-            rows, differences = pool_rows(environment.fleet, site, []), [down]
+            rows, differences = pool_rows(environment.fleet, site, []), [_down(site, error.what)]
         pools += rows
         drift += differences
     return StatusReport(
@@ -54,9 +47,17 @@ def status(workspace: Workspace, fleet_file: Path) -> StatusReport:
     )
 
 
+def _down(site: str, why: str) -> DriftRow:
+    between = "fleet and cluster"
+    return DriftRow(site=site, between=between, what="cluster", declared="reachable", actual=why)
+
+
 def _site(environment: Environment, site: str) -> tuple[list[PoolRow], list[DriftRow]]:
-    cluster = environment.cluster(site)
     fleet = environment.fleet
+    lost = [row for rows in lost_objects(environment, site).values() for row in rows]
+    if fleet.awaits_cluster(site):
+        return pool_rows(fleet, site, []), [_down(site, "being provisioned"), *lost]
+    cluster = environment.cluster(site)
     pools = observed_pools(fleet, site, cluster)
     nodes = cluster.items("/api/v1/nodes")
     slices = cluster.items(SLICES_PATH) if claims_gpus(fleet, site) else []
@@ -68,7 +69,7 @@ def _site(environment: Environment, site: str) -> tuple[list[PoolRow], list[Drif
     drift = [
         *node_drift(expand_site(fleet, site), nodes, site, slices),
         *workload_drift(fleet, site, workloads),
-        *(row for rows in lost_objects(environment, site).values() for row in rows),
+        *lost,
     ]
     cluster.close()
     return pools, drift
