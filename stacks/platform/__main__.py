@@ -3,6 +3,7 @@
 import pulumi
 
 from gpufleet.components.definitions import Definitions
+from gpufleet.components.field_owner import own_fields
 from gpufleet.components.freeze_guard import hold_in_freeze
 from gpufleet.components.node_labels import NodeLabels
 from gpufleet.components.operators import Operators
@@ -13,6 +14,7 @@ from gpufleet.core.quotas import SitePlan
 
 declared = DeclaredSite.from_config()
 hold_in_freeze(declared)
+own_fields()
 
 base = pulumi.ResourceOptions(provider=declared.provider())
 if declared.embedded:

@@ -10,10 +10,11 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from gpufleet.edges.engines import PROVIDER_VERSION, Binaries
 from gpufleet.edges.fence_file import demand_newest
+from gpufleet.edges.settled_stacks import SettledStacks
 from gpufleet.edges.stack_events import EventReader, OnProgress
 from gpufleet.edges.stack_states import Stack, StackStates
 from gpufleet.edges.workspace import EnvironmentDir, Workspace
@@ -31,6 +32,8 @@ _POLL_S: Final = 0.1
 _PARALLEL: Final = "64"
 _EVENT_LOG: Final = {"PULUMI_DEBUG_COMMANDS": "true"}
 """Makes the CLI take `--event-log`, as Pulumi's own Automation API does."""
+_GARBAGE_PERCENT: Final = "400"
+"""Go collects its garbage at this growth: memory of an update for a tenth of its processor time."""
 _INTERRUPT_WITHIN_S: Final = 60
 _TRACEBACK: Final = "Traceback (most recent call last):"
 
@@ -55,8 +58,9 @@ class PulumiCli:
         self._workspace = workspace
         self._state = state
         self._binaries = binaries
-        self._variables = {**os.environ, **variables, **_EVENT_LOG}
+        self._variables = {"GOGC": _GARBAGE_PERCENT, **os.environ, **variables, **_EVENT_LOG}
         self._states = StackStates(state)
+        self._settled = SettledStacks(state)
         self._interrupted = threading.Event()
 
     def interrupt(self) -> None:
@@ -74,6 +78,7 @@ class PulumiCli:
             )
             with os.fdopen(descriptor, "w") as file:
                 file.write(secrets.token_urlsafe(32))
+        _without_logs(self._state.pulumi_home / "logs")
         for plugin, (version, *names) in _PLUGINS.items():
             folder = self._state.pulumi_home / "plugins" / f"{plugin}-v{version}"
             folder.mkdir(parents=True, exist_ok=True)
@@ -90,20 +95,24 @@ class PulumiCli:
             return
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         salt = self._salt(stack) if exists else ""
+        shard = f"  gpufleet:shard: {stack.shard}\n" if stack.shard > 1 else ""
         file.write_text(
             f"# Written by ./fleet up. Everything else is declared in the fleet file.\n"
-            f"{salt}config:\n  gpufleet:fleet: {shown}\n  gpufleet:site: {stack.site}\n"
+            f"{salt}config:\n  gpufleet:fleet: {shown}\n  gpufleet:site: {stack.site}\n{shard}"
         )
         if not exists:
             self._run(stack, ["stack", "init", "--non-interactive", "--no-select"])
 
-    def up(self, stack: Stack, on_progress: OnProgress, fence: Fence | None = None) -> StackResult:
-        """Update one stack.
+    def up(
+        self, stack: Stack, on_progress: OnProgress, fence: Fence | None = None, inputs: str = ""
+    ) -> StackResult:
+        """Update one stack; nothing is run where that would do nothing.
 
         Args:
             stack: which.
             on_progress: told while it goes on.
             fence: of the lease that allows it; one that is out of date is refused.
+            inputs: a digest of what its program reads; without it an update is always run.
 
         Raises:
             PolicyRefused: a freeze.
@@ -113,11 +122,19 @@ class PulumiCli:
         if fence:
             demand_newest(self._state.pulumi_state, fence)
         self._states.release_dead_lock(stack)
+        if inputs and self._settled.is_settled(stack, inputs):
+            return StackResult(stack=stack.shown, same=self._count(stack), seconds=0.0)
         arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs"]
         return self._update(stack, arguments, on_progress).result()
 
-    def preview(self, stack: Stack, on_progress: OnProgress) -> StackPreview:
-        """What `up` would change."""
+    def remember(self, stack: Stack, inputs: str) -> None:
+        """The stack's last update succeeded, and its program has read these inputs."""
+        self._settled.remember(stack, inputs)
+
+    def preview(self, stack: Stack, on_progress: OnProgress, inputs: str = "") -> StackPreview:
+        """What `up` would change; `inputs` as there."""
+        if inputs and self._settled.is_settled(stack, inputs):
+            return StackPreview(stack=stack.shown, changes=[], same=self._count(stack))
         return self._update(stack, ["preview"], on_progress).preview()
 
     def refresh(self, stack: Stack, on_progress: OnProgress) -> StackResult:
@@ -126,13 +143,9 @@ class PulumiCli:
         arguments = ["refresh", "--yes", "--skip-preview", "--suppress-outputs"]
         return self._update(stack, arguments, on_progress).result()
 
-    def resources(self, stack: Stack) -> list[dict[str, Any]]:
-        """The resources of the stack's last state; none where it was never updated."""
-        file = self._states.file(stack)
-        if not file.exists():
-            return []
-        latest = json.loads(file.read_text(encoding="utf-8"))["checkpoint"].get("latest") or {}
-        return list(latest.get("resources") or [])
+    def _count(self, stack: Stack) -> int:
+        """The resources that Pulumi would call the same."""
+        return sum(not each.get("external") for each in self._states.resources(stack))
 
     def _update(self, stack: Stack, arguments: list[str], on_progress: OnProgress) -> EventReader:
         with tempfile.TemporaryDirectory(prefix="gpufleet-") as folder:
@@ -229,6 +242,17 @@ def _place(source: Path, target: Path) -> None:
         target.hardlink_to(source)
     except OSError:
         shutil.copy2(source, target)
+
+
+def _without_logs(folder: Path) -> None:
+    """A file where Pulumi would make its folder of logs: it then goes on without them.
+
+    It has no switch for them. They hold every call in full, encrypted: half of the processor time
+    of an update without changes, and 24 MB for 700 resources, for which nobody asked.
+    """
+    if folder.is_dir():
+        shutil.rmtree(folder)
+    folder.touch(exist_ok=True)
 
 
 def pending_changes(stack: str) -> StackPreview:

@@ -11,11 +11,11 @@ from gpufleet.core.changes import expected_s, pool_changes
 from gpufleet.core.freeze import Decision, decide, refusal
 from gpufleet.edges.approval_table import demand_signed_request
 from gpufleet.edges.calendars import read_calendars
-from gpufleet.edges.stack_states import stacks_of
 from gpufleet.flows.durable import Run, flow
 from gpufleet.flows.environment import Environment, OnProgress
 from gpufleet.flows.ground import ENVIRONMENT, Ground
 from gpufleet.flows.provision import previews, update_site, wait_ready
+from gpufleet.flows.stacks import stacks_of
 from gpufleet.flows.state_backup import back_up
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.approvals import ApprovalRequest
@@ -48,7 +48,7 @@ def plan_change(ground: Ground, on_progress: OnProgress) -> ChangePlan:
         environment=fleet.environment,
         fleet_digest=digest_of(fleet),
         pools=pool_changes(last[1] if last else None, fleet),
-        stacks=previews(environment, cli, stacks_of(fleet), on_progress),
+        stacks=previews(environment, cli, stacks_of(fleet, ground.state), on_progress),
         openings=[
             Opening(
                 site=site,
@@ -127,7 +127,7 @@ def _update(run: Run, plan: ChangePlan, fleet_file: Path, site: str) -> list[Jso
         raise PolicyRefused(closed, where=f"site {site}", mend="the sites before it are changed")
     cli = environment.cli
     cli.prepare()
-    for stack in stacks_of(environment.fleet):
+    for stack in stacks_of(environment.fleet, environment.state):
         cli.ensure(stack, fleet_file)
     results = update_site(environment, cli, site, run.tell, run.fences[ENVIRONMENT])
     for result in results:

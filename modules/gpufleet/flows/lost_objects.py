@@ -5,8 +5,9 @@ from typing import Any
 from gpufleet.core.observed import state_drift
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import object_path
-from gpufleet.edges.stack_states import Stack, stacks_of
+from gpufleet.edges.stack_states import Stack, StackStates
 from gpufleet.flows.environment import Environment
+from gpufleet.flows.stacks import stacks_of
 from gpufleet.spec.reports import DriftRow
 
 
@@ -16,10 +17,11 @@ def lost_objects(
     """What each of a site's stacks has lost; a collection is listed once."""
     collections: dict[str, dict[str, str]] = {}
     lost: dict[Stack, list[DriftRow]] = {}
-    for stack in stacks_of(environment.fleet):
+    states = StackStates(environment.state)
+    for stack in stacks_of(environment.fleet, environment.state):
         if stack.site != site:
             continue
-        recorded = _recorded(environment.cli.resources(stack))
+        recorded = _recorded(states.resources(stack))
         found: dict[str, str] = {}
         for collection in sorted({path.rsplit("/", 1)[0] for path in recorded}):
             if collection not in collections:

@@ -9,15 +9,19 @@ from typing import Final, TypeVar
 
 from gpufleet.core.approvals import digest_of
 from gpufleet.core.freeze import decide, refusal
-from gpufleet.core.observed import pool_rows
+from gpufleet.core.observed import pool_rows, rolling
+from gpufleet.core.serving import pools_at
 from gpufleet.core.vocabulary import POOL
 from gpufleet.edges.calendars import read_calendars
+from gpufleet.edges.kube_paths import collection_path
 from gpufleet.edges.pulumi import PulumiCli
-from gpufleet.edges.stack_states import Stack, stacks_of
+from gpufleet.edges.stack_states import PLATFORM, Stack, StackStates
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.environment import Environment, OnProgress
 from gpufleet.flows.ground import ENVIRONMENT, Ground, whoami
 from gpufleet.flows.lost_objects import lost_objects
+from gpufleet.flows.pending_objects import settle_pending
+from gpufleet.flows.stacks import inputs_of, stacks_of
 from gpufleet.local.platform import down
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import PolicyRefused, TargetMissed
@@ -25,9 +29,13 @@ from gpufleet.spec.fence import Fence
 from gpufleet.spec.progress import ReplicaProgress
 from gpufleet.spec.reports import PoolRow, PreviewReport, StackPreview, StackResult, UpReport
 
+S = TypeVar("S")
 T = TypeVar("T")
+_AT_ONCE: Final = 8
+"""Each update is four processes with 0.5 GiB together."""
 READY_WITHIN_S: Final = 300
 _POLL_S: Final = 0.5
+_DEPLOYMENTS: Final = collection_path("apps/v1", "Deployment", None)
 
 
 def up(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> UpReport:
@@ -73,10 +81,11 @@ def preview(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> 
     environment.platform.up(on_progress)
     cli = environment.cli
     cli.prepare()
+    stacks = stacks_of(environment.fleet, environment.state)
     return PreviewReport(
         fleet=environment.fleet.fleet,
         environment=environment.fleet.environment,
-        stacks=previews(environment, cli, stacks_of(environment.fleet), on_progress),
+        stacks=previews(environment, cli, stacks, on_progress),
     )
 
 
@@ -139,7 +148,8 @@ def _changes(
     on_progress: OnProgress,
 ) -> bool:
     """Whether an update would change something at a site that was provisioned before."""
-    made = [stack for stack in stacks if stack.site == site and cli.resources(stack)]
+    states = StackStates(environment.state)
+    made = [stack for stack in stacks if stack.site == site and states.resources(stack)]
     found = previews(environment, cli, made, on_progress)
     return any(preview.changes and not preview.is_first for preview in found)
 
@@ -151,13 +161,15 @@ def _update_all(
     on_progress: OnProgress,
     fence: Fence,
 ) -> list[StackResult]:
-    stacks = stacks_of(environment.fleet)
+    stacks = stacks_of(environment.fleet, environment.state)
     for stack in stacks:
         cli.ensure(stack, environment.fleet_file)
     hold_in_freeze(ground, environment, cli, stacks, on_progress)
     demand_approved(ground, environment, cli, stacks, on_progress)
-    results = each_site(
-        cli, environment.fleet, lambda site: update_site(environment, cli, site, on_progress, fence)
+    results = side_by_side(
+        cli,
+        list(environment.fleet.sites),
+        lambda site: update_site(environment, cli, site, on_progress, fence),
     )
     return [result for site in results for result in site]
 
@@ -180,36 +192,47 @@ def _remember(ground: Ground, fleet: Fleet, results: list[StackResult], seconds:
 
 
 def wait_ready(environment: Environment, on_progress: OnProgress) -> list[PoolRow]:
-    """Wait until every replica is ready: Pulumi stops waiting at a Deployment's minimum.
+    """Wait until every replica is ready and of the declared pod: Pulumi does not wait for them.
 
     Raises:
         TargetMissed: names the pools that are not.
     """
     started = time.monotonic()
-    clusters = {site: environment.cluster(site) for site in environment.fleet.sites}
+    fleet = environment.fleet
+    clusters = {site: environment.cluster(site) for site in fleet.sites}
+    patience_s = {
+        (site, pool.name): max(READY_WITHIN_S, pool.rollout_timeout_s)
+        for site in fleet.sites
+        for pool in pools_at(fleet, site)
+    }
     while True:
         rows: list[PoolRow] = []
+        moving: set[tuple[str, str]] = set()
+        looked = time.monotonic()
         for site, cluster in clusters.items():
-            found = pool_rows(environment.fleet, site, cluster.items("/api/v1/pods", labels=POOL))
+            found = pool_rows(fleet, site, cluster.items("/api/v1/pods", labels=POOL))
+            moving |= {(site, pool) for pool in rolling(cluster.items(_DEPLOYMENTS, labels=POOL))}
             ready, wanted = (
                 sum(row.replicas_ready for row in found),
                 sum(row.replicas_wanted for row in found),
             )
             on_progress(ReplicaProgress(site, ready, wanted, time.monotonic() - started))
             rows += found
-        late = [row for row in rows if not row.is_ready]
+        late = [row for row in rows if not row.is_ready or (row.site, row.pool) in moving]
         if not late:
             return rows
-        if time.monotonic() - started > READY_WITHIN_S:
+        waited_s = time.monotonic() - started
+        if overdue := [row for row in late if waited_s > patience_s[row.site, row.pool]]:
             names = ", ".join(
                 f"{row.pool} at {row.site} ({row.replicas_ready} of {row.replicas_wanted})"
-                for row in late
+                for row in overdue
             )
             raise TargetMissed(
-                f"after {READY_WITHIN_S} s replicas are not ready: {names}",
+                f"after {waited_s:.0f} s replicas are not ready: {names}",
                 mend='look: eval "$(./fleet env)"; kubectl get pods -A -l gpufleet.dev/pool',
             )
-        time.sleep(_POLL_S)
+        # Thousands of pods take a while to list: most of the time is theirs to get ready.
+        time.sleep(max(_POLL_S, 2 * (time.monotonic() - looked)))
 
 
 def update_site(
@@ -219,20 +242,33 @@ def update_site(
     on_progress: OnProgress,
     fence: Fence,
 ) -> list[StackResult]:
-    """Update a site's stacks in order; what was deleted behind their back is made again.
+    """Update a site's stacks, those of its pools side by side, after the platform's.
+
+    What was deleted behind their back is made again.
 
     Raises:
         FleetError: an update was refused or failed; what it did is kept.
     """
     cluster = environment.cluster(site)
+    settle_pending(environment, cluster, site)
     lost = lost_objects(environment, cluster, site)
     cluster.close()
-    results = []
-    for stack in stacks_of(environment.fleet):
-        if stack.site == site:
-            if lost.get(stack):
-                cli.refresh(stack, on_progress)
-            results.append(cli.up(stack, on_progress, fence))
+
+    inputs: dict[Stack, str] = {}
+
+    def update(stack: Stack) -> StackResult:
+        inputs[stack] = inputs_of(environment, stack)
+        if lost.get(stack):
+            cli.refresh(stack, on_progress)
+        return cli.up(stack, on_progress, fence, inputs[stack])
+
+    stacks = [s for s in stacks_of(environment.fleet, environment.state) if s.site == site]
+    results = [update(stack) for stack in stacks if stack.project == PLATFORM]
+    results += side_by_side(cli, [s for s in stacks if s.project != PLATFORM], update)
+    # The programs have read the fleet file themselves: not if somebody changed it in between.
+    if digest_of(load_fleet(environment.fleet_file)) == digest_of(environment.fleet):
+        for stack, digest in inputs.items():
+            cli.remember(stack, digest)
     return results
 
 
@@ -242,21 +278,18 @@ def previews(
     """What an update of each stack would change."""
     for stack in stacks:
         cli.ensure(stack, environment.fleet_file)
-    found = each_site(
-        cli,
-        environment.fleet,
-        lambda site: [cli.preview(stack, on_progress) for stack in stacks if stack.site == site],
+    return side_by_side(
+        cli, stacks, lambda stack: cli.preview(stack, on_progress, inputs_of(environment, stack))
     )
-    return [preview for site in found for preview in site]
 
 
-def each_site(cli: PulumiCli, fleet: Fleet, work: Callable[[str], list[T]]) -> list[list[T]]:
-    """Do the same for every site side by side; the first failure is raised after all have ended.
+def side_by_side(cli: PulumiCli, things: list[S], work: Callable[[S], T]) -> list[T]:
+    """Do the same for all at once; the first failure is raised after all have ended.
 
     Ctrl-C reaches this thread only: the updates are told, and end what they have begun.
     """
-    with ThreadPoolExecutor(len(fleet.sites)) as threads:
-        futures = [threads.submit(work, site) for site in fleet.sites]
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        futures = [threads.submit(work, thing) for thing in things]
         try:
             wait(futures)
         except BaseException:
