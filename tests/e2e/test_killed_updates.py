@@ -141,6 +141,10 @@ def test_an_update_killed_at_many_points_is_finished_by_the_next(
     assert killed.json("status", "--fleet", FLEET)["drift"] == []
     for stack in killed.json("up", "--fleet", FLEET)["stacks"]:
         assert stack["created"] == stack["updated"] == stack["replaced"] == stack["deleted"] == 0
+    for stack in ("platform/killed-production-main", "pools/killed-production-main.2"):
+        project, name = stack.split("/")
+        plain = killed.pulumi(project, "preview", "--stack", name, "--expect-no-changes")
+        assert plain.returncode == 0, plain.stdout
 
 
 def test_what_a_killed_update_made_can_be_changed_and_removed(killed: Clone, until: Until) -> None:
