@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from gpufleet.edges.engines import PROVIDER_VERSION, Binaries
+from gpufleet.edges.engines import Binaries
 from gpufleet.edges.fence_file import demand_newest
+from gpufleet.edges.pulumi_home import prepare_home, replace_link
 from gpufleet.edges.settled_stacks import SettledStacks
 from gpufleet.edges.stack_events import EventReader, OnProgress
 from gpufleet.edges.stack_states import Stack, StackStates
@@ -23,11 +24,6 @@ from gpufleet.spec.fence import Fence
 from gpufleet.spec.reports import StackPreview, StackResult
 
 FREEZE_MARK: Final = "gpufleet-refused-by-freeze: "
-_PLUGINS: Final = {
-    "resource-kubernetes": (PROVIDER_VERSION, "pulumi-resource-kubernetes"),
-    # The language host looks for its script beside itself.
-    "language-python": ("3.259.0", "pulumi-language-python", "pulumi-language-python-exec"),
-}
 _POLL_S: Final = 0.1
 _PARALLEL: Final = "64"
 _EVENT_LOG: Final = {"PULUMI_DEBUG_COMMANDS": "true"}
@@ -71,19 +67,14 @@ class PulumiCli:
         """Make what every command needs: the passphrase, and the provider where Pulumi looks."""
         self._state.make()
         self._binaries.link_into(self._workspace.state / "bin")
-        _link(self._binaries.files / "charts", self._workspace.state / "charts")
+        replace_link(self._binaries.files / "charts", self._workspace.state / "charts")
         if not self._state.passphrase_file.exists():
             descriptor = os.open(
                 self._state.passphrase_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
             )
             with os.fdopen(descriptor, "w") as file:
                 file.write(secrets.token_urlsafe(32))
-        _without_logs(self._state.pulumi_home / "logs")
-        for plugin, (version, *names) in _PLUGINS.items():
-            folder = self._state.pulumi_home / "plugins" / f"{plugin}-v{version}"
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in names:
-                _place(self._binaries.path(name), folder / name)
+        prepare_home(self._state.pulumi_home, self._binaries)
 
     def ensure(self, stack: Stack, fleet_file: Path) -> None:
         """Make the stack and its configuration, which only points to fleet file and site."""
@@ -217,42 +208,6 @@ class PulumiCli:
         provider = (checkpoint.get("latest") or {}).get("secrets_providers") or {}
         salt = (provider.get("state") or {}).get("salt")
         return f"encryptionsalt: {salt}\n" if salt else ""
-
-
-def _link(source: Path, target: Path) -> None:
-    if not (target.is_symlink() and target.readlink() == source):
-        target.unlink(missing_ok=True)
-        target.symlink_to(source)
-
-
-def _place(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`: a hard link where the disk allows, else a copy.
-
-    Not a symbolic link: the language host would look for its script where that leads.
-    """
-    source = source.resolve()
-    if (
-        target.exists()
-        and target.stat().st_size == source.stat().st_size
-        and (target.samefile(source) or target.stat().st_mtime == source.stat().st_mtime)
-    ):
-        return
-    target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)
-
-
-def _without_logs(folder: Path) -> None:
-    """A file where Pulumi would make its folder of logs: it then goes on without them.
-
-    It has no switch for them. They hold every call in full, encrypted: half of the processor time
-    of an update without changes, and 24 MB for 700 resources, for which nobody asked.
-    """
-    if folder.is_dir():
-        shutil.rmtree(folder)
-    folder.touch(exist_ok=True)
 
 
 def pending_changes(stack: str) -> StackPreview:

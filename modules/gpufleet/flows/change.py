@@ -14,7 +14,8 @@ from gpufleet.edges.calendars import read_calendars
 from gpufleet.flows.durable import Run, flow
 from gpufleet.flows.environment import Environment, OnProgress
 from gpufleet.flows.ground import ENVIRONMENT, Ground
-from gpufleet.flows.provision import previews, update_site, wait_ready
+from gpufleet.flows.provision import previews, update_site
+from gpufleet.flows.readiness import wait_ready
 from gpufleet.flows.stacks import stacks_of
 from gpufleet.flows.state_backup import back_up
 from gpufleet.spec import Fleet, load_fleet

@@ -1,4 +1,4 @@
-"""Provisioning: platform, stacks site by site, and the proof that every replica is ready."""
+"""Provisioning: platform, and stacks site by site."""
 
 import time
 import uuid
@@ -9,11 +9,7 @@ from typing import Final, TypeVar
 
 from gpufleet.core.approvals import digest_of
 from gpufleet.core.freeze import decide, refusal
-from gpufleet.core.observed import pool_rows, rolling
-from gpufleet.core.serving import pools_at
-from gpufleet.core.vocabulary import POOL
 from gpufleet.edges.calendars import read_calendars
-from gpufleet.edges.kube_paths import collection_path
 from gpufleet.edges.pulumi import PulumiCli
 from gpufleet.edges.stack_states import PLATFORM, Stack, StackStates
 from gpufleet.edges.workspace import Workspace
@@ -21,21 +17,18 @@ from gpufleet.flows.environment import Environment, OnProgress
 from gpufleet.flows.ground import ENVIRONMENT, Ground, whoami
 from gpufleet.flows.lost_objects import lost_objects
 from gpufleet.flows.pending_objects import settle_pending
+from gpufleet.flows.readiness import wait_ready
 from gpufleet.flows.stacks import inputs_of, stacks_of
 from gpufleet.local.platform import down
 from gpufleet.spec import Fleet, load_fleet
-from gpufleet.spec.errors import PolicyRefused, TargetMissed
+from gpufleet.spec.errors import PolicyRefused
 from gpufleet.spec.fence import Fence
-from gpufleet.spec.progress import ReplicaProgress
-from gpufleet.spec.reports import PoolRow, PreviewReport, StackPreview, StackResult, UpReport
+from gpufleet.spec.reports import PreviewReport, StackPreview, StackResult, UpReport
 
 S = TypeVar("S")
 T = TypeVar("T")
 _AT_ONCE: Final = 8
 """Each update is four processes with 0.5 GiB together."""
-READY_WITHIN_S: Final = 300
-_POLL_S: Final = 0.5
-_DEPLOYMENTS: Final = collection_path("apps/v1", "Deployment", None)
 
 
 def up(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> UpReport:
@@ -189,50 +182,6 @@ def _remember(ground: Ground, fleet: Fleet, results: list[StackResult], seconds:
         )
     if last is None or last[0] != digest:
         ground.applied.keep(f"up-{uuid.uuid4().hex}", digest, fleet, seconds)
-
-
-def wait_ready(environment: Environment, on_progress: OnProgress) -> list[PoolRow]:
-    """Wait until every replica is ready and of the declared pod: Pulumi does not wait for them.
-
-    Raises:
-        TargetMissed: names the pools that are not.
-    """
-    started = time.monotonic()
-    fleet = environment.fleet
-    clusters = {site: environment.cluster(site) for site in fleet.sites}
-    patience_s = {
-        (site, pool.name): max(READY_WITHIN_S, pool.rollout_timeout_s)
-        for site in fleet.sites
-        for pool in pools_at(fleet, site)
-    }
-    while True:
-        rows: list[PoolRow] = []
-        moving: set[tuple[str, str]] = set()
-        looked = time.monotonic()
-        for site, cluster in clusters.items():
-            found = pool_rows(fleet, site, cluster.items("/api/v1/pods", labels=POOL))
-            moving |= {(site, pool) for pool in rolling(cluster.items(_DEPLOYMENTS, labels=POOL))}
-            ready, wanted = (
-                sum(row.replicas_ready for row in found),
-                sum(row.replicas_wanted for row in found),
-            )
-            on_progress(ReplicaProgress(site, ready, wanted, time.monotonic() - started))
-            rows += found
-        late = [row for row in rows if not row.is_ready or (row.site, row.pool) in moving]
-        if not late:
-            return rows
-        waited_s = time.monotonic() - started
-        if overdue := [row for row in late if waited_s > patience_s[row.site, row.pool]]:
-            names = ", ".join(
-                f"{row.pool} at {row.site} ({row.replicas_ready} of {row.replicas_wanted})"
-                for row in overdue
-            )
-            raise TargetMissed(
-                f"after {waited_s:.0f} s replicas are not ready: {names}",
-                mend='look: eval "$(./fleet env)"; kubectl get pods -A -l gpufleet.dev/pool',
-            )
-        # Thousands of pods take a while to list: most of the time is theirs to get ready.
-        time.sleep(max(_POLL_S, 2 * (time.monotonic() - looked)))
 
 
 def update_site(
