@@ -3,6 +3,7 @@
 import pulumi
 
 from gpufleet.components.admission import Admission
+from gpufleet.components.field_owner import own_fields
 from gpufleet.components.freeze_guard import hold_in_freeze
 from gpufleet.components.gpu_cluster import GpuCluster
 from gpufleet.components.site import DeclaredSite
@@ -12,6 +13,7 @@ from gpufleet.core.quotas import SitePlan
 
 declared = DeclaredSite.from_config()
 hold_in_freeze(declared)
+own_fields()
 
 cluster = GpuCluster(declared)
 if cluster.plain and cluster.extended:

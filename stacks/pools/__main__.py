@@ -1,25 +1,29 @@
-"""The inference pools of one site, over the ground that the platform stack laid."""
+"""Inference pools of one site, over the ground that the platform stack laid."""
 
 import pulumi
 
+from gpufleet.components.field_owner import own_fields
 from gpufleet.components.freeze_guard import hold_in_freeze
 from gpufleet.components.gateway_route import GatewayRoute
 from gpufleet.components.platform_outputs import PlatformOutputs
 from gpufleet.components.serving_pool import PoolContext, ServingPool
 from gpufleet.components.site import DeclaredSite
-from gpufleet.core.serving import pools_at
+from gpufleet.components.small_states import small_states
 
 declared = DeclaredSite.from_config()
 hold_in_freeze(declared)
+own_fields()
 
 opts = pulumi.ResourceOptions(provider=declared.provider())
-platform = PlatformOutputs(f"organization/gpufleet-platform/{pulumi.get_stack()}")
+platform = PlatformOutputs(declared.platform)
 context = PoolContext(
     restore_image=declared.fleet.images.gpufleet,
     prometheus_url=platform.get("prometheus_url"),
 )
 
-pools = [ServingPool(pool, context, opts) for pool in pools_at(declared.fleet, declared.name)]
-GatewayRoute("gateway", declared.fleet.slug, opts)
+with small_states():
+    pools = [ServingPool(pool, context, opts) for pool in declared.pools()]
+if declared.shard == 1:
+    GatewayRoute("gateway", declared.fleet.slug, opts)
 
 pulumi.export("services", [pool.service for pool in pools])

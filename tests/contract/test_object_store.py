@@ -13,10 +13,11 @@ from tests.conftest import Embedded
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.database import Database
 from gpufleet.edges.object_store import ObjectStore, Place
-from gpufleet.edges.stack_states import StackStates, stacks_of
+from gpufleet.edges.stack_states import StackStates
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.flows import record_keeping, state_backup
 from gpufleet.flows.ground import Ground
+from gpufleet.flows.stacks import stacks_of
 from gpufleet.spec.errors import BadInput, Retryable
 
 
@@ -113,12 +114,12 @@ def test_one_site_without_its_store_leaves_the_anchors_of_the_other(
 
 
 def put_state(ground: Ground, content: Mapping[str, object]) -> None:
-    stack = stacks_of(ground.fleet)[0]
+    stack = stacks_of(ground.fleet, ground.state)[0]
     StackStates(ground.state).replace(stack, json.dumps(content).encode(), system_clock())
 
 
 def test_each_state_is_kept_once_and_any_can_be_brought_back(ground: Ground) -> None:
-    stack = stacks_of(ground.fleet)[0]
+    stack = stacks_of(ground.fleet, ground.state)[0]
     first, second = {"checkpoint": {"n": 1}}, {"checkpoint": {"n": 2}}
     put_state(ground, first)
     assert state_backup.back_up(ground) == [stack.shown]
@@ -138,7 +139,7 @@ def test_each_state_is_kept_once_and_any_can_be_brought_back(ground: Ground) -> 
 
 
 def test_a_lost_state_comes_back_from_the_other_site(ground: Ground) -> None:
-    stack = stacks_of(ground.fleet)[0]
+    stack = stacks_of(ground.fleet, ground.state)[0]
     put_state(ground, {"checkpoint": {"n": 1}})
     state_backup.back_up(ground)
     StackStates(ground.state).file(stack).unlink()

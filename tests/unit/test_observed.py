@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from gpufleet.core.inventory import expand_site
-from gpufleet.core.observed import node_drift, pool_rows, state_drift, workload_drift
+from gpufleet.core.observed import node_drift, pool_rows, rolling, state_drift, workload_drift
 from gpufleet.core.serving import pools_at
 from gpufleet.core.vocabulary import GPU_RESOURCE, NODE_GROUP, POOL, REVISION_DIGEST
 from gpufleet.edges.workspace import PROJECT_ROOT
@@ -143,3 +143,27 @@ def test_an_object_that_is_gone_or_another_one_is_drift_from_the_state() -> None
         ("/api/v1/a/2", "other"),
         ("/api/v1/a/3", "missing"),
     ]
+
+
+def deployment(**status: int) -> dict[str, Any]:
+    about = {"name": "chat", "generation": 2}
+    return {"metadata": about, "spec": {"replicas": 3}, "status": status}
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {},
+        {"observedGeneration": 1, "replicas": 3, "updatedReplicas": 3},
+        {"observedGeneration": 2, "replicas": 3, "updatedReplicas": 2},
+        {"observedGeneration": 2, "replicas": 4, "updatedReplicas": 3},
+    ],
+    ids=["nothing seen", "change not seen", "one is old", "an old one is still there"],
+)
+def test_a_deployment_is_rolling_until_only_new_pods_are_left(status: dict[str, int]) -> None:
+    assert rolling([deployment(**status)]) == ["chat"]
+
+
+def test_a_deployment_with_its_new_pods_alone_is_through() -> None:
+    through = deployment(observedGeneration=2, replicas=3, updatedReplicas=3)
+    assert rolling([through]) == []

@@ -13,6 +13,9 @@ from gpufleet.core import vocabulary as names
 from gpufleet.core.serving import ENGINE_PORT, PoolAtSite
 
 _SKIP_AWAIT: Final = {"pulumi.com/skipAwait": "true"}
+_AWAIT_SEEN: Final = {"pulumi.com/waitFor": "jsonpath={.metadata.uid}"}
+"""Nothing in the stack needs the replicas: `up` and `change` wait for those of all pools at once.
+Not `skipAwait`: that would also end a deletion, and what replaces it, before the object is gone."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +81,7 @@ class ServingPool(pulumi.ComponentResource):
     def _workload(self, after: list[pulumi.Resource]) -> pulumi.Resource:
         pool = self._pool
         labels = {names.QUEUE: pool.name} if names.is_batch(pool.class_) else {}
-        about = self._metadata(labels=labels)
+        about = self._metadata(labels=labels, annotations=_AWAIT_SEEN)
         opts = pulumi.ResourceOptions(
             parent=self,
             depends_on=after,

@@ -4,17 +4,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Self
+from typing import Final, Self
 
 import pulumi
 import pulumi_kubernetes as k8s
 
 from gpufleet.core import vocabulary as names
+from gpufleet.core.serving import PoolAtSite, pools_at
+from gpufleet.core.shards import shards_of
 from gpufleet.edges.clock import clock_of
+from gpufleet.edges.stack_states import PLATFORM, Stack, StackStates
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.clusters import ProvisionedCluster
 from gpufleet.spec.hardware import Cluster, EmbeddedCluster
+
+_CLIENT: Final = {"qps": 400.0, "burst": 800}
+"""The provider's own 50 requests/s would be most of a large update; the API server has its
+priorities and fairness for whoever asks too much."""
 
 
 @dataclass(frozen=True)
@@ -24,17 +31,20 @@ class DeclaredSite:
     fleet: Fleet
     path: Path
     name: str
+    shard: int = 1
+    """Which of the site's stacks of pools."""
 
     @classmethod
     def from_config(cls) -> Self:
-        """Read `gpufleet:fleet` (a path, relative to the project's root) and `gpufleet:site`.
+        """Read `gpufleet:fleet` (a path, relative to the project's root), `:site` and `:shard`.
 
         Raises:
             BadInput: the fleet file is not valid.
         """
         config = pulumi.Config(names.PRODUCT)
         path = (PROJECT_ROOT / config.require("fleet")).resolve()
-        return cls(load_fleet(path), path, config.require("site"))
+        shard = config.get_int("shard") or 1
+        return cls(load_fleet(path), path, config.require("site"), shard)
 
     @property
     def embedded(self) -> bool:
@@ -56,6 +66,24 @@ class DeclaredSite:
     def state(self) -> EnvironmentDir:
         """Where the environment's state is."""
         return Workspace.here().for_fleet(self.fleet)
+
+    @property
+    def platform(self) -> str:
+        """The full name of the site's platform stack."""
+        stack = Stack(PLATFORM, self.fleet.slug, self.name)
+        return f"organization/{names.PRODUCT}-{stack.project}/{stack.name}"
+
+    def pools(self) -> list[PoolAtSite]:
+        """The pools of this stack.
+
+        Raises:
+            Failed: a pool is in the states of two stacks.
+        """
+        states = StackStates(self.state)
+        declared = self.fleet.pools_at(self.name)
+        held = shards_of(declared, states.standing(self.fleet.slug, self.name))
+        mine = held.get(self.shard, ())
+        return [pool for pool in pools_at(self.fleet, self.name) if pool.name in mine]
 
     def now(self) -> datetime:
         """The environment's time: simulated where a drill moves it."""
@@ -91,5 +119,6 @@ class DeclaredSite:
             context=context,
             cluster_identifier=f"{self.fleet.slug}-{self.name}",
             enable_server_side_apply=True,
+            kube_client_settings=_CLIENT,
             opts=pulumi.ResourceOptions(depends_on=[*after]),
         )

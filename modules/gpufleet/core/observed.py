@@ -77,6 +77,25 @@ def is_ready(pod: Object) -> bool:
     )
 
 
+def rolling(deployments: Iterable[Object]) -> list[str]:
+    """The names of Deployments that are not through with their last change: old pods serve."""
+    return [
+        deployment["metadata"]["name"]
+        for deployment in deployments
+        if not _is_rolled_out(deployment)
+    ]
+
+
+def _is_rolled_out(deployment: Object) -> bool:
+    status = deployment.get("status", {})
+    updated = status.get("updatedReplicas", 0)
+    return bool(
+        status.get("observedGeneration", 0) >= deployment["metadata"]["generation"]
+        and updated >= deployment["spec"].get("replicas", 1)
+        and status.get("replicas", 0) == updated
+    )
+
+
 def _has_ended(pod: Object) -> bool:
     return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
 

@@ -13,7 +13,8 @@ from typing import Final
 
 _SHELL: Final = ("fleet", ".ci/run")
 _OWN_GO: Final = ("controlplane", "oci", "pulumi-resource-kubernetes")
-_PYTHON: Final = ("modules", "stacks", "tests", "tools", "benchmarks/up", "tasks.py")
+_BENCHMARKS: Final = ("benchmarks/up", "benchmarks/provision", "benchmarks/ground")
+_PYTHON: Final = ("modules", "stacks", "tests", "tools", *_BENCHMARKS, "tasks.py")
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ import tempfile
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from gpufleet.edges.engines import PROVIDER_VERSION, Binaries
+from gpufleet.edges.engines import Binaries
 from gpufleet.edges.fence_file import demand_newest
+from gpufleet.edges.pulumi_home import prepare_home, replace_link
+from gpufleet.edges.settled_stacks import SettledStacks
 from gpufleet.edges.stack_events import EventReader, OnProgress
 from gpufleet.edges.stack_states import Stack, StackStates
 from gpufleet.edges.workspace import PASSPHRASE_VARIABLE, EnvironmentDir, Workspace
@@ -22,15 +24,12 @@ from gpufleet.spec.fence import Fence
 from gpufleet.spec.reports import StackPreview, StackResult
 
 FREEZE_MARK: Final = "gpufleet-refused-by-freeze: "
-_PLUGINS: Final = {
-    "resource-kubernetes": (PROVIDER_VERSION, "pulumi-resource-kubernetes"),
-    # The language host looks for its script beside itself.
-    "language-python": ("3.259.0", "pulumi-language-python", "pulumi-language-python-exec"),
-}
 _POLL_S: Final = 0.1
 _PARALLEL: Final = "64"
 _EVENT_LOG: Final = {"PULUMI_DEBUG_COMMANDS": "true"}
 """Makes the CLI take `--event-log`, as Pulumi's own Automation API does."""
+_GARBAGE_PERCENT: Final = "400"
+"""Go collects its garbage at this growth: memory of an update for a tenth of its processor time."""
 _INTERRUPT_WITHIN_S: Final = 60
 _TRACEBACK: Final = "Traceback (most recent call last):"
 
@@ -55,8 +54,9 @@ class PulumiCli:
         self._workspace = workspace
         self._state = state
         self._binaries = binaries
-        self._variables = {**os.environ, **variables, **_EVENT_LOG}
+        self._variables = {"GOGC": _GARBAGE_PERCENT, **os.environ, **variables, **_EVENT_LOG}
         self._states = StackStates(state)
+        self._settled = SettledStacks(state)
         self._interrupted = threading.Event()
 
     def interrupt(self) -> None:
@@ -67,18 +67,14 @@ class PulumiCli:
         """Make what every command needs: the passphrase, and the provider where Pulumi looks."""
         self._state.make()
         self._binaries.link_into(self._workspace.state / "bin")
-        _link(self._binaries.files / "charts", self._workspace.state / "charts")
+        replace_link(self._binaries.files / "charts", self._workspace.state / "charts")
         if not self._state.passphrase_file.exists():
             descriptor = os.open(
                 self._state.passphrase_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600
             )
             with os.fdopen(descriptor, "w") as file:
                 file.write(_given_passphrase() or secrets.token_urlsafe(32))
-        for plugin, (version, *names) in _PLUGINS.items():
-            folder = self._state.pulumi_home / "plugins" / f"{plugin}-v{version}"
-            folder.mkdir(parents=True, exist_ok=True)
-            for name in names:
-                _place(self._binaries.path(name), folder / name)
+        prepare_home(self._state.pulumi_home, self._binaries)
 
     def ensure(self, stack: Stack, fleet_file: Path) -> None:
         """Make the stack and its configuration, which only points to fleet file and site."""
@@ -90,9 +86,10 @@ class PulumiCli:
             return
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         salt = self._salt(stack) if exists else ""
+        shard = f"  gpufleet:shard: {stack.shard}\n" if stack.shard > 1 else ""
         file.write_text(
             f"# Written by ./fleet up. Everything else is declared in the fleet file.\n"
-            f"{salt}config:\n  gpufleet:fleet: {shown}\n  gpufleet:site: {stack.site}\n"
+            f"{salt}config:\n  gpufleet:fleet: {shown}\n  gpufleet:site: {stack.site}\n{shard}"
         )
         if not exists:
             self._run(stack, ["stack", "init", "--non-interactive", "--no-select"])
@@ -102,14 +99,16 @@ class PulumiCli:
         stack: Stack,
         on_progress: OnProgress,
         fence: Fence | None = None,
+        inputs: str = "",
         variables: Mapping[str, str] | None = None,
     ) -> StackResult:
-        """Update one stack.
+        """Update one stack; nothing is run where that would do nothing.
 
         Args:
             stack: which.
             on_progress: told while it goes on.
             fence: of the lease that allows it; one that is out of date is refused.
+            inputs: a digest of what its program reads; without it an update is always run.
             variables: further ones, for this update alone.
 
         Raises:
@@ -120,11 +119,19 @@ class PulumiCli:
         if fence:
             demand_newest(self._state.pulumi_state, fence)
         self._states.release_dead_lock(stack)
+        if inputs and self._settled.is_settled(stack, inputs):
+            return StackResult(stack=stack.shown, same=self._count(stack), seconds=0.0)
         arguments = ["up", "--yes", "--skip-preview", "--suppress-outputs"]
         return self._update(stack, arguments, on_progress, variables).result()
 
-    def preview(self, stack: Stack, on_progress: OnProgress) -> StackPreview:
-        """What `up` would change."""
+    def remember(self, stack: Stack, inputs: str) -> None:
+        """The stack's last update succeeded, and its program has read these inputs."""
+        self._settled.remember(stack, inputs)
+
+    def preview(self, stack: Stack, on_progress: OnProgress, inputs: str = "") -> StackPreview:
+        """What `up` would change; `inputs` as there."""
+        if inputs and self._settled.is_settled(stack, inputs):
+            return StackPreview(stack=stack.shown, changes=[], same=self._count(stack))
         return self._update(stack, ["preview"], on_progress).preview()
 
     def refresh(self, stack: Stack, on_progress: OnProgress) -> StackResult:
@@ -133,13 +140,9 @@ class PulumiCli:
         arguments = ["refresh", "--yes", "--skip-preview", "--suppress-outputs"]
         return self._update(stack, arguments, on_progress).result()
 
-    def resources(self, stack: Stack) -> list[dict[str, Any]]:
-        """The resources of the stack's last state; none where it was never updated."""
-        file = self._states.file(stack)
-        if not file.exists():
-            return []
-        latest = json.loads(file.read_text(encoding="utf-8"))["checkpoint"].get("latest") or {}
-        return list(latest.get("resources") or [])
+    def _count(self, stack: Stack) -> int:
+        """The resources that Pulumi would call the same."""
+        return sum(not each.get("external") for each in self._states.resources(stack))
 
     def _update(
         self,
@@ -225,31 +228,6 @@ def _given_passphrase() -> str:
     return (
         Path(given).read_text(encoding="utf-8").strip() if given and Path(given).is_file() else ""
     )
-
-
-def _link(source: Path, target: Path) -> None:
-    if not (target.is_symlink() and target.readlink() == source):
-        target.unlink(missing_ok=True)
-        target.symlink_to(source)
-
-
-def _place(source: Path, target: Path) -> None:
-    """Make `target` the same file as `source`: a hard link where the disk allows, else a copy.
-
-    Not a symbolic link: the language host would look for its script where that leads.
-    """
-    source = source.resolve()
-    if (
-        target.exists()
-        and target.stat().st_size == source.stat().st_size
-        and (target.samefile(source) or target.stat().st_mtime == source.stat().st_mtime)
-    ):
-        return
-    target.unlink(missing_ok=True)
-    try:
-        target.hardlink_to(source)
-    except OSError:
-        shutil.copy2(source, target)
 
 
 def pending_changes(stack: str) -> StackPreview:

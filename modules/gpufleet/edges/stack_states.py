@@ -1,49 +1,42 @@
 """The stacks of a fleet, and their states in Pulumi's file backend."""
 
+import json
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from gpufleet.edges.stack_lock import release_dead_lock
 from gpufleet.edges.workspace import EnvironmentDir
-from gpufleet.spec.fleet import Fleet
 
-CLUSTER_PROJECT: Final = "platform"
-PROJECTS: Final = (CLUSTER_PROJECT, "pools")
+PLATFORM: Final = "platform"
+POOLS: Final = "pools"
+_POOL_TYPE: Final = "gpufleet:serving:ServingPool"
 
 
 @dataclass(frozen=True)
 class Stack:
-    """One stack: a project (`platform` or `pools`) at one site of a fleet."""
+    """One stack of a project (`platform` or `pools`) at one site of a fleet.
+
+    The pools of a large site are spread over several: `shard` counts them from 1.
+    """
 
     project: str
     fleet: str
     site: str
+    shard: int = 1
 
     @property
     def name(self) -> str:
         """The stack's name in its project."""
-        return f"{self.fleet}-{self.site}"
+        # No name in a fleet file has a dot: the number can't be taken for a part of one.
+        return f"{self.fleet}-{self.site}" + (f".{self.shard}" if self.shard > 1 else "")
 
     @property
     def shown(self) -> str:
         """How people see it."""
-        return f"{self.project} {self.site}"
-
-
-def stacks_of(fleet: Fleet) -> list[Stack]:
-    """Every stack of a fleet, in the order in which they can be made.
-
-    A site whose cluster is being provisioned has no pools yet.
-    """
-    return [
-        Stack(project, fleet.slug, site)
-        for project in PROJECTS
-        for site in fleet.sites
-        if project == CLUSTER_PROJECT or not fleet.awaits_cluster(site)
-    ]
+        return f"{self.project} {self.site}" + (f" {self.shard}" if self.shard > 1 else "")
 
 
 class StackStates:
@@ -66,6 +59,29 @@ class StackStates:
             return self.file(stack).read_bytes()
         except FileNotFoundError:
             return None
+
+    def resources(self, stack: Stack) -> list[dict[str, Any]]:
+        """The resources of a stack's last state; none where it was never updated."""
+        content = self.read(stack)
+        if content is None:
+            return []
+        latest = json.loads(content)["checkpoint"].get("latest") or {}
+        return list(latest.get("resources") or [])
+
+    def standing(self, fleet: str, site: str) -> dict[int, list[str]]:
+        """The pools in the state of each of a site's `pools` stacks, by the stack's number."""
+        first = Stack(POOLS, fleet, site)
+        files = self.file(first).parent.glob(f"{first.name}.*.json")
+        numbers = [file.name.removesuffix(".json").rpartition(".")[2] for file in files]
+        stacks = [first, *(Stack(POOLS, fleet, site, int(n)) for n in numbers if n.isdecimal())]
+        return {
+            stack.shard: [
+                resource["urn"].rpartition("::")[2]
+                for resource in self.resources(stack)
+                if resource["type"] == _POOL_TYPE
+            ]
+            for stack in stacks
+        }
 
     def is_locked(self, stack: Stack) -> bool:
         """Whether an update is under way, or was killed."""

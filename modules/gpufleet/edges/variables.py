@@ -22,7 +22,8 @@ def variables_for(
     variables = {
         "PATH": os.pathsep.join([*paths, *inherited]),
         "PULUMI_HOME": str(state.pulumi_home),
-        "PULUMI_BACKEND_URL": state.pulumi_state.as_uri(),
+        # Without a file of attributes, and its checksum, beside each of thousands of checkpoints.
+        "PULUMI_BACKEND_URL": f"{state.pulumi_state.as_uri()}?metadata=skip",
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(state.passphrase_file),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",

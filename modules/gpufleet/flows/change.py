@@ -12,11 +12,12 @@ from gpufleet.core.freeze import Decision, decide, refusal
 from gpufleet.edges.approval_table import demand_signed_request
 from gpufleet.edges.calendars import read_calendars
 from gpufleet.edges.declared_files import write_declared
-from gpufleet.edges.stack_states import stacks_of
 from gpufleet.flows.durable import Run, flow
 from gpufleet.flows.environment import Environment, OnProgress
 from gpufleet.flows.ground import ENVIRONMENT, Ground
-from gpufleet.flows.provision import previews, update_site, wait_ready
+from gpufleet.flows.provision import previews, update_site
+from gpufleet.flows.readiness import wait_ready
+from gpufleet.flows.stacks import stacks_of
 from gpufleet.flows.state_backup import back_up
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.approvals import ApprovalRequest
@@ -49,7 +50,7 @@ def plan_change(ground: Ground, on_progress: OnProgress) -> ChangePlan:
         environment=fleet.environment,
         fleet_digest=digest_of(fleet),
         pools=pool_changes(last[1] if last else None, fleet),
-        stacks=previews(environment, cli, stacks_of(fleet), on_progress),
+        stacks=previews(environment, cli, stacks_of(fleet, ground.state), on_progress),
         openings=[
             Opening(
                 site=site,
@@ -139,7 +140,7 @@ def _update(run: Run, plan: ChangePlan, fleet_file: Path, site: str) -> list[Jso
         raise PolicyRefused(closed, where=f"site {site}", mend="the sites before it are changed")
     cli = environment.cli
     cli.prepare()
-    for stack in stacks_of(environment.fleet):
+    for stack in stacks_of(environment.fleet, environment.state):
         cli.ensure(stack, fleet_file)
     fence = run.fences[ENVIRONMENT]
     results = update_site(run.ground, environment, cli, site, run.tell, fence)

@@ -6,8 +6,9 @@ from gpufleet.core.observed import state_drift
 from gpufleet.core.vocabulary import management_provider
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import object_path
-from gpufleet.edges.stack_states import Stack, stacks_of
+from gpufleet.edges.stack_states import Stack, StackStates
 from gpufleet.flows.environment import Environment
+from gpufleet.flows.stacks import stacks_of
 from gpufleet.spec.reports import DriftRow
 
 Resource = dict[str, Any]
@@ -20,8 +21,11 @@ def lost_objects(environment: Environment, site: str) -> dict[Stack, list[DriftR
         FleetError: a cluster does not answer.
     """
     lost: dict[Stack, list[DriftRow]] = {}
-    stacks = [stack for stack in stacks_of(environment.fleet) if stack.site == site]
-    states = {stack: environment.cli.resources(stack) for stack in stacks}
+    stacks = [
+        stack for stack in stacks_of(environment.fleet, environment.state) if stack.site == site
+    ]
+    kept = StackStates(environment.state)
+    states = {stack: kept.resources(stack) for stack in stacks}
     if site in environment.reachable:
         with _Listed(environment.cluster(site)) as cluster:
             for stack, resources in states.items():

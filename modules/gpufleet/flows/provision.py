@@ -1,4 +1,4 @@
-"""Provisioning: platform, stacks site by site, and the proof that every replica is ready."""
+"""Provisioning: platform, and stacks site by site."""
 
 import time
 import uuid
@@ -11,7 +11,7 @@ from gpufleet.core.approvals import digest_of
 from gpufleet.core.freeze import Purpose, decide, refusal
 from gpufleet.edges.calendars import read_calendars
 from gpufleet.edges.pulumi import PulumiCli
-from gpufleet.edges.stack_states import Stack, stacks_of
+from gpufleet.edges.stack_states import PLATFORM, Stack, StackStates
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.awaited import awaited_clusters
 from gpufleet.flows.environment import Environment, OnProgress
@@ -19,17 +19,19 @@ from gpufleet.flows.exemptions import exempted
 from gpufleet.flows.freeze_sync import sync
 from gpufleet.flows.ground import ENVIRONMENT, Ground, whoami
 from gpufleet.flows.lost_objects import lost_objects
-from gpufleet.flows.pool_view import observed_pools
+from gpufleet.flows.pending_objects import settle_pending
+from gpufleet.flows.readiness import wait_ready
+from gpufleet.flows.stacks import inputs_of, stacks_of
 from gpufleet.local.platform import down
 from gpufleet.spec import Fleet, load_fleet
-from gpufleet.spec.errors import PolicyRefused, TargetMissed
+from gpufleet.spec.errors import PolicyRefused
 from gpufleet.spec.fence import Fence
-from gpufleet.spec.progress import ReplicaProgress
-from gpufleet.spec.reports import PoolRow, PreviewReport, StackPreview, StackResult, UpReport
+from gpufleet.spec.reports import PreviewReport, StackPreview, StackResult, UpReport
 
+S = TypeVar("S")
 T = TypeVar("T")
-READY_WITHIN_S: Final = 300
-_POLL_S: Final = 0.5
+_AT_ONCE: Final = 8
+"""Each update is four processes with 0.5 GiB together."""
 
 
 def up(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> UpReport:
@@ -75,10 +77,11 @@ def preview(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> 
     environment.platform.up(on_progress)
     cli = environment.cli
     cli.prepare()
+    stacks = stacks_of(environment.fleet, environment.state)
     return PreviewReport(
         fleet=environment.fleet.fleet,
         environment=environment.fleet.environment,
-        stacks=previews(environment, cli, stacks_of(environment.fleet), on_progress),
+        stacks=previews(environment, cli, stacks, on_progress),
     )
 
 
@@ -141,7 +144,8 @@ def _changes(
     on_progress: OnProgress,
 ) -> bool:
     """Whether an update would change something at a site that was provisioned before."""
-    made = [stack for stack in stacks if stack.site == site and cli.resources(stack)]
+    states = StackStates(environment.state)
+    made = [stack for stack in stacks if stack.site == site and states.resources(stack)]
     found = previews(environment, cli, made, on_progress)
     return any(preview.changes and not preview.is_first for preview in found)
 
@@ -153,15 +157,15 @@ def _update_all(
     on_progress: OnProgress,
     fence: Fence,
 ) -> list[StackResult]:
-    stacks = stacks_of(environment.fleet)
+    stacks = stacks_of(environment.fleet, environment.state)
     for stack in stacks:
         cli.ensure(stack, environment.fleet_file)
     sync(ground)
     hold_in_freeze(ground, environment, cli, stacks, on_progress)
     demand_approved(ground, environment, cli, stacks, on_progress)
-    results = each_site(
+    results = side_by_side(
         cli,
-        environment.fleet,
+        list(environment.fleet.sites),
         lambda site: update_site(ground, environment, cli, site, on_progress, fence),
     )
     return [result for site in results for result in site]
@@ -184,39 +188,6 @@ def _remember(ground: Ground, fleet: Fleet, results: list[StackResult], seconds:
         ground.applied.keep(f"up-{uuid.uuid4().hex}", digest, fleet, seconds)
 
 
-def wait_ready(environment: Environment, on_progress: OnProgress) -> list[PoolRow]:
-    """Wait until every replica is ready: Pulumi stops waiting at a Deployment's minimum.
-
-    Raises:
-        TargetMissed: names the pools that are not.
-    """
-    started = time.monotonic()
-    clusters = {site: environment.cluster(site) for site in environment.reachable}
-    while True:
-        rows: list[PoolRow] = []
-        for site, cluster in clusters.items():
-            found = observed_pools(environment.fleet, site, cluster)
-            ready, wanted = (
-                sum(row.replicas_ready for row in found),
-                sum(row.replicas_wanted for row in found),
-            )
-            on_progress(ReplicaProgress(site, ready, wanted, time.monotonic() - started))
-            rows += found
-        late = [row for row in rows if not row.is_ready]
-        if not late:
-            return rows
-        if time.monotonic() - started > READY_WITHIN_S:
-            names = ", ".join(
-                f"{row.pool} at {row.site} ({row.replicas_ready} of {row.replicas_wanted})"
-                for row in late
-            )
-            raise TargetMissed(
-                f"after {READY_WITHIN_S} s replicas are not ready: {names}",
-                mend='look: eval "$(./fleet env)"; kubectl get pods -A -l gpufleet.dev/pool',
-            )
-        time.sleep(_POLL_S)
-
-
 def update_site(  # noqa: PLR0913, PLR0917 - what acts, on what, and whom it tells
     ground: Ground,
     environment: Environment,
@@ -225,31 +196,45 @@ def update_site(  # noqa: PLR0913, PLR0917 - what acts, on what, and whom it tel
     on_progress: OnProgress,
     fence: Fence,
 ) -> list[StackResult]:
-    """Update a site's stacks in order; what was deleted behind their back is made again.
+    """Update a site's stacks, those of its pools side by side, after the platform's.
+
+    What was deleted behind their back is made again.
 
     In a freeze only what is exempt gets here: a first provisioning, and healing.
 
     Raises:
         FleetError: an update was refused or failed; what it did is kept.
     """
+    if site in environment.reachable:
+        settle_pending(environment, site)
     lost = lost_objects(environment, site)
-    results = []
-    for stack in stacks_of(environment.fleet):
-        if stack.site == site:
-            purpose = _purpose(cli, stack, healed=bool(lost.get(stack)))
-            if lost.get(stack):
-                cli.refresh(stack, on_progress)
-            with exempted(ground, environment, site, purpose) as variables:
-                results.append(cli.up(stack, on_progress, fence, variables))
-            # Whoever comes next meets policies that know whether a freeze holds.
-            sync(ground, [site])
+    states = StackStates(environment.state)
+    inputs: dict[Stack, str] = {}
+
+    def update(stack: Stack) -> StackResult:
+        inputs[stack] = inputs_of(environment, stack)
+        purpose = _purpose(is_new=not states.resources(stack), is_lost=bool(lost.get(stack)))
+        if lost.get(stack):
+            cli.refresh(stack, on_progress)
+        with exempted(ground, environment, site, purpose) as variables:
+            return cli.up(stack, on_progress, fence, inputs[stack], variables)
+
+    stacks = [s for s in stacks_of(environment.fleet, environment.state) if s.site == site]
+    results = [update(stack) for stack in stacks if stack.project == PLATFORM]
+    # Whoever comes next meets policies that know whether a freeze holds.
+    sync(ground, [site])
+    results += side_by_side(cli, [s for s in stacks if s.project != PLATFORM], update)
+    # The programs have read the fleet file themselves: not if somebody changed it in between.
+    if digest_of(load_fleet(environment.fleet_file)) == digest_of(environment.fleet):
+        for stack, digest in inputs.items():
+            cli.remember(stack, digest)
     return results
 
 
-def _purpose(cli: PulumiCli, stack: Stack, *, healed: bool) -> Purpose:
-    if not cli.resources(stack):
+def _purpose(*, is_new: bool, is_lost: bool) -> Purpose:
+    if is_new:
         return Purpose.FIRST_PROVISIONING
-    return Purpose.SELF_HEALING if healed else Purpose.CHANGE
+    return Purpose.SELF_HEALING if is_lost else Purpose.CHANGE
 
 
 def previews(
@@ -258,21 +243,18 @@ def previews(
     """What an update of each stack would change."""
     for stack in stacks:
         cli.ensure(stack, environment.fleet_file)
-    found = each_site(
-        cli,
-        environment.fleet,
-        lambda site: [cli.preview(stack, on_progress) for stack in stacks if stack.site == site],
+    return side_by_side(
+        cli, stacks, lambda stack: cli.preview(stack, on_progress, inputs_of(environment, stack))
     )
-    return [preview for site in found for preview in site]
 
 
-def each_site(cli: PulumiCli, fleet: Fleet, work: Callable[[str], list[T]]) -> list[list[T]]:
-    """Do the same for every site side by side; the first failure is raised after all have ended.
+def side_by_side(cli: PulumiCli, things: list[S], work: Callable[[S], T]) -> list[T]:
+    """Do the same for all at once; the first failure is raised after all have ended.
 
     Ctrl-C reaches this thread only: the updates are told, and end what they have begun.
     """
-    with ThreadPoolExecutor(len(fleet.sites)) as threads:
-        futures = [threads.submit(work, site) for site in fleet.sites]
+    with ThreadPoolExecutor(_AT_ONCE) as threads:
+        futures = [threads.submit(work, thing) for thing in things]
         try:
             wait(futures)
         except BaseException:

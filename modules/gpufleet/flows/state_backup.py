@@ -7,8 +7,9 @@ from datetime import timedelta
 from typing import Final
 
 from gpufleet.edges.object_store import ObjectStore
-from gpufleet.edges.stack_states import Stack, StackStates, stacks_of
+from gpufleet.edges.stack_states import Stack, StackStates
 from gpufleet.flows.ground import Ground
+from gpufleet.flows.stacks import stacks_of
 from gpufleet.flows.stores import stores_of
 from gpufleet.spec.errors import BadInput, Failed, FleetError, Retryable
 from gpufleet.spec.reports import StateVersion
@@ -33,7 +34,7 @@ def back_up(ground: Ground) -> list[str]:
     states = StackStates(ground.state)
     stores = stores_of(ground)
     kept: list[str] = []
-    for stack in stacks_of(ground.fleet):
+    for stack in stacks_of(ground.fleet, ground.state):
         content = None if states.is_locked(stack) else states.read(stack)
         if content is None or not stores:
             continue
@@ -52,7 +53,7 @@ def versions(ground: Ground) -> list[StateVersion]:
     """Every version that was kept, newest first."""
     found: dict[tuple[str, str], StateVersion] = {}
     for site, store in stores_of(ground).items():
-        for stack in stacks_of(ground.fleet):
+        for stack in stacks_of(ground.fleet, ground.state):
             for kept in store.versions(bucket_of(ground), _key(stack)):
                 row = StateVersion(
                     stack=stack.shown,
@@ -72,9 +73,10 @@ def restore(ground: Ground, stack_name: str, version: str, *, apply: bool) -> St
         BadInput: there is no such stack or version.
         Retryable: an update of the stack is under way, or no store answers.
     """
-    stack = next((known for known in stacks_of(ground.fleet) if known.shown == stack_name), None)
+    stacks = stacks_of(ground.fleet, ground.state)
+    stack = next((known for known in stacks if known.shown == stack_name), None)
     if stack is None:
-        known = ", ".join(f"`{known.shown}`" for known in stacks_of(ground.fleet))
+        known = ", ".join(f"`{known.shown}`" for known in stacks)
         raise BadInput("no such stack", where=stack_name, mend=f"there are: {known}")
     chosen = next(
         (
