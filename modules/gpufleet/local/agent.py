@@ -20,6 +20,7 @@ from gpufleet.edges import metrics
 from gpufleet.edges.kube import Cluster, Object
 from gpufleet.local.addresses import AddressBook
 from gpufleet.local.files import read_json
+from gpufleet.local.process import LOOPBACK
 from gpufleet.spec.errors import FleetError, Retryable
 
 WATCH_FOR_S: Final = 30
@@ -217,7 +218,8 @@ def main(folder: Path) -> None:
     cluster = Cluster(folder / "agent.kubeconfig", settings["name"])
     addresses = AddressBook(folder / "addresses.json", settings["addresses"])
     agent = Agent(cluster, addresses)
-    metrics.serve(settings["ports"]["agent"], _registry(addresses), lambda: agent.in_touch)
+    port = settings["ports"]["agent"]
+    metrics.serve(LOOPBACK, port, _registry(addresses), lambda: agent.in_touch)
     agent.run()
 
 
