@@ -98,4 +98,4 @@ class ProvisionedCluster(Spec):
     health: HealthCheck = HealthCheck()
     context: Text | None = None
     """Context name of the cluster itself, once its kubeconfig is merged into yours. Until then
-    only the management cluster is written to."""
+    only the management cluster is written to; taken out again, all that stands on it is deleted."""
