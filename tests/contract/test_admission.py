@@ -414,7 +414,6 @@ def test_gpus_by_limits_or_claims_count_too(cluster: Cluster) -> None:
         (pod(namespace=BATCH, labels={names.QUEUE: "nightly"}), "only batch work runs in"),
         (pod(spec={"nodeSelector": {names.NODE_GROUP: "nightly"}}), "node groups of its own class"),
         (pod("nightly", spec={"nodeSelector": {names.NODE_GROUP: "h100"}}), "node groups of its"),
-        (pod("nightly", spec={"nodeSelector": {}}), "node groups of its own class"),
         (pod(spec={"nodeSelector": {}}), "node groups of its own class"),
         (pod(spec={"nodeName": "nightly-001"}), "the scheduler alone chooses"),
         (pod(labels={names.QUEUE: "nightly"}), "does not wait in a queue"),
@@ -600,6 +599,19 @@ def test_an_exempt_flow_goes_on_in_a_freeze_with_its_token(
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_what_the_worker_tells_leaves_the_labels_of_the_stacks(cluster: Cluster) -> None:
+    state = object_path(freeze_admission.first_state())
+    labelled = freeze_admission.first_state()
+    labelled["metadata"]["labels"] = {names.MANAGED: "true"}
+    writer = cluster.as_service_account(names.SYSTEM_NAMESPACE, names.FREEZE_SYNC)
+    writer.apply(state, labelled)
+    tell(cluster, frozen=False)
+    found = cluster.get(state)
+    assert found is not None
+    assert found["metadata"]["labels"] == {names.MANAGED: "true"}
+    assert found["data"]["message"] == OPEN
 
 
 def test_only_the_worker_may_say_that_no_freeze_holds(frozen: Cluster) -> None:

@@ -148,9 +148,12 @@ class Cluster:
         path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token"
         return str(self._call("POST", path, body=asked)["status"]["token"])
 
-    def apply(self, path: str, body: Object) -> Object:
-        """Server-side apply, forced, as the field manager `gpufleet`."""
-        query = [("fieldManager", FIELD_MANAGER), ("force", "true")]
+    def apply(self, path: str, body: Object, manager: str = FIELD_MANAGER) -> Object:
+        """Server-side apply, forced.
+
+        What the same field manager applied before and leaves out now is taken away.
+        """
+        query = [("fieldManager", manager), ("force", "true")]
         return self._call(
             "PATCH", path, body=body, query=query, kind="application/apply-patch+yaml"
         )

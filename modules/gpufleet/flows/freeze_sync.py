@@ -125,7 +125,8 @@ def write_state(cluster: Cluster, state: FreezeState, now: datetime, system_now:
         system_now: the time by the system's, which the cluster has as well.
     """
     wanted = config_map(state, system_now)
-    cluster.apply(object_path(wanted), wanted)
+    # Not as the stacks' field manager: its labels would go.
+    cluster.apply(object_path(wanted), wanted, manager=names.FREEZE_SYNC)
     known_until = (system_now + (state.known_until - now)).astimezone(UTC)
     annotation = {names.FREEZE_KNOWN_UNTIL: known_until.isoformat().replace("+00:00", "Z")}
     for namespace in names.GOVERNED_NAMESPACES:
