@@ -31,6 +31,11 @@ _KUEUE_WORKLOADS: Final = frozenset(
 )
 """What our batch work is made of; each is an integration in the manager's configuration."""
 _BATCH_ONLY: Final = {"matchLabels": {names.NAMESPACE: names.BATCH_NAMESPACE}}
+_PATCHES: Final = {
+    "MutatingWebhookConfiguration": "mutating-patch.yaml",
+    "ValidatingWebhookConfiguration": "validating-patch.yaml",
+}
+"""Of each kind of configuration: what the operator's own kustomization puts in its place."""
 _ESTABLISHED_WITHIN_S: Final = 30
 _LOADER: Final = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """Definitions are long: the loader in C takes a tenth of the time."""
@@ -208,12 +213,6 @@ class ClusterOperators:
     @property
     def _authority(self) -> str:
         return base64.b64encode(self.authority.read_bytes()).decode()
-
-
-_PATCHES: Final = {
-    "MutatingWebhookConfiguration": "mutating-patch.yaml",
-    "ValidatingWebhookConfiguration": "validating-patch.yaml",
-}
 
 
 def _patch(configuration: Object, file: Path) -> None:
