@@ -1,5 +1,6 @@
 """`kill -9` of an update at any point: the next finishes it; nothing is made twice or lost."""
 
+import contextlib
 import json
 import os
 import random
@@ -116,13 +117,14 @@ def kill_at(clone: Clone, count: int, until: Until) -> None:
         return task.poll() is not None or steps(clone) >= count
 
     until(reached, 120)
-    victims = [begun, *begun.children(recursive=True)]
+    victims: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        victims = [begun, *begun.children(recursive=True)]
     for victim in victims:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             victim.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
-    task.communicate()
+    output, _ = task.communicate()
+    assert task.returncode in {0, -signal.SIGKILL}, output.decode()
     psutil.wait_procs(victims, timeout=30)
 
 

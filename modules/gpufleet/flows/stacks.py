@@ -33,7 +33,8 @@ def inputs_of(environment: Environment, stack: Stack) -> str:
     For a stack of pools that is the fleet file without the pools of others, and what the platform
     stack tells it; so that a changed pool leaves the other stacks as they are.
     """
-    fleet, told = environment.fleet, {}
+    fleet = environment.fleet
+    told: dict[str, object] = {}
     if stack.project == POOLS:
         held = _shards(fleet, environment.state, stack.site)[stack.shard]
         fleet = fleet.model_copy(update={"pools": {name: fleet.pools[name] for name in held}})
