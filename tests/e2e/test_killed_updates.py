@@ -1,5 +1,6 @@
 """`kill -9` of an update at any point: the next finishes it; nothing is made twice or lost."""
 
+import contextlib
 import json
 import os
 import random
@@ -100,6 +101,12 @@ def steps(clone: Clone) -> int:
     )
 
 
+def updating(clone: Clone) -> bool:
+    """Whether anything of an update still runs."""
+    stacks = str(clone.root / "stacks")
+    return any((each.info["cwd"] or "").startswith(stacks) for each in psutil.process_iter(["cwd"]))
+
+
 def kill_at(clone: Clone, count: int, until: Until) -> None:
     """Begin an update, and end all of it at once when so many resources have been begun."""
     task = subprocess.Popen(
@@ -116,14 +123,16 @@ def kill_at(clone: Clone, count: int, until: Until) -> None:
         return task.poll() is not None or steps(clone) >= count
 
     until(reached, 120)
-    victims = [begun, *begun.children(recursive=True)]
+    victims: list[psutil.Process] = []
+    with contextlib.suppress(psutil.NoSuchProcess):
+        victims = [begun, *begun.children(recursive=True)]
     for victim in victims:
-        try:
+        with contextlib.suppress(psutil.NoSuchProcess):
             victim.send_signal(signal.SIGKILL)
-        except psutil.NoSuchProcess:
-            continue
-    task.communicate()
-    psutil.wait_procs(victims, timeout=30)
+    output, _ = task.communicate()
+    assert task.returncode in {0, -signal.SIGKILL}, output.decode()
+    # One that was started in between goes on, and ends.
+    until(lambda: not updating(clone), 120)
 
 
 def test_an_update_killed_at_many_points_is_finished_by_the_next(
