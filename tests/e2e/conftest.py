@@ -7,14 +7,17 @@ from tests.e2e.cloned import Clone, copy_project
 
 
 @pytest.fixture(scope="session")
-def clone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
-    """A fresh clone; whatever it started is stopped at the end."""
+def clone(tmp_path_factory: pytest.TempPathFactory) -> Clone:
+    """A fresh clone."""
     root = tmp_path_factory.mktemp("clone") / "gpufleet"
     copy_project(root)
-    made = Clone(root)
-    try:
-        yield made
-    finally:
-        made.variables = {}
-        for file in sorted((root / "fleets").glob("*/*.yaml")):
-            made.run("./fleet", "down", "--purge", "--fleet", str(file))
+    return Clone(root)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_left_running(clone: Clone) -> Iterator[None]:
+    """Whatever a module's tests have started is stopped at its end: the next has the machine."""
+    yield
+    clone.variables = {}
+    for file in sorted((clone.root / "fleets").glob("*/*.yaml")):
+        clone.run("./fleet", "down", "--purge", "--fleet", str(file))
