@@ -52,7 +52,9 @@ def _kwok(site: SiteFiles) -> Process:
             f"--kubeconfig={config}",
             f"--config={stages}",
             "--manage-nodes-with-annotation-selector=kwok.x-k8s.io/node=fake",
-            "--node-lease-duration-seconds=40",
+            # Renewed four times in this time, and a node counts as lost after 50 s without: often
+            # enough, and with a thousand nodes a third of what the API server has to do at 40 s.
+            "--node-lease-duration-seconds=100",
             f"--node-ip={LOOPBACK}",
             f"--server-address={server}",
             "--v=WARN",
