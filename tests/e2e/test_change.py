@@ -22,10 +22,7 @@ from gpufleet.local.orphans import MARK
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 TRIAL = "fleets/trial/production.yaml"
-STEPS = (
-    *("approvals: deadline", "approvals", "window: deadline", "window", "begun"),
-    *("update main", "every replica ready", "time", "state kept"),
-)
+APPROVALS = ("approvals: deadline", "approvals")
 KILL_PLAN = "kill-plan.json"
 KILLER = f'''
 """Kills a worker of this clone at the points that a test has listed, each once."""
@@ -60,6 +57,12 @@ if "worker" in sys.orig_argv and PLAN.exists():
 
     Run.step = step
 '''
+
+
+def steps(site: str) -> list[str]:
+    """The steps of a change that needs no approval, at one site."""
+    before = ["window: deadline", "window", "begun"]
+    return [*before, f"update {site}", "every replica ready", "time", "state kept"]
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +152,8 @@ def worker_of(clone: Clone) -> psutil.Process | None:
 def test_a_change_survives_a_kill_at_every_step(
     trial: Clone, fleet_file: Path, keys: dict[str, Path], kill_plan: Path, until: Until
 ) -> None:
-    points = [f"in {step}" for step in STEPS] + ["before update main", "after update main"]
+    points = [f"in {step}" for step in (*APPROVALS, *steps("main"))]
+    points += ["before update main", "after update main"]
     worker = worker_of(trial)
     assert worker is not None
     kill_plan.write_text(json.dumps(points))
@@ -307,7 +311,9 @@ def test_a_tampered_journal_is_found(trial: Clone) -> None:
     trial.fleet("journal.verify", "--fleet", TRIAL)
 
 
-def test_the_same_on_postgresql(trial: Clone, postgresql: Server) -> None:
+def test_a_change_on_postgresql_survives_a_kill_at_every_step(
+    trial: Clone, postgresql: Server, kill_plan: Path
+) -> None:
     staging = "fleets/sample/staging.yaml"
     url = postgresql.new_database(f"staging-{uuid.uuid4().hex[:8]}")
     trial.variables = {"GPUFLEET_DATABASE_URL": url}
@@ -317,7 +323,9 @@ def test_the_same_on_postgresql(trial: Clone, postgresql: Server) -> None:
         trial.variables = {}
     file = trial.root / staging
     replace(file, "fra0-small: {replicas: 2", "fra0-small: {replicas: 3")
+    kill_plan.write_text(json.dumps([f"in {step}" for step in steps("fra0")]))
     result = trial.json("change", "--fleet", staging, "--apply")
+    assert json.loads(kill_plan.read_text()) == []
     assert {pool["pool"]: pool["replicas_ready"] for pool in result["pools"]}["small"] == 3
     assert trial.json("journal.verify", "--fleet", staging)["findings"] == []
     assert not (trial.root / ".fleet" / "sample" / "staging" / "fleet.db").exists()
