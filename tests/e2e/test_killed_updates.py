@@ -49,6 +49,7 @@ def declare(root: Path, pools: int, replicas: int) -> None:
     group, use_case = fleet["node_groups"]["h100"], fleet["use_cases"]["answers"]
     pool = fleet["pools"]["answers"]
     del fleet["freeze_calendars"]
+    fleet["governance"] = {"calendar_required": False}
     placement = {"replicas": replicas, "max_replicas": 4, "gpus_per_node": 1}
     numbers = range(pools)
     fleet |= {
