@@ -32,15 +32,15 @@ USER = "10001:10001"
 FLEET_FILE = f"{RECIPE.home}/fleets/article/production.yaml"
 _MAKE_STACKS = f"""
 from pathlib import Path
-from gpufleet.edges.stack_states import stacks_of
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.environment import Environment
+from gpufleet.flows.stacks import stacks_of
 
 file = Path({FLEET_FILE!r})
 environment = Environment.load(Workspace.here(), file, print)
 cli = environment.cli
 cli.prepare()
-for stack in stacks_of(environment.fleet):
+for stack in stacks_of(environment.fleet, environment.state):
     cli.ensure(stack, file)
     print("made", stack.shown)
 """
