@@ -35,7 +35,7 @@ from pathlib import Path
 PLAN = Path(__file__).with_name("{KILL_PLAN}")
 
 def die(point):
-    points = json.loads(PLAN.read_text())
+    points = json.loads(PLAN.read_text()) if PLAN.exists() else []
     if point in points:
         points.remove(point)
         PLAN.with_suffix(".new").write_text(json.dumps(points))
@@ -159,12 +159,11 @@ def test_a_change_survives_a_kill_at_every_step(
     sign(trial, keys, flow)
     result = trial.json("flows.attach", flow, "--fleet", TRIAL)
     assert json.loads(kill_plan.read_text()) == []
-    # The autoscaler's minimum: it owns the replicas of the Deployment.
-    assert sum(stack["updated"] for stack in result["stacks"]) == 1
     assert [pool["replicas_ready"] for pool in result["pools"]] == [8]
-    events = Counter(
-        record["event"] for record in trial.json("journal.list", "--fleet", TRIAL, "--flow", flow)
-    )
+    records = trial.json("journal.list", "--fleet", TRIAL, "--flow", flow)
+    # Once, and only the autoscaler's minimum: it owns the replicas of the Deployment.
+    assert sum(record["body"].get("updated", 0) for record in records) == 1
+    events = Counter(record["event"] for record in records)
     assert events == {
         "change.requested": 1,
         "change.approved": 1,
