@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 
+import psutil
 import pytest
 import sqlalchemy as sa
 from tests.conftest import Until
@@ -260,6 +261,17 @@ def test_a_locked_database_is_waited_for(tmp_path: Path) -> None:
     journal.append(Fact(id="x", event="e", actor="test"))
     assert release.is_set()
     holder.join()
+
+
+def test_a_wall_clock_that_is_set_makes_no_holder_look_dead(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leases = leases_of(database, lambda: datetime.now(UTC))
+    leases.acquire(claim("flow-1"))
+    booted = psutil.boot_time()
+    monkeypatch.setattr("psutil._pslinux.boot_time", lambda: booted + 3600)
+    with pytest.raises(Retryable, match="held by flow-1"):
+        leases.acquire(claim("flow-2"))
 
 
 def exemption(clock: Clock, name: str = "exempt-1") -> Exemption:

@@ -1,6 +1,7 @@
 """The leases of an environment, in its database."""
 
 import json
+import os
 import socket
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -11,6 +12,7 @@ import psutil
 import sqlalchemy as sa
 
 from gpufleet.edges.database import Database, Moment, tables
+from gpufleet.edges.processes import start_of
 from gpufleet.spec.errors import Failed
 from gpufleet.spec.fence import Fence
 from gpufleet.spec.records import Claim, Lease
@@ -194,10 +196,8 @@ def _lease(row: Any) -> Lease:  # noqa: ANN401 - a row of the table
 
 
 def _this_process() -> str:
-    process = psutil.Process()
-    return json.dumps(
-        {"host": _host(), "pid": process.pid, "started": process.create_time()}, sort_keys=True
-    )
+    pid = os.getpid()
+    return json.dumps({"host": _host(), "pid": pid, "started": start_of(pid)}, sort_keys=True)
 
 
 def _is_dead(process: str) -> bool:
@@ -205,13 +205,12 @@ def _is_dead(process: str) -> bool:
     kept = json.loads(process)
     if kept["host"] != _host():
         return False
+    if start_of(kept["pid"]) != kept["started"]:
+        return True
     try:
-        found = psutil.Process(kept["pid"])
-        return found.create_time() != kept["started"] or found.status() == psutil.STATUS_ZOMBIE
+        return psutil.Process(kept["pid"]).status() == psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return True
-    except psutil.Error:
-        return False
 
 
 def _host() -> str:

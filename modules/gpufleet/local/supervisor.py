@@ -13,6 +13,7 @@ import httpx
 import psutil
 import yaml
 
+from gpufleet.edges.processes import start_of
 from gpufleet.local.files import PRIVATE_FILE, read_json, write_json, write_private
 from gpufleet.local.orphans import MARK, end_all, is_alive
 from gpufleet.local.process import Process
@@ -87,9 +88,8 @@ class Supervisor:
         """Whether the supervisor that this folder knows is alive: by pid and start time."""
         kept = read_json(self._kept) or {}
         try:
-            process = psutil.Process(kept["pid"])
-            return process.create_time() == kept["started"] and is_alive(process.pid)
-        except (psutil.Error, KeyError):
+            return start_of(kept["pid"]) == kept["started"] and is_alive(kept["pid"])
+        except KeyError:
             return False
 
     def is_running_as_declared(self) -> bool:
@@ -143,7 +143,7 @@ class Supervisor:
             self._kept,
             {
                 "pid": process.pid,
-                "started": psutil.Process(process.pid).create_time(),
+                "started": start_of(process.pid),
                 "declared": _digest([self._config]),
             },
         )
