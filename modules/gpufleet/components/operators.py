@@ -28,7 +28,7 @@ CHARTS: Final = (
     Chart("oci://registry.k8s.io/lws/charts/lws", "lws-system", "0.7.0"),
     Chart(
         "kube-prometheus-stack",
-        "monitoring",
+        names.PROMETHEUS_NAMESPACE,
         "77.0.0",
         "https://prometheus-community.github.io/helm-charts",
         {"alertmanager": {"enabled": True}, "grafana": {"enabled": True}},

@@ -193,7 +193,7 @@ class ServingPool(pulumi.ComponentResource):
                 "from": [{"namespaceSelector": {"matchLabels": {names.NAMESPACE: allowed}}}],
                 "ports": [{"port": ENGINE_PORT, "protocol": "TCP"}],
             }
-            for allowed in (names.GATEWAY_NAMESPACE, names.MONITORING_NAMESPACE)
+            for allowed in (names.GATEWAY_NAMESPACE, names.PROMETHEUS_NAMESPACE)
         ]
         egress: list[dict[str, Any]] = [{"ports": [{"port": 443, "protocol": "TCP"}]}]
         if pool.spans_nodes:

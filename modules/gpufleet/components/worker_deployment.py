@@ -121,7 +121,8 @@ class WorkerDeployment(pulumi.ComponentResource):
     def _network(self) -> None:
         """Everything is denied but what a worker needs; addresses outside are not ours to know."""
         dns = {"namespaceSelector": {"matchLabels": {names.NAMESPACE: "kube-system"}}}
-        monitoring = {"namespaceSelector": {"matchLabels": {names.NAMESPACE: "monitoring"}}}
+        scraper = {names.NAMESPACE: names.PROMETHEUS_NAMESPACE}
+        monitoring = {"namespaceSelector": {"matchLabels": scraper}}
         policies: dict[str, dict[str, Any]] = {
             "default-deny": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]},
             names.WORKER: {

@@ -34,6 +34,8 @@ BATCH_NAMESPACE: Final = "gpufleet-batch"
 GATEWAY_NAMESPACE: Final = "gpufleet-gateway"
 MONITORING_NAMESPACE: Final = "gpufleet-monitoring"
 SYSTEM_NAMESPACE: Final = "gpufleet-system"
+PROMETHEUS_NAMESPACE: Final = "monitoring"
+"""Of the operator's chart on a real cluster: its Prometheus scrapes pools and worker."""
 NAMESPACES: Final = (
     INTERACTIVE_NAMESPACE,
     BATCH_NAMESPACE,
