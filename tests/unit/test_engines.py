@@ -217,7 +217,8 @@ def test_two_at_once_build_once(
     for process in both:
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, err
-        assert out.splitlines()[-1].strip() == "hello done"
+        # Whoever comes when the other has ended finds it built, and has nothing to tell.
+        assert not out or out.splitlines()[-1].strip() == "hello done"
     assert count.read_text() == "build\n"
 
 
