@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gpufleet.local.files import read_json, write_json, write_private
+from gpufleet.local.files import read_json, remove_older, write_json, write_private
 from gpufleet.spec.errors import Retryable
 
 
@@ -50,3 +50,13 @@ def test_a_missing_or_cut_file_reads_as_nothing(tmp_path: Path, content: str | N
     if content is not None:
         file.write_text(content)
     assert read_json(file) is None
+
+
+def test_only_files_that_are_old_enough_are_swept(tmp_path: Path) -> None:
+    left, used, other = (tmp_path / name for name in ("exempt-1.k", "exempt-2.k", "other.k"))
+    for file in (left, used, other):
+        write_private(file, "x")
+    for file in (left, other):
+        os.utime(file, (0, 0))
+    remove_older(tmp_path, "exempt-*.k", 3600)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["exempt-2.k", "other.k"]

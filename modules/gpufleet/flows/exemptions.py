@@ -15,7 +15,7 @@ from gpufleet.edges.exemption_table import TOKEN_VARIABLE
 from gpufleet.edges.kube_paths import collection_path
 from gpufleet.flows.environment import Environment
 from gpufleet.flows.ground import Ground, whoami
-from gpufleet.local.files import write_private
+from gpufleet.local.files import remove_older, write_private
 from gpufleet.spec.records import Exemption
 
 EXEMPT_FOR: Final = timedelta(hours=1)
@@ -60,6 +60,7 @@ def exempted(
     )
     variables = {TOKEN_VARIABLE: ground.exemptions.grant(exemption)}
     kubeconfig = ground.state.root / f"{exemption.id}.kubeconfig"
+    remove_older(ground.state.root, "exempt-*.kubeconfig", EXEMPT_FOR.total_seconds())
     try:
         if entered := _entered_as_exempt(environment, site):
             write_private(kubeconfig, entered)

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,13 @@ def _replace(path: Path, data: bytes) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_older(folder: Path, pattern: str, age_s: float) -> None:
+    """Remove files that whoever was killed had no time to remove; younger ones may be in use."""
+    for file in folder.glob(pattern):
+        if time.time() - file.stat().st_mtime > age_s:
+            file.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> bool:  # noqa: ANN401 - any JSON value
