@@ -53,6 +53,7 @@ def declare(root: Path, pools: int, replicas: int) -> None:
     numbers = range(pools)
     fleet |= {
         "fleet": "killed",
+        "governance": {"calendar_required": False},
         "racks": {f"r{n}": {"site": "main", "power_limit_w": 30000} for n in range(POOLS)},
         "node_groups": {f"g{n}": {**group, "racks": [f"r{n}"], "nodes": 1} for n in range(POOLS)},
         "use_cases": {f"u{n}": use_case for n in range(POOLS)},
