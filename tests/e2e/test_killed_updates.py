@@ -56,7 +56,7 @@ def declare(root: Path, pools: int, replicas: int) -> None:
         "governance": {"calendar_required": False},
         "racks": {f"r{n}": {"site": "main", "power_limit_w": 30000} for n in range(POOLS)},
         "node_groups": {f"g{n}": {**group, "racks": [f"r{n}"], "nodes": 1} for n in range(POOLS)},
-        "use_cases": {f"u{n}": use_case for n in range(POOLS)},
+        "use_cases": {f"u{n}": use_case for n in numbers},
         "pools": {
             f"p{n}": {**pool, "use_cases": [f"u{n}"], "placements": {f"g{n}": placement}}
             for n in numbers
