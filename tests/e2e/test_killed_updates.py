@@ -40,6 +40,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
         yield clone
     finally:
         clone.variables = {}
+        declare(clone.root, POOLS, replicas=2)
         clone.fleet("down", "--purge", "--fleet", FLEET)
 
 
