@@ -40,6 +40,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Clone]:
         yield clone
     finally:
         clone.variables = {}
+        declare(clone.root, POOLS, replicas=2)
         clone.fleet("down", "--purge", "--fleet", FLEET)
 
 
@@ -54,9 +55,10 @@ def declare(root: Path, pools: int, replicas: int) -> None:
     numbers = range(pools)
     fleet |= {
         "fleet": "killed",
+        "governance": {"calendar_required": False},
         "racks": {f"r{n}": {"site": "main", "power_limit_w": 30000} for n in range(POOLS)},
         "node_groups": {f"g{n}": {**group, "racks": [f"r{n}"], "nodes": 1} for n in range(POOLS)},
-        "use_cases": {f"u{n}": use_case for n in range(POOLS)},
+        "use_cases": {f"u{n}": use_case for n in numbers},
         "pools": {
             f"p{n}": {**pool, "use_cases": [f"u{n}"], "placements": {f"g{n}": placement}}
             for n in numbers
