@@ -42,10 +42,9 @@ def fleet_file(sample: Clone) -> Iterator[Path]:
     before = file.read_text()
     yield file
     file.write_text(before)
-    if (file.parent / "calendars" / "now.ics").exists():
-        (file.parent / "calendars" / "now.ics").unlink()
-        # The worker would tell the clusters within seconds.
-        sample.fleet("freeze.sync")
+    (file.parent / "calendars" / "now.ics").unlink(missing_ok=True)
+    # The worker would tell the clusters within seconds.
+    sample.fleet("freeze.sync")
 
 
 def replace(file: Path, old: str, new: str) -> None:
