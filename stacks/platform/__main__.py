@@ -20,7 +20,7 @@ if cluster.plain and cluster.extended:
     admission = Admission("admission", declared.fleet, cluster.plain)
     plan = SitePlan.of(declared.fleet, declared.name)
     site = SitePlatform(plan, admission.resources, cluster.extended)
-    admission.hold_when_unknown([site])
-    deploy_worker(declared, cluster.extended, [site])
+    worker = deploy_worker(declared, cluster.extended, [site])
+    admission.hold_when_unknown([site, *worker])
 
 pulumi.export("prometheus_url", declared.prometheus_url)

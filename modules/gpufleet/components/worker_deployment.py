@@ -16,16 +16,17 @@ from gpufleet.core import vocabulary as names
 
 def deploy_worker(
     declared: DeclaredSite, opts: pulumi.ResourceOptions, after: Sequence[pulumi.Resource] = ()
-) -> None:
-    """Make the worker where this is its site, else nothing.
+) -> list[pulumi.Resource]:
+    """Make the worker where this is its site, else nothing; what was made.
 
     Args:
         declared: the site of the stack.
         opts: with a provider that knows ServiceMonitors.
         after: what makes the namespaces that it manages, and its own.
     """
-    if cluster_worker.worker_site(declared.fleet) == declared.name:
-        WorkerDeployment("worker", WorkerPlan.of(declared), opts, after)
+    if cluster_worker.worker_site(declared.fleet) != declared.name:
+        return []
+    return [WorkerDeployment("worker", WorkerPlan.of(declared), opts, after)]
 
 
 class WorkerDeployment(pulumi.ComponentResource):

@@ -22,6 +22,8 @@ from gpufleet.core.freeze import Decision, refusal
 Object = dict[str, Any]
 KNOWN_FOR: Final = timedelta(seconds=90)
 """How long a state holds that nobody renews: six rounds of the worker."""
+UNKNOWN: Final = "gpufleet-freeze-unknown"
+"""Name of the policy, and of its binding."""
 _CLOCK: Final = {"apiserver.kubernetes.io/identity": "kube-apiserver"}
 
 _CHANGES: Final = ("CREATE", "UPDATE", "DELETE")
@@ -128,9 +130,13 @@ def policies() -> list[Object]:
 
 
 def clock_policies() -> list[Object]:
-    """The policy that holds once the state is kept, with its binding: unknown means frozen."""
+    """The policy that holds once the state is kept, with its binding: unknown means frozen.
+
+    The binding is the last thing that a platform stack makes: before it nobody tells a freeze, so
+    that a first provisioning passes.
+    """
     clock = {"namespace": names.DEFINITIONS_NAMESPACE, "selector": {"matchLabels": dict(_CLOCK)}}
-    return [_unknown(), binding("gpufleet-freeze-unknown", clock)]
+    return [_unknown(), binding(UNKNOWN, clock)]
 
 
 def service_accounts() -> list[Object]:
@@ -246,7 +252,7 @@ def _unknown() -> Object:
     )
     until = f"namespaceObject.metadata.annotations['{key}']"
     return _policy(
-        "gpufleet-freeze-unknown",
+        UNKNOWN,
         param=("coordination.k8s.io/v1", "Lease"),
         rules=_rules(GOVERNED),
         conditions={

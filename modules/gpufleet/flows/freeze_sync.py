@@ -6,12 +6,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from gpufleet.core import vocabulary as names
+from gpufleet.core.admission import API
 from gpufleet.core.freeze import decide
-from gpufleet.core.freeze_admission import KNOWN_FOR, FreezeState, config_map, state_of
+from gpufleet.core.freeze_admission import KNOWN_FOR, UNKNOWN, FreezeState, config_map, state_of
 from gpufleet.edges.calendars import read_calendars
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.kube import TOKEN_FOR, Cluster
-from gpufleet.edges.kube_paths import object_path
+from gpufleet.edges.kube_paths import collection_path, object_path
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
 from gpufleet.spec import Fleet, load_fleet
@@ -99,14 +100,14 @@ class FreezeKeeper:
             self.rows.append(row)
 
     def _writer(self, site: str) -> Cluster | None:
-        """The cluster, entered as the state's writer; None before its platform was made."""
+        """The cluster, entered as the state's writer; None before its platform was made whole."""
         writer, since = self._writers.get(site, (None, 0.0))
         if writer and time.monotonic() - since < _TOKEN_FOR_S:
             return writer
         cluster = cluster_of(self._fleet, self._ground.state, site)
-        path = f"/api/v1/namespaces/{names.SYSTEM_NAMESPACE}/serviceaccounts/{names.FREEZE_SYNC}"
+        bindings = collection_path(API, "ValidatingAdmissionPolicyBinding", None)
         try:
-            if cluster.get(path) is None:
+            if cluster.get(f"{bindings}/{UNKNOWN}") is None:
                 return None
             writer = cluster.as_service_account(names.SYSTEM_NAMESPACE, names.FREEZE_SYNC)
         finally:
