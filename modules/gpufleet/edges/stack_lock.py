@@ -9,11 +9,12 @@ import psutil
 from gpufleet.spec.errors import Retryable
 
 
-def release_dead_lock(folder: Path, *, shown: str, cancel: str) -> bool:
+def release_dead_lock(folder: Path, program: Path, *, shown: str, cancel: str) -> bool:
     """Release the lock of a killed update; True if there was one.
 
     Args:
         folder: holds the stack's lock files.
+        program: the folder of the stack's program, which Pulumi works in.
         shown: how people see the stack.
         cancel: the command that releases it by force.
 
@@ -21,7 +22,7 @@ def release_dead_lock(folder: Path, *, shown: str, cancel: str) -> bool:
         Retryable: its owner is alive, or on another machine.
     """
     for file in folder.glob("*.json"):
-        owner = _lock_owner(file)
+        owner = _lock_owner(file, program)
         if owner is not None:
             raise Retryable(
                 f"an update is under way: {owner}",
@@ -33,7 +34,7 @@ def release_dead_lock(folder: Path, *, shown: str, cancel: str) -> bool:
     return False
 
 
-def _lock_owner(file: Path) -> str | None:
+def _lock_owner(file: Path, program: Path) -> str | None:
     """Who holds a lock, in words; None if it is a dead process of this machine."""
     try:
         lock = json.loads(file.read_text(encoding="utf-8"))
@@ -44,8 +45,11 @@ def _lock_owner(file: Path) -> str | None:
     if lock["hostname"] != os.uname().nodename:
         return who + since
     try:
-        name = psutil.Process(lock["pid"]).name()
+        process = psutil.Process(lock["pid"])
+        # Another program, or another stack's update, may have been given the dead one's id.
+        is_it = process.name().startswith("pulumi") and Path(process.cwd()) == program.resolve()
+    except psutil.AccessDenied:
+        return who + since
     except psutil.Error:
         return None
-    # Another program may have been given the dead one's process id.
-    return who + since if name.startswith("pulumi") else None
+    return who + since if is_it else None

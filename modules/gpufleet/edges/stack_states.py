@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from gpufleet.edges.stack_lock import release_dead_lock
-from gpufleet.edges.workspace import EnvironmentDir
+from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir
 
 PLATFORM: Final = "platform"
 POOLS: Final = "pools"
@@ -95,6 +95,7 @@ class StackStates:
         """
         release_dead_lock(
             self._locks(stack),
+            PROJECT_ROOT / "stacks" / stack.project,
             shown=stack.shown,
             cancel=f"`pulumi cancel --stack {stack.name}` in stacks/{stack.project}",
         )
