@@ -42,13 +42,7 @@ class Admission(pulumi.ComponentResource):
             names.SYSTEM_NAMESPACE,
             metadata={
                 "name": names.SYSTEM_NAMESPACE,
-                "labels": {
-                    **self._labels,
-                    **{
-                        f"pod-security.kubernetes.io/{mode}": "restricted"
-                        for mode in ("enforce", "audit", "warn")
-                    },
-                },
+                "labels": {**self._labels, **names.POD_SECURITY},
             },
             opts=pulumi.ResourceOptions(parent=self),
         )

@@ -48,13 +48,9 @@ class SitePlatform(pulumi.ComponentResource):
         return {"name": name, "labels": self._labels, **place}
 
     def _namespace(self, name: str) -> pulumi.Resource:
-        levels = {
-            f"pod-security.kubernetes.io/{mode}": "restricted"
-            for mode in ("enforce", "audit", "warn")
-        }
         namespace = k8s.core.v1.Namespace(
             name,
-            metadata={"name": name, "labels": {**self._labels, **levels}},
+            metadata={"name": name, "labels": {**self._labels, **names.POD_SECURITY}},
             opts=self._children,
         )
         inside = pulumi.ResourceOptions(parent=namespace)

@@ -44,6 +44,10 @@ NAMESPACES: Final = (
 )
 GOVERNED_NAMESPACES: Final = (*NAMESPACES, SYSTEM_NAMESPACE)
 """Every namespace of ours: admission and freezes hold in all of them."""
+POD_SECURITY: Final = {
+    f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")
+}
+"""Labels of every namespace of ours."""
 DEFINITIONS_NAMESPACE: Final = "kube-system"
 FREEZE_STATE: Final = "gpufleet-freeze"
 """ConfigMap that says whether a cluster is frozen; only `FREEZE_SYNC` may write it."""

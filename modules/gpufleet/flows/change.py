@@ -8,9 +8,8 @@ from pydantic import JsonValue
 
 from gpufleet.core.approvals import digest_of, standing
 from gpufleet.core.changes import expected_s, pool_changes
-from gpufleet.core.freeze import Decision, decide, refusal
+from gpufleet.core.freeze import Decision, refusal
 from gpufleet.edges.approval_table import demand_signed_request
-from gpufleet.edges.calendars import read_calendars
 from gpufleet.edges.declared_files import write_declared
 from gpufleet.flows.durable import Run, flow
 from gpufleet.flows.environment import Environment, OnProgress
@@ -19,6 +18,7 @@ from gpufleet.flows.provision import previews, update_site
 from gpufleet.flows.readiness import wait_ready
 from gpufleet.flows.stacks import stacks_of
 from gpufleet.flows.state_backup import back_up
+from gpufleet.flows.windows import decision_at
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.approvals import ApprovalRequest
 from gpufleet.spec.changes import ChangePlan, ChangeReport, Opening
@@ -225,7 +225,5 @@ def _closed(ground: Ground, fleet: Fleet, plan: ChangePlan, only: str = "") -> s
 
 def _decision(ground: Ground, fleet: Fleet, site: str, takes_s: float) -> Decision:
     """Whether a site may change now, with the time to go back before the next freeze."""
-    now = ground.clock()
-    calendars = read_calendars(fleet, ground.fleet_file, site, now)
-    required = fleet.governance.calendar_required
-    return decide(calendars, now, required=required, needs=timedelta(seconds=2 * takes_s))
+    needs = timedelta(seconds=2 * takes_s)
+    return decision_at(fleet, ground.fleet_file, site, ground.clock(), needs=needs)

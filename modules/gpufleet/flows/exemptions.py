@@ -9,12 +9,12 @@ from typing import Final
 import yaml
 
 from gpufleet.core import vocabulary as names
-from gpufleet.core.freeze import Purpose, decide
-from gpufleet.edges.calendars import read_calendars
+from gpufleet.core.freeze import Purpose
 from gpufleet.edges.exemption_table import TOKEN_VARIABLE
 from gpufleet.edges.kube_paths import collection_path
 from gpufleet.flows.environment import Environment
 from gpufleet.flows.ground import Ground, whoami
+from gpufleet.flows.windows import decision_at
 from gpufleet.local.files import remove_older, write_private
 from gpufleet.spec.records import Exemption
 
@@ -34,10 +34,8 @@ def exempted(
     Raises:
         FleetError: the database or the cluster does not answer.
     """
-    fleet, now = environment.fleet, ground.clock()
-    calendars = read_calendars(fleet, environment.fleet_file, site, now)
-    required = fleet.governance.calendar_required
-    decision = decide(calendars, now, required=required, purpose=purpose)
+    now = ground.clock()
+    decision = decision_at(environment.fleet, environment.fleet_file, site, now, purpose=purpose)
     if not decision.exempt:
         yield {}
         return

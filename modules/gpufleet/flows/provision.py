@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from gpufleet.core.approvals import digest_of
-from gpufleet.core.freeze import Purpose, decide, refusal
-from gpufleet.edges.calendars import read_calendars
+from gpufleet.core.freeze import Purpose, refusal
 from gpufleet.edges.pulumi import PulumiCli
 from gpufleet.edges.stack_states import PLATFORM, Stack, StackStates
 from gpufleet.edges.workspace import Workspace
@@ -22,6 +21,7 @@ from gpufleet.flows.lost_objects import lost_objects
 from gpufleet.flows.pending_objects import settle_pending
 from gpufleet.flows.readiness import wait_ready
 from gpufleet.flows.stacks import inputs_of, stacks_of
+from gpufleet.flows.windows import decision_at
 from gpufleet.local.platform import down
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import PolicyRefused
@@ -104,9 +104,7 @@ def hold_in_freeze(
     """
     now = ground.clock()
     for site in environment.fleet.sites:
-        calendars = read_calendars(environment.fleet, environment.fleet_file, site, now)
-        required = environment.fleet.governance.calendar_required
-        decision = decide(calendars, now, required=required)
+        decision = decision_at(environment.fleet, environment.fleet_file, site, now)
         if not decision.admitted and _changes(environment, cli, stacks, site, on_progress):
             raise refusal(site, decision)
 
