@@ -1,6 +1,8 @@
 """What the components declare. The resources are recorded, not made: no GPU cluster and no chart
 repository can be reached from here; on the embedded platform the end-to-end tests make them."""
 
+import os
+
 import pulumi
 import pytest
 from tests.recorded import Recorder, declare
@@ -154,6 +156,17 @@ REAL = FLEET.model_copy(
     }
 )
 AT_FRA1 = DeclaredSite(REAL, PROJECT_ROOT / "fleets/sample/production.yaml", "fra1")
+
+
+def test_no_provider_keeps_the_kubeconfig_that_it_was_run_with(
+    recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KUBECONFIG", "of-an-exemption-that-ends")
+    declare(AT_FRA1.provider)
+    (made,) = recorder.of("kubernetes")
+    assert made.inputs["context"] == "ctx-fra1"
+    assert "kubeconfig" not in made.inputs
+    assert os.environ["KUBECONFIG"] == "of-an-exemption-that-ends"
 
 
 def test_the_worker_runs_at_exactly_one_site_and_nowhere_beside_an_embedded_one(

@@ -1,6 +1,8 @@
 """What a stack is about: one site of one fleet file, and the provider for its cluster."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -99,12 +101,13 @@ class DeclaredSite:
 
     def management_provider(self, cluster: ProvisionedCluster) -> k8s.Provider:
         """The management cluster of a provisioned one, by its context."""
-        return k8s.Provider(
-            names.management_provider(self.name),
-            context=cluster.management_context,
-            cluster_identifier=f"{self.fleet.slug}-{self.name}-management",
-            enable_server_side_apply=True,
-        )
+        with _no_kubeconfig_in_the_state():
+            return k8s.Provider(
+                names.management_provider(self.name),
+                context=cluster.management_context,
+                cluster_identifier=f"{self.fleet.slug}-{self.name}-management",
+                enable_server_side_apply=True,
+            )
 
     def provider(self, after: Sequence[pulumi.Resource] = ()) -> k8s.Provider:
         """The cluster by its context; the kubeconfig itself never enters the state.
@@ -114,11 +117,27 @@ class DeclaredSite:
                 cluster serves once, so custom resources need one that starts after them.
         """
         context = self.name if isinstance(self.cluster, EmbeddedCluster) else self.cluster.context
-        return k8s.Provider(
-            f"{self.name}-extended" if after else self.name,
-            context=context,
-            cluster_identifier=f"{self.fleet.slug}-{self.name}",
-            enable_server_side_apply=True,
-            kube_client_settings=_CLIENT,
-            opts=pulumi.ResourceOptions(depends_on=[*after]),
-        )
+        with _no_kubeconfig_in_the_state():
+            return k8s.Provider(
+                f"{self.name}-extended" if after else self.name,
+                context=context,
+                cluster_identifier=f"{self.fleet.slug}-{self.name}",
+                enable_server_side_apply=True,
+                kube_client_settings=_CLIENT,
+                opts=pulumi.ResourceOptions(depends_on=[*after]),
+            )
+
+
+@contextmanager
+def _no_kubeconfig_in_the_state() -> Iterator[None]:
+    """Let the provider's own process find the kubeconfig, as kubectl does.
+
+    The SDK would make KUBECONFIG an input, which the state keeps: a later refresh would look for
+    the file of an exemption that has ended, and a list of files would count as one file's content.
+    """
+    given = os.environ.pop("KUBECONFIG", None)
+    try:
+        yield
+    finally:
+        if given is not None:
+            os.environ["KUBECONFIG"] = given

@@ -32,8 +32,13 @@ def variables_for(
         "ANSIBLE_CONFIG": str(workspace.root / "playbooks" / "ansible.cfg"),
     }
     if embedded:
-        own = os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")
         ours = str(state.kubeconfig)
-        others = [part for part in own.split(os.pathsep) if existing and part != ours]
+        own = own_kubeconfig().split(os.pathsep)
+        others = [part for part in own if existing and part != ours]
         variables["KUBECONFIG"] = os.pathsep.join([ours, *others])
     return variables
+
+
+def own_kubeconfig() -> str:
+    """The caller's own kubeconfig, a path or a list of them: where kubectl would look."""
+    return os.environ.get("KUBECONFIG") or str(Path.home() / ".kube" / "config")

@@ -1,5 +1,6 @@
 """What may go on in a freeze: with a token that ends, and a record of it."""
 
+import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,8 @@ from gpufleet.core import vocabulary as names
 from gpufleet.core.freeze import Purpose
 from gpufleet.edges.exemption_table import TOKEN_VARIABLE
 from gpufleet.edges.kube_paths import collection_path
-from gpufleet.flows.environment import Environment
+from gpufleet.edges.variables import own_kubeconfig
+from gpufleet.flows.environment import Environment, variables_of
 from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.windows import decision_at
 from gpufleet.local.files import remove_older, write_private
@@ -62,7 +64,10 @@ def exempted(
     try:
         if entered := _entered_as_exempt(environment, site):
             write_private(kubeconfig, entered)
-            variables["KUBECONFIG"] = str(kubeconfig)
+            # The first file that names a context wins; a management cluster's is in the others.
+            known = variables_of(environment.workspace, environment.fleet_file)
+            others = known.get("KUBECONFIG") or own_kubeconfig()
+            variables["KUBECONFIG"] = os.pathsep.join([str(kubeconfig), others])
         yield variables
     finally:
         kubeconfig.unlink(missing_ok=True)

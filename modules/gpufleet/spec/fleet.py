@@ -6,6 +6,7 @@ from pydantic import Field
 
 from gpufleet.spec import forms
 from gpufleet.spec.clusters import ProvisionedCluster
+from gpufleet.spec.evidence import ExchangeRate, Measurement
 from gpufleet.spec.governance import (
     Budget,
     EscalationStep,
@@ -59,6 +60,11 @@ class Fleet(Spec):
     models: Annotated[dict[RevisionName, ModelRevision], Field(min_length=1)]
     use_cases: Annotated[dict[Name, UseCase], Field(min_length=1)]
     pools: Annotated[dict[Name, Pool], Field(min_length=1)]
+    measurements: dict[Name, Measurement] = Field(default_factory=dict)
+    exchange_rates: dict[Annotated[str, Field(pattern=forms.CURRENCY)], ExchangeRate] = Field(
+        default_factory=dict
+    )
+    """What other currencies are worth; hosted prices are in USD."""
     budget: Budget | None = None
     freeze_calendars: dict[Name, FreezeCalendar] = Field(default_factory=dict)
     patching: dict[PatchTarget, PatchCadence] = Field(default_factory=dict)

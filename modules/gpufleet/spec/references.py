@@ -14,6 +14,7 @@ def references(fleet: Fleet) -> Iterator[Problem]:
     """Every name that names nothing, or names what it may not."""
     yield from _hardware(fleet)
     yield from _demand(fleet)
+    yield from _measurements(fleet)
     yield from _people(fleet)
     yield from _budget_owner(fleet)
     yield from _ssh_keys(fleet)
@@ -59,6 +60,16 @@ def _demand(fleet: Fleet) -> Iterator[Problem]:
         if use_case.hosted is not None and use_case.data_class is DataClass.RESTRICTED:
             yield Problem((*at, "hosted"), "restricted data may not leave; remove `hosted`")
         yield from _time_zone((*at, "traffic", "time_zone"), use_case.traffic.time_zone)
+
+
+def _measurements(fleet: Fleet) -> Iterator[Problem]:
+    for name, measurement in fleet.measurements.items():
+        at: FieldPath = ("measurements", name)
+        yield from reference((*at, "model"), "model revision", measurement.model, fleet.models)
+        yield from reference((*at, "gpu_type"), "GPU type", measurement.gpu_type, fleet.gpus)
+    if fleet.currency in fleet.exchange_rates:
+        path = ("exchange_rates", fleet.currency)
+        yield Problem(path, "is the fleet's own currency", mend="remove it")
 
 
 def _people(fleet: Fleet) -> Iterator[Problem]:

@@ -6,6 +6,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from gpufleet.spec import forms
+from gpufleet.spec.governance import RelativePath
 from gpufleet.spec.quantities import (
     Bytes,
     Count,
@@ -26,6 +27,7 @@ from gpufleet.spec.quantities import (
     TokenCount,
     Whole,
 )
+from gpufleet.spec.shapes import ModelShape
 
 
 class Precision(StrEnum):
@@ -94,6 +96,8 @@ class ModelRevision(Spec):
     """Measured time from the container's start to the first token, weights on local storage."""
     license: Text
     """Licence of the weights."""
+    shape: ModelShape | None = None
+    """Dimensions of the model, where the built-in table lacks `model`."""
     engine: Engine
 
     @property
@@ -161,6 +165,9 @@ class Traffic(Spec):
     """Declared peaks; capacity is sized for them."""
     index_of_dispersion: Annotated[Number, Field(ge=1, le=1000)] = 4.0
     """Variance over mean of the counts in 10 s windows: 1 is Poisson, a chat service near 4."""
+    trace: RelativePath | None = None
+    """Recorded arrivals (CSV: arrival_s, prompt_tokens, output_tokens) that capacity is sized on
+    instead of `index_of_dispersion` and `tokens`; their times are scaled to `rate_rps`."""
 
 
 class Slo(Spec):
