@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 
 import psutil
 import pytest
+from hypothesis import settings
 from tests.postgresql import Server, find_binaries
 
 from gpufleet.edges.engines import Binaries, resolve
@@ -21,6 +22,10 @@ from gpufleet.local.platform import Platform, down, observe
 from gpufleet.local.supervisor import ProcessState
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.progress import ProcessProgress
+
+# A busy machine is no failure.
+settings.register_profile("gpufleet", deadline=None)
+settings.load_profile("gpufleet")
 
 T = TypeVar("T")
 NODES_PER_SITE = 2
