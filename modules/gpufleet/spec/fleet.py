@@ -6,6 +6,7 @@ from pydantic import Field
 
 from gpufleet.spec import forms
 from gpufleet.spec.clusters import ProvisionedCluster
+from gpufleet.spec.costs import Costs
 from gpufleet.spec.evidence import ExchangeRate, Measurement
 from gpufleet.spec.governance import (
     Budget,
@@ -65,6 +66,7 @@ class Fleet(Spec):
         default_factory=dict
     )
     """What other currencies are worth; hosted prices are in USD."""
+    costs: Costs = Costs()
     budget: Budget | None = None
     freeze_calendars: dict[Name, FreezeCalendar] = Field(default_factory=dict)
     patching: dict[PatchTarget, PatchCadence] = Field(default_factory=dict)
