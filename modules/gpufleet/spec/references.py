@@ -1,13 +1,18 @@
 """Every reference of a fleet file resolves: hardware, demand, people, policy."""
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.governance import Role
 from gpufleet.spec.problem import Problem
+from gpufleet.spec.recurrences import FIRST_DAY, starts
 from gpufleet.spec.serving import DataClass
 from gpufleet.spec.source import FieldPath
+
+_SEARCH_YEARS: Final = 12
+"""Within so many years every rule that ever happens has happened, each 29th of February too."""
 
 
 def references(fleet: Fleet) -> Iterator[Problem]:
@@ -60,6 +65,18 @@ def _demand(fleet: Fleet) -> Iterator[Problem]:
         if use_case.hosted is not None and use_case.data_class is DataClass.RESTRICTED:
             yield Problem((*at, "hosted"), "restricted data may not leave; remove `hosted`")
         yield from _time_zone((*at, "traffic", "time_zone"), use_case.traffic.time_zone)
+        for index, peak in enumerate(use_case.traffic.peaks):
+            yield from _recurrence((*at, "traffic", "peaks", index, "recurrence"), peak.recurrence)
+
+
+def _recurrence(path: FieldPath, rule: str) -> Iterator[Problem]:
+    try:
+        found = starts(rule, FIRST_DAY, FIRST_DAY.replace(year=FIRST_DAY.year + _SEARCH_YEARS))
+    except ValueError as error:
+        yield Problem(path, str(error), mend="such as FREQ=MONTHLY;BYMONTHDAY=-1")
+        return
+    if not found:
+        yield Problem(path, f"`{rule}` never happens", mend="such as FREQ=MONTHLY;BYMONTHDAY=-1")
 
 
 def _measurements(fleet: Fleet) -> Iterator[Problem]:

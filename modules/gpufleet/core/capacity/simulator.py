@@ -1,0 +1,94 @@
+"""A pool of replicas with continuous batching, simulated event by event; the same every time.
+
+What it does at each replica, as vLLM does: decoding goes on in every step, prompts are prefilled in
+chunks with the tokens that the step has left, in the order of arrival; whoever finds no place
+waits, first in first out, and nobody overtakes. A request goes to the replica with the fewest
+requests in flight and queued, as the gateway sends it.
+
+A request gets its place where the KV cache has room for prompt and whole answer. vLLM admits with
+room for the prompt alone, and computes some requests again when the cache runs over: reserving the
+whole is the careful side, since it waits where vLLM would do work twice.
+"""
+
+import math
+
+import numpy as np
+
+from gpufleet.core.capacity.replica import ReplicaSpeed
+from gpufleet.core.capacity.requests import FAILED, SERVED, Limits, Outcome, Requests
+
+
+def simulate(requests: Requests, speed: ReplicaSpeed, replicas: int, limits: Limits) -> Outcome:
+    """What becomes of requests at a pool of equal replicas.
+
+    A request whose prompt and answer are larger than the whole KV cache fails.
+
+    Args:
+        requests: in the order of their arrival; lengths of at least one token.
+        speed: of one replica.
+        replicas: at least 1.
+        limits: of the pool.
+    """
+    # Numba takes half a second to import, which only those pay who simulate.
+    from gpufleet.core.capacity import kernel  # noqa: PLC0415
+
+    count = len(requests)
+    if not count:
+        nothing = np.empty(0)
+        return Outcome(requests, np.empty(0, np.int64), nothing, nothing, nothing, 0.0)
+    width = speed.concurrency_limit
+    leaves = 2 ** max(1, math.ceil(math.log2(replicas)))
+    state = kernel.State(
+        replicas=np.zeros(replicas, kernel.REPLICA),
+        end_s=np.full(leaves, np.inf),
+        load=np.where(np.arange(leaves) < replicas, 0, np.iinfo(np.int64).max),
+        by_end=_tree(leaves),
+        by_load=_tree(leaves),
+        due=np.zeros((replicas, width), np.int64),
+        who=np.zeros((replicas, width), np.int64),
+        ring=np.zeros((replicas, width), np.int64),
+        arrival_s=requests.arrival_s,
+        prompt=requests.prompt_tokens,
+        output=requests.output_tokens,
+        requests=np.zeros(count, kernel.REQUEST),
+        status=np.full(count, FAILED, np.int64),
+        e2e_s=np.full(count, np.nan),
+        ttft_s=np.full(count, np.nan),
+        wait_s=np.full(count, np.nan),
+    )
+    kernel.run(
+        kernel.Engine(
+            decode_s=np.array(speed.decode_s, float),
+            kv_token_s=float(speed.kv_token_s),
+            prefill_token_s=float(speed.prefill_token_s),
+            attention_s=float(speed.attention_s),
+            first_token_s=float(speed.first_token_s),
+            kv_capacity_tokens=int(speed.kv_capacity_tokens),
+            chunk_tokens=int(speed.chunk_tokens),
+            queue_limit=int(limits.queue_limit),
+            timeout_s=float(limits.timeout_s),
+            retries=int(limits.retries),
+            retry_after_s=float(limits.retry_after_s),
+        ),
+        state,
+    )
+    lost = state.status != SERVED
+    state.ttft_s[lost] = state.wait_s[lost] = np.nan
+    span_s = requests.arrival_s[-1] - requests.arrival_s[0]
+    busy_s = float(state.replicas["busy_s"].sum())
+    return Outcome(
+        requests=requests,
+        status=state.status,
+        e2e_s=state.e2e_s,
+        ttft_s=state.ttft_s,
+        wait_s=state.wait_s,
+        busy_share=busy_s / (replicas * span_s) if span_s > 0 else 0.0,
+    )
+
+
+def _tree(leaves: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    """A tournament tree whose leaves are all equal: the lowest index stands in every node."""
+    tree = np.concatenate([np.zeros(leaves, np.int64), np.arange(leaves)])
+    for node in range(leaves - 1, 0, -1):
+        tree[node] = tree[2 * node]
+    return tree
