@@ -9,6 +9,7 @@ from gpufleet.components.platform_outputs import PlatformOutputs
 from gpufleet.components.serving_pool import PoolContext, ServingPool
 from gpufleet.components.site import DeclaredSite
 from gpufleet.components.small_states import small_states
+from gpufleet.core.gateway import gateway_limits
 
 declared = DeclaredSite.from_config()
 hold_in_freeze(declared)
@@ -24,6 +25,6 @@ context = PoolContext(
 with small_states():
     pools = [ServingPool(pool, context, opts) for pool in declared.pools()]
 if declared.shard == 1:
-    GatewayRoute("gateway", declared.fleet.slug, opts)
+    GatewayRoute("gateway", declared.fleet.slug, gateway_limits(declared.fleet), opts)
 
 pulumi.export("services", [pool.service for pool in pools])

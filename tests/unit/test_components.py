@@ -219,7 +219,7 @@ def test_the_worker_may_write_every_kind_that_the_stacks_make_and_no_secret(
             deploy_worker(DeclaredSite(REAL, AT_FRA1.path, site), pulumi.ResourceOptions())
             for pool in pools_at(REAL, site):
                 ServingPool(pool, context())
-            GatewayRoute(f"gateway-{site}", REAL.slug)
+            GatewayRoute(f"gateway-{site}", REAL.slug, {"answers": "{}"})
 
     declare(program)
     written = {

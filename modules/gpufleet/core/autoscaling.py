@@ -3,7 +3,9 @@
 from typing import Any, Final
 
 from gpufleet.core import vocabulary as names
+from gpufleet.core.capacity.prewarm import CannotSay, CronWindow, cron_windows
 from gpufleet.core.serving import PoolAtSite
+from gpufleet.spec.serving import Prewarm
 
 RUNNING_TARGET: Final = 0.8
 """Share of a replica's concurrency limit in use at which one more replica is wanted."""
@@ -58,8 +60,37 @@ def scaled_object(pool: PoolAtSite, prometheus_url: str) -> dict[str, Any]:
                 _queue_time(selector),
                 pool.queue_time_target_s,
             ),
+            *prewarm_triggers(pool),
         ],
     }
+
+
+def prewarm_triggers(pool: PoolAtSite) -> list[dict[str, Any]]:
+    """KEDA's cron triggers: replicas that run from before a declared peak to its end.
+
+    A peak that cron has no words for gets none; the plan has warned of it.
+    """
+    return [
+        {
+            "type": "cron",
+            "name": f"prewarm-{index}-{part}",
+            "metadata": {
+                "timezone": peak.time_zone,
+                "start": window.start,
+                "end": window.end,
+                "desiredReplicas": str(peak.replicas[pool.group_name]),
+            },
+        }
+        for index, peak in enumerate(pool.prewarm, 1)
+        for part, window in enumerate(_windows(peak), 1)
+    ]
+
+
+def _windows(peak: Prewarm) -> tuple[CronWindow, ...]:
+    try:
+        return cron_windows(peak)
+    except CannotSay:
+        return ()
 
 
 def _queue_time(selector: str) -> str:

@@ -13,7 +13,7 @@ from gpufleet.core import vocabulary as names
 from gpufleet.spec.checks import replicas_that_fit
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.hardware import GpuAccess, GpuType, NodeGroup
-from gpufleet.spec.serving import ModelRevision, Placement, Pool, ServingClass
+from gpufleet.spec.serving import ModelRevision, Placement, Pool, Prewarm, ServingClass
 
 ENGINE_PORT: Final = 8000
 STARTUP_MARGIN: Final = 3.0
@@ -89,6 +89,10 @@ class PoolAtSite:
     not_ready_toleration_s: int
     concurrency_limit: int
     queue_time_target_s: float
+    queue_limit: int | None
+    """Requests that wait at one replica; None where nothing limits them."""
+    prewarm: tuple[Prewarm, ...]
+    """Peaks before which more replicas of this node group are started."""
     arguments: tuple[str, ...]
     cpus: int
     memory_bytes: int
@@ -180,6 +184,8 @@ def _pool_at_site(
         not_ready_toleration_s=not_ready_toleration_s([u.rto_s for u in use_cases], model),
         concurrency_limit=pool.concurrency_limit,
         queue_time_target_s=pool.queue_time_target_s,
+        queue_limit=pool.queue_limit,
+        prewarm=tuple(peak for peak in pool.prewarm if group_name in peak.replicas),
         arguments=engine_arguments(pool, placement, model),
         cpus=placement.gpus_per_node * CPUS_PER_GPU,
         memory_bytes=host_memory_bytes(model, placement),

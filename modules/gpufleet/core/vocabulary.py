@@ -75,6 +75,8 @@ QUEUE: Final = "kueue.x-k8s.io/queue-name"
 CLUSTER_QUEUE: Final = "gpufleet-batch"
 GATEWAY: Final = "gpufleet"
 GATEWAY_PORT: Final = 4000
+GATEWAY_LIMITS: Final = "gateway-limits"
+"""ConfigMap with what the gateway accepts of each use case."""
 
 
 def is_batch(class_: ServingClass) -> bool:

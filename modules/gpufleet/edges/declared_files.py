@@ -1,10 +1,11 @@
-"""The files that declare an environment: the fleet file, its shared parts, its calendars."""
+"""The files that declare an environment: fleet file, plan file, shared parts, calendars."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.plan_file import plan_path
 
 
 def read_declared(fleet: Fleet, fleet_file: Path) -> dict[str, str]:
@@ -15,8 +16,10 @@ def read_declared(fleet: Fleet, fleet_file: Path) -> dict[str, str]:
     """
     calendars = [calendar.file for calendar in fleet.freeze_calendars.values()]
     shared = [f"shared/{name}.yaml" for name in fleet.include]
+    plan = plan_path(fleet_file)
+    planned = [plan.name] if plan.exists() else []
     found = {}
-    for path in sorted({fleet_file.name, *shared, *calendars}):
+    for path in sorted({fleet_file.name, *planned, *shared, *calendars}):
         try:
             found[path] = (fleet_file.parent / path).read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:

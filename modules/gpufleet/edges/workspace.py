@@ -8,6 +8,7 @@ from typing import Final, Self
 
 from gpufleet.spec.errors import BadInput, Failed
 from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.plan_file import PLAN_SUFFIX
 
 PROJECT_ROOT: Final = Path(__file__).resolve().parents[3]
 STATE_FOLDER: Final = ".fleet"
@@ -134,6 +135,8 @@ class Workspace:
             if candidate.is_file():
                 return candidate.resolve()
         known = sorted(
-            str(path.relative_to(self.root)) for path in (self.root / "fleets").glob("*/*.yaml")
+            str(path.relative_to(self.root))
+            for path in (self.root / "fleets").glob("*/*.yaml")
+            if not path.name.endswith(PLAN_SUFFIX)
         )
         raise BadInput("no such fleet file", where=given, mend="there are: " + ", ".join(known))

@@ -12,6 +12,7 @@ from gpufleet.spec.approvals import ROLES, Action
 from gpufleet.spec.cluster_checks import cluster_problems
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.hardware import NodeGroup
+from gpufleet.spec.plan_checks import planned_problems
 from gpufleet.spec.problem import Problem
 from gpufleet.spec.references import reference, references
 from gpufleet.spec.serving import POOL_ARGUMENTS, ModelRevision, Placement, Pool, UseCase
@@ -228,5 +229,6 @@ _CHECKS: Final[tuple[Callable[[Fleet], Iterator[Problem]], ...]] = (
     _routes,
     _fallbacks,
     _approvers,
+    planned_problems,
     cluster_problems,
 )

@@ -10,16 +10,45 @@ from pydantic import ValidationError
 from gpufleet.spec.checks import problems
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.plan_file import (
+    PlanFile,
+    laid_over,
+    laid_positions,
+    plan_path,
+    planned_from,
+    strange_pools,
+)
 from gpufleet.spec.problem import Problem, refusal
 from gpufleet.spec.source import Document, FieldPath, Position, dotted, read_document
 from gpufleet.spec.wording import worded
 
 
 def load_fleet(path: Path) -> Fleet:
-    """Read an environment's fleet file with the shared parts that it includes.
+    """Read an environment as it is meant to be: its fleet file, and the plan that stands beside it.
+
+    A plan that was made for another fleet file holds all the same, since a plan that silently did
+    not would change every pool at once; `outdated` tells it, for those who show it to people.
 
     Args:
         path: `fleets/NAME/ENVIRONMENT.yaml`.
+
+    Raises:
+        BadInput: with file, line, column, field, what is wrong and the nearest valid name.
+    """
+    return _load(path)[0]
+
+
+def load_positions(path: Path) -> Document:
+    """Where every field of `load_fleet` stands: in the fleet file, a shared part, or the plan file.
+
+    Raises:
+        BadInput: as `load_fleet`.
+    """
+    return _load(path)[1]
+
+
+def load_declared(path: Path) -> tuple[Fleet, Document]:
+    """Read a fleet file with the shared parts that it includes, and no plan; with positions.
 
     Raises:
         BadInput: with file, line, column, field, what is wrong and the nearest valid name.
@@ -32,7 +61,58 @@ def load_fleet(path: Path) -> Fleet:
         raise refusal(document, worded(error.errors(), data, Fleet)) from None
     if found := list(problems(fleet)):
         raise refusal(document, found)
-    return fleet
+    return fleet, document
+
+
+def load_plan(path: Path) -> PlanFile | None:
+    """The plan file beside a fleet file, by itself; None where there is none.
+
+    Args:
+        path: the fleet file.
+
+    Raises:
+        BadInput: it is not a plan file.
+    """
+    found = _plan(path)
+    return found[0] if found else None
+
+
+def outdated(path: Path) -> str:
+    """One line that says so if the plan beside a fleet file was made for another; else empty.
+
+    Raises:
+        BadInput: as `load_fleet`.
+    """
+    plan = load_plan(path)
+    if plan is None or plan.fleet_digest == planned_from(load_declared(path)[0]):
+        return ""
+    return f"{plan_path(path).name} was made for an earlier fleet file: ./fleet plan.capacity"
+
+
+def _load(path: Path) -> tuple[Fleet, Document]:
+    fleet, document = load_declared(path)
+    found = _plan(path)
+    if found is None:
+        return fleet, document
+    plan, plan_document = found
+    if strangers := list(strange_pools(fleet, plan)):
+        raise refusal(plan_document, strangers)
+    laid = laid_over(fleet, plan)
+    both = laid_positions(document, plan_document)
+    if wrong := list(problems(laid)):
+        raise refusal(both, wrong)
+    return laid, both
+
+
+def _plan(path: Path) -> tuple[PlanFile, Document] | None:
+    file = plan_path(path)
+    if not file.exists():
+        return None
+    document = read_document(file, str(file))
+    try:
+        return PlanFile.model_validate(document.data), document
+    except ValidationError as error:
+        raise refusal(document, worded(error.errors(), document.data, PlanFile)) from None
 
 
 def built_in_gpus() -> dict[str, Any]:

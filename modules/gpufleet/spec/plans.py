@@ -5,7 +5,7 @@ from decimal import Decimal
 from pydantic import Field
 
 from gpufleet.spec.quantities import Digest, Spec
-from gpufleet.spec.serving import ServingClass
+from gpufleet.spec.serving import Prewarm, ServingClass, UseCaseLimits
 
 
 class Predicted(Spec):
@@ -51,31 +51,6 @@ class PlannedPlacement(Spec):
     max_replicas: int
     nodes_per_replica: int
     gpus_per_node: int
-
-
-class Prewarm(Spec):
-    """Replicas that have to run before a declared peak begins."""
-
-    name: str
-    """Of the peak."""
-    recurrence: str
-    """The peak's iCalendar rule, in `time_zone`."""
-    time_zone: str
-    lead_s: float
-    """How long before the peak the replicas are started: load time, with a margin."""
-    duration_s: float
-    """How long the peak lasts."""
-    replicas: dict[str, int]
-    """Replicas that have to be ready by node group."""
-
-
-class UseCaseLimits(Spec):
-    """What the gateway accepts of one use case."""
-
-    concurrency_limit: int
-    """Requests in flight over all replicas."""
-    queue_time_limit_s: float
-    """Predicted time in queue at which requests overflow."""
 
 
 class ArithmeticStep(Spec):

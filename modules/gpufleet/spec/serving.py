@@ -244,6 +244,32 @@ class Placement(Spec):
         return self.nodes_per_replica * self.gpus_per_node
 
 
+class Prewarm(Spec):
+    """Replicas that have to run before a declared peak begins."""
+
+    name: Text
+    """Of the peak."""
+    recurrence: Annotated[str, Field(pattern=forms.RECURRENCE, max_length=200)]
+    """The peak's iCalendar rule, in `time_zone`."""
+    time_zone: Text = "UTC"
+    """IANA name of the rule's zone."""
+    lead_s: Seconds
+    """How long before the peak the replicas are started: load time, with a margin."""
+    duration_s: Seconds
+    """How long the peak lasts."""
+    replicas: Annotated[dict[Name, Whole], Field(min_length=1)]
+    """Replicas that have to be ready by node group."""
+
+
+class UseCaseLimits(Spec):
+    """What the gateway accepts of one use case."""
+
+    concurrency_limit: Count
+    """Requests in flight over all replicas."""
+    queue_time_limit_s: Seconds
+    """Predicted time in queue at which requests overflow."""
+
+
 class Pool(Spec):
     """A set of replicas that serves one model revision for one class."""
 
@@ -265,3 +291,9 @@ class Pool(Spec):
     """Share of replicas that voluntary disruptions leave running."""
     queue_time_target_s: Seconds = 1.0
     """Time in queue at which the autoscaler adds replicas."""
+    queue_limit: Whole | None = None
+    """Requests that wait at one replica, more are refused at once; no limit where not given."""
+    prewarm: list[Prewarm] = Field(default_factory=list)
+    """Replicas that have to run before a declared peak begins, as `plan.apply` finds them."""
+    limits: dict[Name, UseCaseLimits] = Field(default_factory=dict)
+    """What the gateway accepts, by use case, as `plan.apply` finds it."""
