@@ -1,0 +1,177 @@
+"""What was served has cost, from rows of observed usage; what was not seen is said, not guessed."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime, timedelta
+from decimal import Decimal
+from typing import Final
+
+from gpufleet.core.cost.hardware import decimal
+from gpufleet.core.cost.money import split
+from gpufleet.core.cost.serving import (
+    Capacity,
+    Demand,
+    PoolUse,
+    capacity_of,
+    kept_gpus,
+    period_cost,
+    work_of,
+    work_of_request,
+)
+from gpufleet.spec.cost_reports import CostReport
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.serving import Pool
+from gpufleet.spec.usage import SHARED, Usage
+
+_HOUR: Final = timedelta(hours=1)
+
+
+def actual(
+    fleet: Fleet,
+    rows: Iterable[Usage],
+    begin: datetime,
+    end: datetime,
+    *,
+    capacities: Mapping[str, Capacity] | None = None,
+) -> CostReport:
+    """Costs of a period that is over, or of the part of it that was observed.
+
+    GPU-hours in which replicas ran are charged to the requests that they served; those of rows
+    without a request, and what a pool keeps beside them, stand idle.
+
+    Args:
+        fleet: declares prices, pools and use cases.
+        rows: of the period; others are left out.
+        begin: first moment, on a whole hour.
+        end: the moment after it.
+        capacities: of pools that something better than the fleet file is known about.
+    """
+    by_pool: dict[str, list[Usage]] = defaultdict(list)
+    strangers = set()
+    for row in rows:
+        if row.pool not in fleet.pools:
+            strangers.add(row.pool)
+        elif begin <= row.begin and row.begin + row.hours * _HOUR <= end:
+            by_pool[row.pool].append(row)
+    known = {name: capacity_of(fleet, name) for name in fleet.pools} | dict(capacities or {})
+    uses = [
+        _use(fleet, name, by_pool[name], known[name], begin=begin, end=end) for name in fleet.pools
+    ]
+    notes = [note for name in fleet.pools for note in _gaps(name, by_pool[name], begin, end)]
+    notes += [f"pool {name} is not declared: its rows are left out" for name in sorted(strangers)]
+    return CostReport(
+        fleet=fleet.fleet,
+        environment=fleet.environment,
+        currency=fleet.currency,
+        kind="actual",
+        buffer_share=0,
+        periods=[period_cost(fleet, uses, begin, end)],
+        notes=notes,
+    )
+
+
+def observed_utilization(
+    fleet: Fleet, rows: Iterable[Usage], capacities: Mapping[str, Capacity] | None = None
+) -> dict[str, list[float]]:
+    """By pool: the share of its running replicas' capacity that was served in each row's time."""
+    work: dict[tuple[str, datetime], float] = defaultdict(float)
+    hours: dict[tuple[str, datetime], float] = defaultdict(float)
+    for row in rows:
+        work[row.pool, row.begin] += work_of(row.prompt_tokens, row.output_tokens)
+        hours[row.pool, row.begin] += row.gpu_hours
+    found: dict[str, list[float]] = defaultdict(list)
+    for (pool, begin), gpu_hours in sorted(hours.items()):
+        if pool not in fleet.pools or not gpu_hours:
+            continue
+        capacity = (capacities or {}).get(pool) or capacity_of(fleet, pool)
+        found[pool].append(min(1.0, capacity.gpu_hours(work[pool, begin], 1) / gpu_hours))
+    return dict(found)
+
+
+def _use(  # noqa: PLR0913 - which pool, what was seen of it and when, what it can do
+    fleet: Fleet,
+    name: str,
+    rows: Sequence[Usage],
+    capacity: Capacity,
+    *,
+    begin: datetime,
+    end: datetime,
+) -> PoolUse:
+    pool = fleet.pools[name]
+    hours = len(_observed_hours(rows, begin, end))
+    kept = sum(kept_gpus(pool).values()) * hours
+    serving = [row for row in rows if row.requests]
+    ran = sum(row.gpu_hours for row in serving)
+    work = sum(work_of(row.prompt_tokens, row.output_tokens) for row in serving)
+    needed = capacity.gpu_hours(work, 1)
+    return PoolUse(
+        pool=name,
+        hours=hours,
+        served_share=min(1.0, ran / kept) if kept else 0.0,
+        utilization=min(1.0, needed / ran) if ran else 0.0,
+        utilization_source="observed",
+        capacity=capacity,
+        demand=_demand(fleet, pool, serving),
+        watts=_mean_watts(serving),
+        planned=False,
+    )
+
+
+def _demand(fleet: Fleet, pool: Pool, rows: Sequence[Usage]) -> tuple[Demand, ...]:
+    """What each use case asked for; rows of all together are split by declared work."""
+    requests: dict[str, Decimal] = defaultdict(Decimal)
+    work: dict[str, float] = defaultdict(float)
+    tasks: dict[str, Decimal] = defaultdict(Decimal)
+    for row in rows:
+        for name, share in _shares(fleet, pool, row).items():
+            asked = decimal(row.requests) * share
+            requests[name] += asked
+            success = fleet.use_cases[name].success_rate if name in fleet.use_cases else 1.0
+            counted = row.successful
+            tasks[name] += asked * decimal(success) if counted is None else counted * share
+            work[name] += work_of(row.prompt_tokens, row.output_tokens) * float(share)
+    return tuple(
+        Demand(
+            use_case=name,
+            team=fleet.use_cases[name].team if name in fleet.use_cases else "",
+            requests=float(requests[name]),
+            successful=float(tasks[name]),
+            work=work[name],
+        )
+        for name in requests
+    )
+
+
+def _shares(fleet: Fleet, pool: Pool, row: Usage) -> dict[str, Decimal]:
+    """The use cases that a row is about, with the share of it that each has."""
+    if row.use_case != SHARED or not pool.use_cases:
+        return {row.use_case: Decimal(1)}
+    declared = [fleet.use_cases[name] for name in pool.use_cases]
+    weights = [each.traffic.rate_rps * work_of_request(each.tokens) for each in declared]
+    return dict(zip(pool.use_cases, split(Decimal(1), weights), strict=True))
+
+
+def _mean_watts(rows: Sequence[Usage]) -> Decimal | None:
+    """Measured watts by GPU-hours; None unless every row has them."""
+    ran = sum(row.gpu_hours for row in rows)
+    if not ran or any(row.mean_watts is None for row in rows):
+        return None
+    return decimal(sum((row.mean_watts or 0) * row.gpu_hours for row in rows) / ran)
+
+
+def _observed_hours(rows: Iterable[Usage], begin: datetime, end: datetime) -> set[datetime]:
+    seen = {row.begin + hour * _HOUR for row in rows for hour in range(row.hours)}
+    return {hour for hour in seen if begin <= hour < end}
+
+
+def _gaps(name: str, rows: Sequence[Usage], begin: datetime, end: datetime) -> list[str]:
+    """What is not known about a pool, as one sentence."""
+    total = round((end - begin) / _HOUR)
+    seen = _observed_hours(rows, begin, end)
+    missing = [begin + hour * _HOUR for hour in range(total) if begin + hour * _HOUR not in seen]
+    if not missing:
+        return []
+    first = missing[0].strftime("%Y-%m-%d %H:%M")
+    return [
+        f"pool {name}: nothing is known about {len(missing)} of {total} hours, from {first} UTC"
+    ]

@@ -1,0 +1,122 @@
+"""What the coming months cost, from declared traffic, prices and placements."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime, time
+
+from gpufleet.core.cost.hardware import decimal
+from gpufleet.core.cost.serving import (
+    Capacity,
+    Demand,
+    PoolUse,
+    capacity_of,
+    conservative_utilization,
+    kept_gpus,
+    month_of,
+    period_cost,
+    work_of_request,
+)
+from gpufleet.core.cost.volume import requests_between
+from gpufleet.spec.cost_reports import CostReport
+from gpufleet.spec.fleet import Fleet
+
+
+def forecast(
+    fleet: Fleet,
+    day: date,
+    months: int,
+    *,
+    observed: Mapping[str, Sequence[float]] | None = None,
+    capacities: Mapping[str, Capacity] | None = None,
+) -> CostReport:
+    """Costs of whole months, from the one that a day is in.
+
+    Args:
+        fleet: declares traffic, prices and placements.
+        day: in the first month.
+        months: how many.
+        observed: utilization of observed hours by pool.
+        capacities: of pools that something better than the fleet file is known about.
+    """
+    known = {name: capacity_of(fleet, name) for name in fleet.pools} | dict(capacities or {})
+    periods = []
+    for ahead in range(months):
+        begin, end = (midnight(first) for first in month_of(day, ahead))
+        uses = [
+            planned_use(
+                fleet,
+                name,
+                known[name],
+                begin=begin,
+                end=end,
+                observed=(observed or {}).get(name, ()),
+            )
+            for name in fleet.pools
+        ]
+        periods.append(period_cost(fleet, uses, begin, end))
+    return CostReport(
+        fleet=fleet.fleet,
+        environment=fleet.environment,
+        currency=fleet.currency,
+        kind="forecast",
+        buffer_share=fleet.governance.cost_buffer,
+        periods=periods,
+        notes=_notes(fleet, known),
+    )
+
+
+def planned_use(  # noqa: PLR0913 - what is asked of which pool, when, and what is known of it
+    fleet: Fleet,
+    pool_name: str,
+    capacity: Capacity,
+    *,
+    begin: datetime,
+    end: datetime,
+    observed: Sequence[float] = (),
+) -> PoolUse:
+    """How a pool will be used: what is asked of it, at a conservative utilization."""
+    pool = fleet.pools[pool_name]
+    hours = (end - begin).total_seconds() / 3600
+    utilization, source = conservative_utilization(observed, fleet.costs.default_utilization)
+    demand = tuple(_demand(fleet, name, begin, end) for name in pool.use_cases)
+    kept = sum(kept_gpus(pool).values()) * hours
+    needed = capacity.gpu_hours(sum(each.work for each in demand), utilization)
+    return PoolUse(
+        pool=pool_name,
+        hours=hours,
+        served_share=min(1.0, needed / kept) if kept else 0.0,
+        utilization=utilization,
+        utilization_source=source,
+        capacity=capacity,
+        demand=demand,
+    )
+
+
+def midnight(day: date) -> datetime:
+    """The first moment of a day, UTC."""
+    return datetime.combine(day, time(), UTC)
+
+
+def _demand(fleet: Fleet, name: str, begin: datetime, end: datetime) -> Demand:
+    use_case = fleet.use_cases[name]
+    requests = requests_between(use_case.traffic, begin, end)
+    return Demand(
+        use_case=name,
+        team=use_case.team,
+        requests=requests,
+        successful=requests * use_case.success_rate,
+        work=requests * work_of_request(use_case.tokens),
+    )
+
+
+def _notes(fleet: Fleet, capacities: Mapping[str, Capacity]) -> list[str]:
+    notes = [
+        f"pool {name}: {capacity.source}"
+        for name, capacity in capacities.items()
+        if capacity.source.startswith("assumed")
+    ]
+    free = [name for name, group in fleet.node_groups.items() if not group.price_per_node]
+    if free:
+        notes.append(f"no purchase price: {', '.join(free)}")
+    if not sum(decimal(float(shift.monthly_cost)) for shift in fleet.staffing.values()):
+        notes.append("no on-call cost: `staffing` declares none")
+    return notes

@@ -1,0 +1,52 @@
+"""What was served: one row for each hour or day, pool and use case."""
+
+from datetime import datetime
+from typing import Annotated, Final, Self
+
+from pydantic import AwareDatetime, Field, model_validator
+
+from gpufleet.spec.quantities import Integer, Name, Number, Spec
+
+Tally = Annotated[Integer, Field(ge=0, le=10**15)]
+"""How often something happened in a row's time."""
+
+
+class Usage(Spec):
+    """What one use case had of one pool in an hour or a day."""
+
+    begin: AwareDatetime
+    """First moment, on a whole hour, UTC."""
+    hours: Annotated[Integer, Field(ge=1, le=24)] = 1
+    """Length: 1 for an hour, 24 for a day."""
+    pool: Name
+    use_case: Name
+    """`shared` where engines cannot tell the pool's use cases apart."""
+    requests: Tally
+    """Requests that were answered."""
+    successful: Tally | None = None
+    """Those that ended in a successful task; None where nobody counted."""
+    prompt_tokens: Tally
+    output_tokens: Tally
+    gpu_hours: Annotated[Number, Field(ge=0, le=1e9)]
+    """GPU-hours in which replicas ran for it."""
+    mean_watts: Annotated[Number, Field(ge=0, le=1e5)] | None = None
+    """Measured power of one GPU with its share of the node, W; None where it was not measured."""
+
+    @model_validator(mode="after")
+    def _possible(self) -> Self:
+        if self.successful is not None and self.successful > self.requests:
+            message = f"has more successful tasks ({self.successful}) than requests"
+            raise ValueError(message)
+        if self.begin.minute or self.begin.second or self.begin.microsecond:
+            message = f"begins at {self.begin.isoformat()}, which is not a whole hour"
+            raise ValueError(message)
+        return self
+
+    @property
+    def key(self) -> tuple[datetime, str, str]:
+        """What a row is about: a second one with this key replaces the first."""
+        return self.begin, self.pool, self.use_case
+
+
+SHARED: Final = "shared"
+"""The use case of rows that are about all use cases of a pool together."""
