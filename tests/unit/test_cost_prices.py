@@ -73,7 +73,7 @@ def test_a_request_costs_what_its_tokens_cost() -> None:
         (f"# priced: 2026-11-01\n# currency: euro\n{HEAD}\n{LINE}\n", "currency", "`euro`"),
         (f"# priced: 2026-11-01\n{HEAD}\n", "p.csv", "no prices"),
         ("# priced: 2026-11-01\nprovider,model\n", "p.csv:2", "no column"),
-        (f"# priced: 2026-11-01\n{HEAD}\n{LINE}\n{LINE}\n", "p.csv:4", "line 3 already"),
+        (f"# priced: 2026-11-01\n{HEAD}\n{LINE}\n{LINE}\n", "p.csv:4", "p.csv:3 already"),
         (f"# priced: 2026-11-01\n{HEAD}\nacme,a,small,nan,2,1\n", "p.csv:3: input", "nan"),
         (f"# priced: 2026-11-01\n{HEAD}\nacme,a,small,-1,2,1\n", "p.csv:3: input", "-1"),
         (f"# priced: 2026-11-01\n{HEAD}\nacme,a,tiny,1,2,1\n", "p.csv:3: size", "tiny"),

@@ -1,8 +1,7 @@
 """Prices of hosted APIs: a dated table, built in or the company's own."""
 
-import csv
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import date
 from decimal import Decimal
 from enum import StrEnum
@@ -15,6 +14,7 @@ from pydantic import Field, StringConstraints, ValidationError
 from gpufleet.spec import forms
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.quantities import MAX_MONEY, Spec, Text, TokenCount
+from gpufleet.spec.rows import read_rows
 
 MILLION: Final = 1_000_000
 _HEAD: Final = re.compile(r"#\s*(priced|currency):\s*(\S+)\s*")
@@ -110,45 +110,8 @@ def read_prices(text: str, source: str) -> PriceTable:
 
 
 def _prices(text: str, source: str) -> Iterator[HostedPrice]:
-    numbered = [
-        (number, line)
-        for number, line in enumerate(text.splitlines(), start=1)
-        if line.strip() and not line.startswith("#")
-    ]
-    reader = csv.DictReader([line for _, line in numbered], strict=True)
-    known = set(HostedPrice.model_fields)
-    needed = {name for name, field in HostedPrice.model_fields.items() if field.is_required()}
-    columns = set(reader.fieldnames or ())
-    if missing := sorted(needed - columns):
-        raise BadInput(f"has no column `{missing[0]}`", where=f"{source}:{_line(numbered, 0)}")
-    seen: dict[tuple[str, str], int] = {}
-    for index, row in enumerate(_rows(reader, source), start=1):
-        where = f"{source}:{_line(numbered, index)}"
-        if None in row:
-            raise BadInput("has more values than there are columns", where=where)
-        price = _price({key: value for key, value in row.items() if key in known}, where)
-        if (first := seen.setdefault((price.provider, price.model), index)) != index:
-            what = f"{price.name} stands in line {_line(numbered, first)} already"
-            raise BadInput(what, where=where)
+    seen: dict[tuple[str, str], str] = {}
+    for where, price in read_rows(text, source, HostedPrice):
+        if (first := seen.setdefault((price.provider, price.model), where)) != where:
+            raise BadInput(f"{price.name} stands in {first} already", where=where)
         yield price
-
-
-def _rows(reader: "csv.DictReader[str]", source: str) -> Iterator[dict[str, str | None]]:
-    try:
-        yield from reader
-    except csv.Error as error:
-        raise BadInput(f"is not CSV: {error}", where=source) from None
-
-
-def _price(row: Mapping[str, str | None], where: str) -> HostedPrice:
-    try:
-        return HostedPrice.model_validate({key: value for key, value in row.items() if value})
-    except ValidationError as error:
-        first = error.errors()[0]
-        given = "is missing" if first["type"] == "missing" else f"`{first['input']!s:.40}`"
-        why = "" if first["type"] == "missing" else f": {first['msg'][0].lower()}{first['msg'][1:]}"
-        raise BadInput(f"{given}{why}", where=f"{where}: {first['loc'][0]}") from None
-
-
-def _line(numbered: list[tuple[int, str]], index: int) -> int:
-    return numbered[index][0] if index < len(numbered) else 1
