@@ -23,6 +23,7 @@ from gpufleet.edges.exemption_table import ExemptionTable
 from gpufleet.edges.journal_table import Journal, writer_of
 from gpufleet.edges.lease_table import LeaseTable
 from gpufleet.edges.progress_table import ProgressTable
+from gpufleet.edges.usage_table import UsageTable
 from gpufleet.edges.workspace import EnvironmentDir, Workspace
 from gpufleet.local.platform import embedded_sites
 from gpufleet.spec import Fleet, load_fleet
@@ -91,6 +92,11 @@ class Ground:
     def applied(self) -> AppliedTable:
         """What was applied."""
         return AppliedTable(self.database, self.clock)
+
+    @cached_property
+    def usage(self) -> UsageTable:
+        """What was served."""
+        return UsageTable(self.database)
 
     def note(self, event: str, *, actor: str, target: str = "", **body: JsonValue) -> None:
         """Write a fact that belongs to no flow into the journal."""

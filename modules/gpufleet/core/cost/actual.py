@@ -6,14 +6,17 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Final
 
+from gpufleet.core.cost.forecast import midnight
 from gpufleet.core.cost.hardware import decimal
 from gpufleet.core.cost.money import split
 from gpufleet.core.cost.serving import (
+    NOBODY,
     Capacity,
     Demand,
     PoolUse,
     capacity_of,
     kept_gpus,
+    month_of,
     period_cost,
     work_of,
     work_of_request,
@@ -34,7 +37,7 @@ def actual(
     *,
     capacities: Mapping[str, Capacity] | None = None,
 ) -> CostReport:
-    """Costs of a period that is over, or of the part of it that was observed.
+    """Costs of what is over, month by month, or of the part of it that was observed.
 
     GPU-hours in which replicas ran are charged to the requests that they served; those of rows
     without a request, and what a pool keeps beside them, stand idle.
@@ -54,9 +57,6 @@ def actual(
         elif begin <= row.begin and row.begin + row.hours * _HOUR <= end:
             by_pool[row.pool].append(row)
     known = {name: capacity_of(fleet, name) for name in fleet.pools} | dict(capacities or {})
-    uses = [
-        _use(fleet, name, by_pool[name], known[name], begin=begin, end=end) for name in fleet.pools
-    ]
     notes = [note for name in fleet.pools for note in _gaps(name, by_pool[name], begin, end)]
     notes += [f"pool {name} is not declared: its rows are left out" for name in sorted(strangers)]
     return CostReport(
@@ -65,9 +65,30 @@ def actual(
         currency=fleet.currency,
         kind="actual",
         buffer_share=0,
-        periods=[period_cost(fleet, uses, begin, end)],
+        periods=[
+            period_cost(
+                fleet,
+                [
+                    _use(fleet, name, by_pool[name], known[name], begin=first, end=after)
+                    for name in fleet.pools
+                ],
+                first,
+                after,
+            )
+            for first, after in by_month(begin, end)
+        ],
         notes=notes,
     )
+
+
+def by_month(begin: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
+    """A period in the parts of it that lie in one month each."""
+    parts = []
+    while begin < end:
+        after = min(end, midnight(month_of(begin.date())[1]))
+        parts.append((begin, after))
+        begin = after
+    return parts
 
 
 def observed_utilization(
@@ -98,6 +119,7 @@ def _use(  # noqa: PLR0913 - which pool, what was seen of it and when, what it c
     end: datetime,
 ) -> PoolUse:
     pool = fleet.pools[name]
+    rows = [row for row in rows if begin <= row.begin < end]
     hours = len(_observed_hours(rows, begin, end))
     kept = sum(kept_gpus(pool).values()) * hours
     serving = [row for row in rows if row.requests]
@@ -133,7 +155,7 @@ def _demand(fleet: Fleet, pool: Pool, rows: Sequence[Usage]) -> tuple[Demand, ..
     return tuple(
         Demand(
             use_case=name,
-            team=fleet.use_cases[name].team if name in fleet.use_cases else "",
+            team=fleet.use_cases[name].team if name in fleet.use_cases else NOBODY,
             requests=float(requests[name]),
             successful=float(tasks[name]),
             work=work[name],

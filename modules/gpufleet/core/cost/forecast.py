@@ -37,29 +37,41 @@ def forecast(
         observed: utilization of observed hours by pool.
         capacities: of pools that something better than the fleet file is known about.
     """
+    spans = [month_of(day, ahead) for ahead in range(months)]
+    periods = [(midnight(first), midnight(after)) for first, after in spans]
+    return forecast_of(fleet, periods, observed=observed, capacities=capacities)
+
+
+def forecast_of(
+    fleet: Fleet,
+    periods: Sequence[tuple[datetime, datetime]],
+    *,
+    observed: Mapping[str, Sequence[float]] | None = None,
+    capacities: Mapping[str, Capacity] | None = None,
+) -> CostReport:
+    """Costs of any periods between whole hours; arguments as of `forecast`."""
     known = {name: capacity_of(fleet, name) for name in fleet.pools} | dict(capacities or {})
-    periods = []
-    for ahead in range(months):
-        begin, end = (midnight(first) for first in month_of(day, ahead))
-        uses = [
-            planned_use(
-                fleet,
-                name,
-                known[name],
-                begin=begin,
-                end=end,
-                observed=(observed or {}).get(name, ()),
-            )
-            for name in fleet.pools
-        ]
-        periods.append(period_cost(fleet, uses, begin, end))
+    seen = observed or {}
     return CostReport(
         fleet=fleet.fleet,
         environment=fleet.environment,
         currency=fleet.currency,
         kind="forecast",
         buffer_share=fleet.governance.cost_buffer,
-        periods=periods,
+        periods=[
+            period_cost(
+                fleet,
+                [
+                    planned_use(
+                        fleet, name, known[name], begin=begin, end=end, observed=seen.get(name, ())
+                    )
+                    for name in fleet.pools
+                ],
+                begin,
+                end,
+            )
+            for begin, end in periods
+        ],
         notes=_notes(fleet, known),
     )
 

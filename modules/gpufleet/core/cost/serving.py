@@ -205,7 +205,9 @@ def by_team(period: PeriodCost) -> dict[str, Decimal]:
     for row in period.use_cases:
         teams[row.team] = teams.get(row.team, Decimal(0)) + row.served + row.idle
     left = period.total - sum(teams.values(), Decimal(0))
-    return {**teams, NOBODY: left} if left else teams
+    if left:
+        teams[NOBODY] = teams.get(NOBODY, Decimal(0)) + left
+    return teams
 
 
 @dataclass(frozen=True)

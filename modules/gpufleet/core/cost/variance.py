@@ -50,10 +50,10 @@ def compare(forecast: CostReport, actual: CostReport) -> CostComparison:
     or unobserved is the cause `idle`.
 
     Args:
-        forecast: of one period.
+        forecast: of one period within a month.
         actual: of the same one.
     """
-    planned, seen = forecast.periods[0], actual.periods[0]
+    (planned,), (seen,) = forecast.periods, actual.periods
     before, after = _factors(planned), _factors(seen)
     exact = dict.fromkeys(CAUSES, Fraction(0))
     for key in before.keys() | after.keys():

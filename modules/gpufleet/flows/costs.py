@@ -1,0 +1,219 @@
+"""Costs: forecast from the fleet file, actual from observed usage, and why they differ."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from gpufleet.core.cost.actual import actual, observed_utilization
+from gpufleet.core.cost.forecast import forecast, forecast_of, midnight
+from gpufleet.core.cost.serving import month_of
+from gpufleet.core.cost.usage import (
+    POOL,
+    SITE,
+    USE_CASE,
+    Cell,
+    Collected,
+    demand_declared,
+    demand_no_contradiction,
+    queries,
+    rows_of,
+)
+from gpufleet.core.cost.variance import compare
+from gpufleet.edges.prometheus import Prometheus
+from gpufleet.edges.usage_file import read_usage
+from gpufleet.flows.ground import Ground, whoami
+from gpufleet.local.platform import embedded_sites
+from gpufleet.spec import Fleet
+from gpufleet.spec.cost_reports import CostComparison, CostReport
+from gpufleet.spec.errors import BadInput
+
+HOUR: Final = timedelta(hours=1)
+MOST_MONTHS: Final = 60
+_LOOKED_BACK: Final = timedelta(days=90)
+"""How far observed utilization is looked at."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """A period between whole hours, UTC."""
+
+    begin: datetime
+    end: datetime
+
+    @classmethod
+    def of(cls, now: datetime, *, month: str = "", begin: str = "", end: str = "") -> "Span":
+        """A period as people name it, up to the last hour that is over.
+
+        Args:
+            now: the time.
+            month: such as 2026-11; the current one where nothing is given.
+            begin: first day, such as 2026-11-05, instead of a month.
+            end: last day; `begin`'s own where it is left out.
+
+        Raises:
+            BadInput: it is no period, or nothing of it is over.
+        """
+        if begin:
+            first = _day(begin, "--begin")
+            after = _day(end, "--end") if end else first
+            span = cls(midnight(first), midnight(after + timedelta(days=1)))
+        else:
+            first, after = month_of(_day(f"{month}-01", "--month") if month else now.date())
+            span = cls(midnight(first), midnight(after))
+        over = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+        if span.end <= span.begin:
+            raise BadInput("ends before it begins", where=f"{begin} to {end}")
+        if span.begin >= over:
+            raise BadInput("nothing of it is over yet", where=f"{span.begin:%Y-%m-%d}")
+        return cls(span.begin, min(span.end, over))
+
+
+@dataclass(frozen=True)
+class CollectPlan:
+    """What a collection would write."""
+
+    span: Span
+    source: str
+    collected: Collected
+
+
+def forecast_costs(ground: Ground, months: int) -> CostReport:
+    """Costs of the coming months, from this one, at the utilization that was observed.
+
+    Raises:
+        BadInput: the number of months.
+    """
+    if not 1 <= months <= MOST_MONTHS:
+        raise BadInput(f"has to be from 1 to {MOST_MONTHS}", where=f"--months {months}")
+    now = ground.clock()
+    rows = ground.usage.between(now - _LOOKED_BACK, now)
+    observed = observed_utilization(ground.fleet, rows)
+    return forecast(ground.fleet, now.date(), months, observed=observed)
+
+
+def actual_costs(ground: Ground, span: Span) -> CostReport:
+    """Costs of a period, from the usage that was collected."""
+    rows = ground.usage.between(span.begin, span.end)
+    return actual(ground.fleet, rows, span.begin, span.end)
+
+
+def compare_costs(ground: Ground, span: Span) -> CostComparison:
+    """Why a period's actual cost differs from what the fleet file alone forecasts.
+
+    Raises:
+        BadInput: it is longer than a month, or nothing was observed in it.
+    """
+    if span.end > midnight(month_of(span.begin.date())[1]):
+        raise BadInput("spans more than one month", where=f"{span.begin:%Y-%m-%d}")
+    if not ground.usage.between(span.begin, span.end):
+        raise BadInput(
+            "no usage was collected in it",
+            where=f"{span.begin:%Y-%m-%d} to {span.end:%Y-%m-%d}",
+            mend="./fleet cost.actual --collect --apply, or --usage FILE.csv --apply",
+        )
+    planned = forecast_of(ground.fleet, [(span.begin, span.end)])
+    return compare(planned, actual_costs(ground, span))
+
+
+def plan_collection(ground: Ground, span: Span, url: str = "") -> CollectPlan:
+    """What Prometheus would give for a period; writes nothing.
+
+    Raises:
+        BadInput: no server is known.
+        Retryable: a server does not answer.
+    """
+    urls = [url] if url else _embedded_urls(ground)
+    servers = [Prometheus(each) for each in urls]
+    try:
+        observed = observe(ground.fleet, servers, span.begin, span.end)
+    finally:
+        for server in servers:
+            server.close()
+    collected = rows_of(ground.fleet, observed, span.begin, span.end)
+    return CollectPlan(span, ", ".join(urls), collected)
+
+
+def plan_import(ground: Ground, file: Path) -> CollectPlan:
+    """What a CSV file would give; writes nothing.
+
+    Raises:
+        BadInput: with the line.
+    """
+    placed = read_usage(file)
+    for place, row in placed:
+        demand_declared(ground.fleet, place, row)
+    rows = [row for _, row in placed]
+    begin = min(row.begin for row in rows)
+    end = max(row.begin + row.hours * HOUR for row in rows)
+    return CollectPlan(Span(begin, end), str(file), Collected(rows, []))
+
+
+def write_collection(ground: Ground, plan: CollectPlan) -> int:
+    """Keep what a plan would give; returns how many rows are new or differ.
+
+    Raises:
+        BadInput: an hour would count twice.
+    """
+    day = timedelta(days=1)
+    kept = ground.usage.between(plan.span.begin - day, plan.span.end + day)
+    demand_no_contradiction(kept, plan.collected.rows)
+    changed = ground.usage.keep(plan.collected.rows)
+    if changed:
+        ground.note(
+            "cost.collected",
+            actor=whoami(),
+            target=plan.source,
+            begin=plan.span.begin.isoformat(),
+            end=plan.span.end.isoformat(),
+            rows=changed,
+        )
+    return changed
+
+
+def observe(
+    fleet: Fleet, servers: Sequence[Prometheus], begin: datetime, end: datetime
+) -> dict[str, dict[datetime, dict[Cell, float]]]:
+    """What servers know of each whole hour: by query, end of the hour, and cell.
+
+    Raises:
+        Retryable: one does not answer.
+    """
+    return {
+        name: _observed(servers, query, begin, end) for name, query in queries(fleet.slug).items()
+    }
+
+
+def _observed(
+    servers: Sequence[Prometheus], query: str, begin: datetime, end: datetime
+) -> dict[datetime, dict[Cell, float]]:
+    found: dict[datetime, dict[Cell, float]] = {}
+    for server in servers:
+        for series in server.at_times(query, begin + HOUR, end, HOUR):
+            for at, value in series.values.items():
+                found.setdefault(at, {})[_cell(series.labels)] = value
+    return found
+
+
+def _cell(labels: Mapping[str, str]) -> Cell:
+    return labels.get(SITE, ""), labels.get(POOL, ""), labels.get(USE_CASE, "")
+
+
+def _embedded_urls(ground: Ground) -> list[str]:
+    sites = embedded_sites(ground.fleet)
+    if len(sites) < len(ground.fleet.sites):
+        raise BadInput(
+            "the Prometheus of a site that is not embedded has to be named",
+            where="--prometheus",
+            mend="--prometheus https://prometheus.example.com, or --usage FILE.csv",
+        )
+    return [f"http://127.0.0.1:{ground.state.port(site, 'prometheus')}" for site in sites]
+
+
+def _day(text: str, option: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        mend = "such as 2026-11" if option == "--month" else "such as 2026-11-05"
+        raise BadInput("is not a date", where=f"{option} {text}", mend=mend) from None
