@@ -18,7 +18,7 @@ def claimed(clone: Clone) -> Clone:
     text = (clone.root / ARTICLE).read_text()
     for old, new in (
         ("environment: production", "environment: claimed"),
-        ("    gpu_type: h100-sxm\n", "    gpu_type: h100-sxm\n    gpu_access: dra\n"),
+        ("    nodes: 2\n", "    nodes: 2\n    gpu_access: dra\n"),
     ):
         assert text.count(old) == 1
         text = text.replace(old, new)

@@ -1,11 +1,11 @@
-"""Plots as SVG that stands inside a page: text stays text, and the same data gives the same bytes."""
+"""Plots as SVG inside a page: text stays text, and the same data gives the same bytes."""
 
 import io
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -17,7 +17,7 @@ BLUE: Final = "#1f6feb"
 ORANGE: Final = "#c2540a"
 GREEN: Final = "#1a7f4b"
 RED: Final = "#c0362c"
-_SETTINGS: Final = {
+_SETTINGS: Final[Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "gpufleet",
     "font.family": "sans-serif",
