@@ -30,16 +30,20 @@ from gpufleet.spec.serving import Tokens
 
 WINDOW_S: Final = 10.0
 """Window of the declared index of dispersion."""
-SWING_VARIANCE: Final = 0.06
+SWING_VARIANCE: Final = 0.07
 BURST_VARIANCE: Final = 4.0
 FULL_SWING_INDEX: Final = 3.0
 """Index of dispersion from which a stream has whole swings; below, they shrink to none at 1."""
 STRATA: Final = 16
 """Levels of the swings, each of equal probability and for an equal part of the time: a plan does
 not depend on the luck of few draws."""
-MAX_PROMPT: Final = 4.0
-"""Longest prompt as a multiple of the 95th percentile; engines cut at the context's length."""
+MAX_PROMPT: Final = 1.25
+"""Longest prompt as a multiple of the 95th percentile. Services cut prompts to the context that
+they accept, and in both traces that is where the p95 stands: their p99 is 1.01 of it."""
+_HALVINGS: Final = 40
 _SHORTEST_BURST_S: Final = 1e-3
+_WIDEST: Final = 6.0
+"""Largest sigma of lengths."""
 _Z95: Final = NormalDist().inv_cdf(0.95)
 
 
@@ -102,24 +106,48 @@ def index_of_dispersion(arrival_s: Floats, window_s: float = WINDOW_S) -> float:
 
 
 def lengths(mean: float, p95: float, most: float, uniform: Floats) -> Integers:
-    """Lognormal token counts, cut at `most`.
+    """Token counts of a lognormal distribution that is cut at `most`, with a given mean and p95.
 
-    With sigma from `ln(p95 / mean) = 1.645 sigma - sigma^2 / 2`; a ratio above 3.87 is more than
-    any lognormal has, and takes the sigma of that; a p95 below the mean gives equal lengths.
+    A p95 that is not above the mean gives equal lengths.
 
     Args:
-        mean: tokens.
+        mean: tokens, of the lengths as they are cut.
         p95: 95th percentile.
         most: longest.
         uniform: quantile of each length, within (0, 1).
     """
     from scipy.special import ndtri  # noqa: PLC0415 - only those who simulate pay for the import
 
-    ratio = math.log(max(1.0, p95 / mean))
-    sigma = _Z95 - math.sqrt(max(0.0, _Z95**2 - 2 * ratio))
-    tokens = np.exp(math.log(mean) - sigma**2 / 2 + sigma * ndtri(uniform))
+    sigma = _sigma(p95 / mean, max(1.0, most / p95))
+    middle = math.log(p95) - _Z95 * sigma if sigma else math.log(mean)
+    tokens = np.exp(middle + sigma * ndtri(uniform))
     counts: Integers = np.clip(np.rint(tokens), 1, max(1.0, most)).astype(np.int64)
     return counts
+
+
+@functools.lru_cache(maxsize=1024)
+def _sigma(ratio: float, cut: float) -> float:
+    """The sigma with which p95 over mean is `ratio`, cut at `cut` times the p95."""
+
+    def mean(sigma: float) -> float:
+        """Of `min(X, cut)`, in units of the p95."""
+        below = NormalDist().cdf(math.log(cut) / sigma + _Z95 - sigma)
+        above = 1 - NormalDist().cdf(math.log(cut) / sigma + _Z95)
+        return math.exp(sigma**2 / 2 - _Z95 * sigma) * below + cut * above
+
+    low, high = 1e-3, _Z95
+    if ratio <= 1 / mean(low):
+        return 0.0
+    # Without the cut the mean would grow again from here on; the cut allows a little more.
+    while high < _WIDEST and mean(high + 0.05) < mean(high):
+        high += 0.05
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        if mean(middle) * ratio > 1:
+            low = middle
+        else:
+            high = middle
+    return high
 
 
 def _requests(
@@ -177,14 +205,23 @@ def _modulation(
     if variance == 0.0:
         return blocks_s, factor
     count = int(1.2 * duration_s / length_s + 20 * math.sqrt(duration_s / length_s) + 20)
-    regimes_s = np.concatenate([[0.0], np.cumsum(bursts.exponential(length_s, count))])
+    lasting, height = _even_uniform(bursts, count), _even_uniform(bursts, count + 1)
+    regimes_s = np.concatenate([[0.0], np.cumsum(-length_s * np.log1p(-lasting))])
     share = 2 / (1 + variance)
-    heights = (bursts.random(count + 1) < share) * bursts.exponential(1 / share, count + 1)
+    heights = np.maximum(0.0, -np.log((1 - height) / share)) / share
     edges_s = np.unique(np.concatenate([blocks_s, regimes_s[regimes_s < duration_s]]))
     begins_s = edges_s[:-1]
     block = np.searchsorted(blocks_s, begins_s, side="right") - 1
     regime = np.searchsorted(regimes_s, begins_s, side="right") - 1
     return edges_s, factor[block] * heights[regime]
+
+
+def _even_uniform(generator: np.random.Generator, count: int) -> Floats:
+    """Uniform numbers, `STRATA` in a row one from each of as many equal parts of (0, 1)."""
+    rows = -(-count // STRATA)
+    parts = generator.permuted(np.tile(np.arange(STRATA), (rows, 1)), axis=1)
+    uniform: Floats = ((parts + generator.random((rows, STRATA))) / STRATA).ravel()[:count]
+    return uniform
 
 
 def swing_variance(index_of_dispersion: float) -> float:
@@ -221,13 +258,24 @@ def burst_shape(rate_rps: float, index_of_dispersion: float) -> tuple[float, flo
     low, high = _SHORTEST_BURST_S, 1000 * WINDOW_S
     if wanted <= variance * _smoothed(WINDOW_S / low):
         return 0.0, 0.0
-    while high / low > 1 + 1e-9:
+    for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)
         if variance * _smoothed(WINDOW_S / middle) < wanted:
             low = middle
         else:
             high = middle
     return variance, high
+
+
+def rate_variance(stream: Stream, window_s: float) -> float:
+    """Variance of a stream's rate over its mean squared, seen through windows of `window_s`."""
+    if stream.trace is not None:
+        scale = len(stream.trace) / (stream.rate_rps * stream.trace.span_s)
+        index = index_of_dispersion(stream.trace.arrival_s * scale, window_s)
+        return max(0.0, index - 1) / (stream.rate_rps * window_s) if index > 1 else 0.0
+    variance, length_s = burst_shape(stream.rate_rps, stream.index_of_dispersion)
+    bursts = variance * _smoothed(window_s / length_s) if variance else 0.0
+    return (1 + swing_variance(stream.index_of_dispersion)) * (1 + bursts) - 1
 
 
 def _smoothed(windows: float) -> float:
