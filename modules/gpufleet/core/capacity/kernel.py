@@ -6,7 +6,7 @@ stands for many steps. Only steps that prefill are events of their own.
 """
 
 from collections.abc import Callable
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import numba
 import numpy as np
@@ -49,6 +49,8 @@ REQUEST: Final = np.dtype(
         ("state", np.int32),
     ]
 )
+
+TURN: Final = np.dtype([("time_s", np.float64), ("request", np.int32), ("tries", np.int32)])
 
 
 class Engine(NamedTuple):
@@ -93,10 +95,27 @@ class State(NamedTuple):
     wait_s: Floats
 
 
+class Line(NamedTuple):
+    """A ring of those who come up after one constant time, and so first in, first out."""
+
+    turns: Records
+    span: Integers
+    """Index of the first, and how many there are."""
+
+
+class Lines(NamedTuple):
+    """Who comes back, and who loses patience."""
+
+    again: Line
+    """Who tries again."""
+    patience: Line
+    """Who gives up then, if it still waits in that try."""
+
+
 def _part(function: Compiled) -> Compiled:
     """Compiled into whoever calls it."""
-    made: Compiled = numba.njit(nogil=True)(function)
-    return made
+    made: Any = numba.njit(nogil=True)(function)
+    return cast("Compiled", made)
 
 
 def _kept(function: Compiled) -> Compiled:
@@ -105,10 +124,10 @@ def _kept(function: Compiled) -> Compiled:
     Numba keeps it beside this file, or in the user's cache folder, or in NUMBA_CACHE_DIR.
     """
     try:
-        made: Compiled = numba.njit(cache=True, nogil=True)(function)
+        made: Any = numba.njit(cache=True, nogil=True)(function)
     except RuntimeError:
-        made = _part(function)
-    return made
+        return _part(function)
+    return cast("Compiled", made)
 
 
 @_part
@@ -119,6 +138,27 @@ def _update(tree: Integers, keys: Any, leaf: int) -> None:  # noqa: ANN401 - flo
         left, right = tree[2 * node], tree[2 * node + 1]
         tree[node] = left if keys[left] <= keys[right] else right
         node >>= 1
+
+
+@_part
+def _first_s(line: Line) -> float:
+    return line.turns[line.span[0]].time_s if line.span[1] else np.inf
+
+
+@_part
+def _put(line: Line, time_s: float, request: int, tries: int) -> None:
+    turn = line.turns[(line.span[0] + line.span[1]) % len(line.turns)]
+    turn.time_s, turn.request, turn.tries = time_s, request, tries
+    line.span[1] += 1
+
+
+@_part
+def _take(line: Line) -> tuple[int, int]:
+    """The first: request, and its number of tries then."""
+    head = line.span[0]
+    line.span[0] = (head + 1) % len(line.turns)
+    line.span[1] -= 1
+    return line.turns[head].request, line.turns[head].tries
 
 
 @_part
@@ -373,67 +413,68 @@ def _give_up(state: State, request: int) -> None:
     _update(state.by_load, state.load, at)
 
 
+@_part
+def _lost(engine: Engine, state: State, lines: Lines, request: int, now: float) -> bool:
+    """Whether that was all for a request that was shed or gave up; else it comes again."""
+    if state.requests[request].tries >= engine.retries:
+        return True
+    state.requests[request].tries += 1
+    _put(lines.again, now + engine.retry_after_s, request, 0)
+    return False
+
+
+@_part
+def _try(engine: Engine, state: State, lines: Lines, request: int, now: float) -> None:
+    """A request comes, for the first time or again."""
+    if state.prompt[request] + state.output[request] > engine.kv_capacity_tokens:
+        state.status[request] = FAILED
+    elif not _arrive(engine, state, request, now):
+        if _lost(engine, state, lines, request, now):
+            state.status[request] = SHED
+    elif engine.timeout_s < np.inf:
+        patience_s = max(0.0, engine.timeout_s - engine.first_token_s)
+        _put(lines.patience, now + patience_s, request, state.requests[request].tries)
+
+
+@_part
+def _time_out(engine: Engine, state: State, lines: Lines, now: float) -> None:
+    """The first of those who wait has waited long enough, unless it has its first token."""
+    request, tries = _take(lines.patience)
+    mine = state.requests[request]
+    waits = mine.state == QUEUED or mine.state == PREFILLING  # noqa: PLR1714 - compiled
+    if mine.tries == tries and waits:
+        _give_up(state, request)
+        if _lost(engine, state, lines, request, now):
+            state.status[request] = FAILED
+
+
 @_kept
-def run(engine: Engine, state: State) -> None:
+def run(engine: Engine, state: State, lines: Lines) -> None:
     """Run the pool until every request has ended.
 
-    Retries and time-outs wait one constant time each, so that both are queues, first in first out.
+    At one moment replicas go first, then time-outs, retries and arrivals.
+
+    Args:
+        engine: what does not change.
+        state: what does; its outcome arrays are the result.
+        lines: empty, with room for all.
     """
     count = len(state.arrival_s)
-    again, again_s = np.empty(count, np.int32), np.empty(count)
-    limit, limit_s, limit_try = (
-        np.empty(count, np.int32),
-        np.empty(count),
-        np.empty(count, np.int32),
-    )
-    again_head = again_size = limit_head = limit_size = arrived = 0
-    patience_s = max(0.0, engine.timeout_s - engine.first_token_s)
+    arrived = 0
     while True:
         arrival_s = state.arrival_s[arrived] if arrived < count else np.inf
-        retry_s = again_s[again_head] if again_size else np.inf
-        give_up_s = limit_s[limit_head] if limit_size else np.inf
-        at = state.by_end[1]
-        now = state.end_s[at]
-        if now <= give_up_s and now <= retry_s and now <= arrival_s:
-            if now == np.inf:
-                break
-            _end_steps(engine, state, at, now)
-            continue
-        lost = SERVED
-        if give_up_s <= retry_s and give_up_s <= arrival_s:
-            now, request, tried = give_up_s, limit[limit_head], limit_try[limit_head]
-            limit_head = (limit_head + 1) % count
-            limit_size -= 1
-            mine = state.requests[request]
-            if mine.tries != tried or (mine.state != QUEUED and mine.state != PREFILLING):
-                continue
-            _give_up(state, request)
-            lost = FAILED
+        retry_s, time_out_s = _first_s(lines.again), _first_s(lines.patience)
+        end_s = state.end_s[state.by_end[1]]
+        now = min(arrival_s, retry_s, time_out_s, end_s)
+        if now == np.inf:
+            break
+        if end_s == now:
+            _end_steps(engine, state, state.by_end[1], now)
+        elif time_out_s == now:
+            _time_out(engine, state, lines, now)
+        elif retry_s == now:
+            request, _ = _take(lines.again)
+            _try(engine, state, lines, request, now)
         else:
-            if retry_s <= arrival_s:
-                now, request = retry_s, again[again_head]
-                again_head = (again_head + 1) % count
-                again_size -= 1
-            else:
-                now, request = arrival_s, arrived
-                arrived += 1
-            if state.prompt[request] + state.output[request] > engine.kv_capacity_tokens:
-                state.status[request] = FAILED
-                continue
-            if _arrive(engine, state, request, now):
-                if patience_s < np.inf:
-                    tail = (limit_head + limit_size) % count
-                    limit[tail], limit_s[tail] = request, now + patience_s
-                    limit_try[tail] = state.requests[request].tries
-                    limit_size += 1
-            else:
-                lost = SHED
-        if lost == SERVED:
-            continue
-        if state.requests[request].tries < engine.retries:
-            state.requests[request].tries += 1
-            tail = (again_head + again_size) % count
-            again[tail], again_s[tail] = request, now + engine.retry_after_s
-            again_size += 1
-        else:
-            state.status[request] = lost
+            _try(engine, state, lines, arrived, now)
+            arrived += 1

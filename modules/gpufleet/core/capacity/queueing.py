@@ -3,7 +3,7 @@
 Rates are requests/s, times s, loads Erlang (rate times service time).
 Sources: L. Kleinrock, Queueing Systems I (1975), sections 3.5 and 5.6, II (1976), section 4.4;
 A. O. Allen, Probability, Statistics and Queueing Theory (1990), section 5.3 (Allen-Cunneen);
-W. Whitt, Understanding the efficiency of multi-server service systems, Management Science 38 (1992).
+W. Whitt, Understanding the efficiency of multi-server service systems (Management Science, 1992).
 """
 
 import math

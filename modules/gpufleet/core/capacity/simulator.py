@@ -32,6 +32,9 @@ def simulate(requests: Requests, speed: ReplicaSpeed, replicas: int, limits: Lim
     # Numba takes half a second to import, which only those pay who simulate.
     from gpufleet.core.capacity import kernel  # noqa: PLC0415
 
+    def _line(size: int) -> kernel.Line:
+        return kernel.Line(np.empty(size, kernel.TURN), np.zeros(2, np.int64))
+
     count = len(requests)
     if not count:
         nothing = np.empty(0)
@@ -71,6 +74,10 @@ def simulate(requests: Requests, speed: ReplicaSpeed, replicas: int, limits: Lim
             retry_after_s=float(limits.retry_after_s),
         ),
         state,
+        kernel.Lines(
+            again=_line(count if limits.retries else 1),
+            patience=_line(count if limits.timeout_s < math.inf else 1),
+        ),
     )
     lost = state.status != SERVED
     state.ttft_s[lost] = state.wait_s[lost] = np.nan
