@@ -1,18 +1,19 @@
 """Costs as rows of FOCUS 1.2, the FinOps Open Cost and Usage Specification.
 
 One row for what each use case was served on each node group, one for what stands idle there, and
-one for GPUs of no pool. No price list is published, so there are no unit prices: `ListCost` and
+one for its GPUs of no pool. No price list is published, so there are no unit prices: `ListCost` and
 `ContractedCost` are the cost itself. `x_` columns are ours.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Final
 
 from gpufleet.core.cost.forecast import midnight
-from gpufleet.core.cost.money import CENT, split
+from gpufleet.core.cost.hardware import decimal, gpu_hour
+from gpufleet.core.cost.money import CENT, cents, split
 from gpufleet.core.cost.serving import kept_gpus, month_of
 from gpufleet.spec.cost_reports import CostReport, PeriodCost, PoolCost, UseCaseCost
 from gpufleet.spec.fleet import Fleet
@@ -31,6 +32,7 @@ COLUMNS: Final = (
     "ChargeFrequency",
     "ChargePeriodEnd",
     "ChargePeriodStart",
+    "CommitmentDiscountStatus",
     "ConsumedQuantity",
     "ConsumedUnit",
     "ContractedCost",
@@ -63,7 +65,9 @@ COLUMNS: Final = (
     "x_Utilization",
 )
 """All mandatory columns, and those whose condition holds here: usage is measured, teams are sub
-accounts, pools are resources with a type, sites are regions, tags are set."""
+accounts, pools are resources with a type, sites are regions, tags are set. The validator's rule of
+`ConsumedQuantity` asks for `CommitmentDiscountStatus`, which is null here; so is `InvoiceId`, since
+nobody sends an invoice."""
 _GPU_HOURS: Final = "GPU-Hours"
 _REQUESTS: Final = "Requests"
 
@@ -82,12 +86,36 @@ def focus_rows(fleet: Fleet, report: CostReport) -> Iterator[Row]:
         base = _base(fleet, report, period)
         for pool in period.pools:
             yield from _pool_rows(fleet, base, pool)
-        for what, amount in (
-            ("GPUs that no pool keeps", period.unassigned),
-            ("Hours that nothing is known about", period.unobserved),
-        ):
-            if amount:
-                yield base | _amounts(amount) | _idle(what, Decimal(0)) | {"x_CostKind": "idle"}
+        yield from _rest(fleet, base, period)
+
+
+def _rest(fleet: Fleet, base: Row, period: PeriodCost) -> Iterator[Row]:
+    """What belongs to no pool's requests or idle hours, on each node group by what it costs."""
+    kept = {group: n for pool in fleet.pools.values() for group, n in kept_gpus(pool).items()}
+    free = {name: group.gpus - kept.get(name, 0) for name, group in fleet.node_groups.items()}
+    for what, kind, amount, gpus in (
+        ("GPUs that no pool keeps", "unassigned", period.unassigned, free),
+        ("Hours that nothing is known about", "unobserved", period.unobserved, kept),
+    ):
+        if not amount:
+            continue
+        counts = {group: n for group, n in gpus.items() if n}
+        for group, share in zip(counts, split(amount, _weights(fleet, counts)), strict=True):
+            hours = (period.end - period.begin).total_seconds() / 3600 * counts[group]
+            took = cents(decimal(hours)) if kind == "unassigned" else Decimal(0)
+            yield (
+                base
+                | _resource(fleet, "", group)
+                | _amounts(share)
+                | _idle(what, took)
+                | {"x_CostKind": kind}
+            )
+
+
+def _weights(fleet: Fleet, gpus: Mapping[str, int]) -> list[Decimal]:
+    """What the GPUs of each node group cost, to split an amount by."""
+    costs = [gpu_hour(fleet, group).total(0) * count for group, count in gpus.items()]
+    return costs if any(costs) else [Decimal(count) for count in gpus.values()]
 
 
 def _base(fleet: Fleet, report: CostReport, period: PeriodCost) -> Row:
@@ -119,7 +147,7 @@ def _pool_rows(fleet: Fleet, base: Row, pool: PoolCost) -> Iterator[Row]:
     kept = {group: n for group, n in kept_gpus(fleet.pools[pool.pool]).items() if n}
     if not kept:
         return
-    weights = list(kept.values())
+    weights = _weights(fleet, kept)
     columns: list[list[Row]] = []
     for use_case in pool.use_cases:
         amounts = split(use_case.served, weights)
@@ -138,7 +166,7 @@ def _pool_rows(fleet: Fleet, base: Row, pool: PoolCost) -> Iterator[Row]:
             yield base | _resource(fleet, pool.pool, group) | column[index]
 
 
-def _idle_rows(pool: PoolCost, weights: list[int]) -> list[Row]:
+def _idle_rows(pool: PoolCost, weights: list[Decimal]) -> list[Row]:
     served = sum((row.gpu_hours for row in pool.use_cases), Decimal(0))
     amounts = split(pool.idle, weights)
     # What is served is rounded by use case; the rest is never less than nothing.
@@ -199,9 +227,9 @@ def _resource(fleet: Fleet, pool: str, group: str) -> Row:
     return {
         "RegionId": fleet.sites[site].region,
         "RegionName": fleet.sites[site].region.upper(),
-        "ResourceId": f"{fleet.slug}/{site}/{group}/{pool}",
-        "ResourceName": pool,
-        "ResourceType": "Serving pool",
+        "ResourceId": "/".join(filter(None, (fleet.slug, site, group, pool))),
+        "ResourceName": pool or group,
+        "ResourceType": "Serving pool" if pool else "Node group",
         "x_GpuType": fleet.node_groups[group].gpu_type,
     }
 
