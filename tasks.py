@@ -5,6 +5,7 @@ from invoke import Collection
 from gpufleet.tasks import (
     approve,
     change,
+    cost,
     develop,
     doctor,
     fleet,
@@ -20,5 +21,5 @@ namespace = Collection()
 for module in (fleet, change, doctor, develop, worker):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
-for module in (flows, approve, freeze, journal, state, images):
+for module in (flows, approve, cost, freeze, journal, state, images):
     namespace.add_collection(Collection.from_module(module))

@@ -25,6 +25,7 @@ from gpufleet.edges.prometheus import Prometheus
 from gpufleet.edges.usage_file import read_usage
 from gpufleet.flows.ground import Ground, whoami
 from gpufleet.local.platform import embedded_sites
+from gpufleet.reports.focus import write_focus_csv
 from gpufleet.spec import Fleet
 from gpufleet.spec.cost_reports import CostComparison, CostReport
 from gpufleet.spec.errors import BadInput
@@ -148,6 +149,22 @@ def plan_import(ground: Ground, file: Path) -> CollectPlan:
     begin = min(row.begin for row in rows)
     end = max(row.begin + row.hours * HOUR for row in rows)
     return CollectPlan(Span(begin, end), str(file), Collected(rows, []))
+
+
+def plan_of(ground: Ground, span: Span, *, usage: str = "", prometheus: str = "") -> CollectPlan:
+    """What a CSV file, where one is named, or else Prometheus would give; writes nothing."""
+    if usage:
+        return plan_import(ground, Path(usage))
+    return plan_collection(ground, span, prometheus)
+
+
+def write_focus(ground: Ground, report: CostReport, file: str) -> None:
+    """Write a report's amounts as a FOCUS 1.2 CSV file.
+
+    Raises:
+        Failed: it cannot be written.
+    """
+    write_focus_csv(ground.fleet, report, Path(file))
 
 
 def write_collection(ground: Ground, plan: CollectPlan) -> int:
