@@ -152,3 +152,16 @@ class Plan(Spec):
     def gpus(self) -> int:
         """GPUs that the pools run at most."""
         return sum(pool.gpus_steady + pool.gpus_burst for pool in self.pools)
+
+
+class TrafficPoint(Spec):
+    """What a multiple of the declared traffic would need."""
+
+    traffic: float
+    """Requests as a multiple of the declared ones."""
+    gpus: int
+    """GPUs that the pools would run at most."""
+    cost_monthly: Decimal
+    """Of those GPUs, in the fleet's currency."""
+    cost_per_1k: Decimal
+    """For 1,000 served requests."""
