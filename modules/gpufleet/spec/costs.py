@@ -8,6 +8,19 @@ from gpufleet.spec.governance import RelativePath
 from gpufleet.spec.quantities import Fraction, Number, Seconds, Spec
 
 
+class LeverShares(Spec):
+    """What share of the work a lever is taken to move, until you have measured it."""
+
+    low_risk: Fraction = 0.3
+    """Requests that a smaller model would answer well enough."""
+    cached_prompt: Fraction = 0.3
+    """Prompt tokens that repeat a beginning which the engine or the provider still has."""
+    cached_answer: Fraction = 0.05
+    """Requests that repeat an earlier one, whose answer is given again."""
+    deferrable: Fraction = 1.0
+    """Requests of batch use cases that may wait for a quiet hour."""
+
+
 class Costs(Spec):
     """Shares and assumptions that amounts of money are computed with."""
 
@@ -20,5 +33,6 @@ class Costs(Spec):
     hosted_prices: RelativePath | None = None
     """CSV file with your own hosted prices, relative to the fleet file, instead of the built-in
     table; its first line is `# priced: YYYY-MM-DD`."""
+    levers: LeverShares = LeverShares()
     prices_stale_after_s: Seconds = 180 * 86_400
     """Age from which hosted prices and exchange rates decide nothing any more."""

@@ -10,7 +10,7 @@ from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.prices import HostedPrice, ModelSize, PriceTable
 from gpufleet.spec.serving import DataClass, ModelRevision, UseCase
 
-SMALL_PARAMETERS: Final = 30e9
+SMALL_PARAMETERS: Final = 12e9
 MEDIUM_PARAMETERS: Final = 150e9
 """Parameters up to which a model of our own counts as small or medium."""
 
