@@ -76,7 +76,7 @@ def test_the_page_shows_the_numbers_of_the_plan(page: Page, report: Report) -> N
         cells = [cell.inner_text() for cell in row.locator("td").all()]
         assert number(cells[3]) == pool["gpus_steady"]
         assert number(cells[4]) == pool["gpus_burst"]
-        assert cells[5] == f"{pool['replicas_min']}–{pool['replicas_max']}"
+        assert cells[5] == f"{pool['replicas_min']} to {pool['replicas_max']}"
 
 
 def test_every_pool_has_its_plot_and_its_arithmetic(page: Page, report: Report) -> None:

@@ -140,6 +140,12 @@ def test_dearer_hosted_tokens_turn_the_verdict_and_give_a_break_even(article: Fl
     # a replica and a spare, of ten GPUs: 2,215.7096 / 0.000135
     assert found.break_even_requests_monthly == 16_412_663
     assert "below 16,412,663 requests a month" in found.break_even
+    below = [p for p in found.curve if p.requests_monthly < 16_412_663]
+    above = [p for p in found.curve if p.requests_monthly > 16_412_663]
+    assert below
+    assert above
+    assert all(point.hosted < point.local for point in below)
+    assert all(point.hosted > point.local for point in above)
 
 
 def test_restricted_data_stays_whatever_it_costs(sample: Fleet) -> None:

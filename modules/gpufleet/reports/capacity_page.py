@@ -80,9 +80,7 @@ def _latency_plots(pools: Sequence[PoolPlan]) -> Mapping[str, str]:
 
 def _latency_plot(pool: PoolPlan) -> str:
     gpus = [point[0] for point in pool.latency_by_gpus]
-    tightest = max(
-        pool.by_use_case, key=lambda row: row.p95_s / row.p95_limit_s, default=None
-    )
+    tightest = max(pool.by_use_case, key=lambda row: row.p95_s / row.p95_limit_s, default=None)
     limits = [Mark("p95 limit", tightest.p95_limit_s, RED)] if tightest else []
     return plots.lines(
         f"{pool.pool}: latency at the peak against GPUs",

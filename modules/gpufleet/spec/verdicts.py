@@ -59,6 +59,15 @@ class Lever(Spec):
     assumption: str
 
 
+class TrafficCost(Spec):
+    """What a month costs at some traffic, if the use case stood alone."""
+
+    requests_monthly: int
+    local: Decimal
+    """With the smallest pool at least, and GPUs in proportion above it."""
+    hosted: Decimal
+
+
 class Verdict(Spec):
     """Where one use case should be served, and why."""
 
@@ -77,6 +86,8 @@ class Verdict(Spec):
     two is cheaper at any traffic."""
     break_even: str
     """The same as a sentence."""
+    curve: list[TrafficCost]
+    """Both sides from no traffic to twice the planned; empty where no hosted model compares."""
     scenarios: list[Scenario]
     """With 30 % less and more of traffic and of utilization."""
     robust: bool

@@ -109,6 +109,12 @@ class Sides:
         hosted = price * requests * (over * traffic + (1 - over) * max(Decimal(0), traffic - 1))
         return steady + hosted, hosted
 
+    def alone(self, requests: int) -> tuple[Decimal, Decimal]:
+        """What so many requests of a month cost locally and hosted, if the use case stood alone."""
+        local_request = self.local.monthly / decimal(self.traffic.requests)
+        hosted = (self.hosted_request or Decimal(0)) * requests
+        return max(self.local.floor, local_request * requests), hosted
+
     def break_even_requests(self) -> int | None:
         """Requests of a month at which both cost the same; None where one is always cheaper.
 

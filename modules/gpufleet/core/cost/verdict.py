@@ -29,6 +29,7 @@ from gpufleet.spec.verdicts import (
     DecisionReport,
     Reasons,
     Scenario,
+    TrafficCost,
     Verdict,
 )
 
@@ -40,6 +41,7 @@ _YEAR_HOURS: Final = 8760
 _FLIP_LOW: Final = Decimal("0.05")
 _FLIP_HIGH: Final = Decimal(20)
 _FLIP_STEPS: Final = 40
+_CURVE_STEPS: Final = 20
 
 
 @dataclass(frozen=True)
@@ -240,6 +242,7 @@ def _verdict(
         choices=[_choice_cost(case, each) for each in Choice],
         break_even_requests_monthly=even,
         break_even=_break_even(case, even),
+        curve=_curve(case, even),
         scenarios=scenarios,
         robust=all(each.verdict is choice for each in scenarios),
         flips=_flips(case, choice),
@@ -304,6 +307,21 @@ def _break_even(case: Case, even: int | None) -> str:
     if even is None:
         return "hosted is cheaper at any traffic"
     return f"hosted is cheaper below {even:,} requests a month, local above"
+
+
+def _curve(case: Case, even: int | None) -> list[TrafficCost]:
+    """From no traffic to twice the planned, or to twice where both cost the same."""
+    if case.sides.hosted_request is None:
+        return []
+    most = 2 * max(case.sides.traffic.requests, even or 0)
+    found = []
+    for step in range(_CURVE_STEPS + 1):
+        requests = round(most * step / _CURVE_STEPS)
+        local, hosted = case.sides.alone(requests)
+        found.append(
+            TrafficCost(requests_monthly=requests, local=cents(local), hosted=cents(hosted))
+        )
+    return found
 
 
 def _flips(case: Case, choice: Choice) -> list[str]:
