@@ -12,6 +12,7 @@ from gpufleet.tasks import (
     freeze,
     images,
     journal,
+    plan,
     state,
     worker,
 )
@@ -20,5 +21,5 @@ namespace = Collection()
 for module in (fleet, change, doctor, develop, worker):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
-for module in (flows, approve, freeze, journal, state, images):
+for module in (flows, approve, freeze, journal, state, images, plan):
     namespace.add_collection(Collection.from_module(module))

@@ -7,16 +7,18 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from gpufleet.core.capacity.efficiencies import Case, shipped
+from gpufleet.core.capacity.calibration import Calibration
+from gpufleet.core.capacity.efficiencies import ENGINE, Case, shipped
 from gpufleet.core.capacity.memory import DoesNotFit, Need, cache_room_bytes, check_fits
 from gpufleet.core.capacity.requests import Floats
-from gpufleet.core.capacity.roofline import GPUS_OF_A_NODE, Candidate, Layout, Load
+from gpufleet.core.capacity.roofline import GPUS_OF_A_NODE, Candidate, Layout, Load, Replicas, Times
 from gpufleet.core.capacity.shapes import ModelSize, size_of
+from gpufleet.spec.evidence import MeasuredPoint
 from gpufleet.spec.hardware import GpuType
 from gpufleet.spec.serving import Precision
 from gpufleet.spec.shapes import ModelShape, built_in_shapes
 
-MEMORY_UTILIZATION: Final = 0.95
+MEMORY_UTILIZATION: Final = 0.98
 """Share of the memory that a benchmark may have been allowed to take, at most."""
 
 
@@ -36,6 +38,8 @@ class Point(NamedTuple):
     backend: str | None = None
     expert_parallel: int | None = None
     """GPUs that the experts of a layer are spread over; None where it was not recorded."""
+    measured: tuple[MeasuredPoint, ...] = ()
+    """Points that were measured of this replica, on gpufleet's own engine."""
 
 
 class Predicted(NamedTuple):
@@ -73,11 +77,27 @@ def predict(points: Sequence[Point]) -> Predicted:
         ).T
     )
     found = shipped().predict(cases, rows, load, backends)
+    _calibrate(found, points, load)
     e2e_s = found.e2e_s(load.output_tokens)
     gpus = np.array([case.candidate.layout.gpus for case in cases])[rows]
     return Predicted(
         found.ttft_s, found.tpot_s, e2e_s, load.concurrency * load.output_tokens / e2e_s / gpus
     )
+
+
+def _calibrate(found: Times, points: Sequence[Point], load: Load) -> None:
+    """Put the calibrated roofline in place where points of the same replica were measured."""
+    measured: dict[tuple[object, ...], list[int]] = {}
+    for index, point in enumerate(points):
+        if point.measured:
+            key = (point.shape, point.gpu.product, *point[3:6], point.measured)
+            measured.setdefault(key, []).append(index)
+    for rows in measured.values():
+        candidate = case_of(points[rows[0]]).candidate
+        fitted = shipped().coefficients([candidate], ENGINE)
+        calibration = Calibration.of(Replicas.of([candidate]), fitted, points[rows[0]].measured)
+        times = calibration.times(Load(*(column[rows] for column in load)))
+        found.ttft_s[rows], found.tpot_s[rows] = times
 
 
 class PointDoesNotFit(DoesNotFit):
