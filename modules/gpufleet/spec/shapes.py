@@ -10,6 +10,9 @@ from pydantic import Field
 
 from gpufleet.spec.quantities import Count, Integer, Spec, Whole
 
+Parameters = Annotated[Integer, Field(ge=0, le=10**14)]
+"""A number of parameters."""
+
 
 class ModelShape(Spec):
     """Dimensions of a transformer, as in the model's `config.json`."""
@@ -44,6 +47,15 @@ class ModelShape(Spec):
     """Width of the part of the keys that carries positions beside `kv_lora_rank`."""
     sliding_window: Annotated[Integer, Field(ge=0, le=10_000_000)] = 0
     """Tokens that attention looks back; 0 where it looks back to the first."""
+    attention_layers: Whole = 0
+    """Layers that look back to the first token, where others look back `sliding_window` tokens or,
+    without one, keep a state of constant size (linear attention, Mamba); 0 where all are equal."""
+    attention_top_k: Whole = 0
+    """Tokens that an indexer picks for attention to look back to (`index_topk`); 0: all."""
+    parameters: Parameters = 0
+    """Published number of parameters, where the dimensions do not give it."""
+    active_parameters: Parameters = 0
+    """Published number of parameters that each token passes through, beside `parameters`."""
 
 
 @cache

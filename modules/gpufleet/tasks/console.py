@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -174,3 +175,21 @@ def show_status(report: StatusReport) -> None:
         facts.print(what, style="yellow", soft_wrap=True)
     if not report.is_good:
         facts.print("\n./fleet up heals what can be healed")
+
+
+def show_rows(rows: Sequence[Mapping[str, str | float]]) -> None:
+    """Rows of one kind as a table; columns of numbers stand right."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for name, value in rows[0].items():
+        is_text = isinstance(value, str)
+        # Names fold where the line is short; a number that is cut would be another number.
+        table.add_column(
+            name, no_wrap=not is_text, overflow="fold", justify="left" if is_text else "right"
+        )
+    for row in rows:
+        table.add_row(*(Text(_shown(value)) for value in row.values()))
+    facts.print(table)
+
+
+def _shown(value: str | float) -> str:
+    return f"{value:.2f}" if isinstance(value, float) else str(value)
