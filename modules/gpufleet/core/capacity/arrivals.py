@@ -217,10 +217,8 @@ def _modulation(
 
 
 def _even_uniform(generator: np.random.Generator, count: int) -> Floats:
-    """Uniform numbers, `STRATA` in a row one from each of as many equal parts of (0, 1)."""
-    rows = -(-count // STRATA)
-    parts = generator.permuted(np.tile(np.arange(STRATA), (rows, 1)), axis=1)
-    uniform: Floats = ((parts + generator.random((rows, STRATA))) / STRATA).ravel()[:count]
+    """Uniform numbers in random order, one from each of `count` equal parts of (0, 1)."""
+    uniform: Floats = (generator.permutation(count) + generator.random(count)) / count
     return uniform
 
 
