@@ -41,6 +41,10 @@ MAX_PROMPT: Final = 1.25
 """Longest prompt as a multiple of the 95th percentile. Services cut prompts to the context that
 they accept, and in both traces that is where the p95 stands: their p99 is 1.01 of it."""
 _HALVINGS: Final = 40
+_R2: Final = np.array([0.7548776662466927, 0.5698402909980532])
+"""Inverse of the plastic number, and its square (M. Roberts, 2018)."""
+_FEWEST_REGIMES: Final = 40
+"""In whose random order no regime tells much of the next."""
 _SHORTEST_BURST_S: Final = 1e-3
 _WIDEST: Final = 6.0
 """Largest sigma of lengths."""
@@ -205,10 +209,11 @@ def _modulation(
     if variance == 0.0:
         return blocks_s, factor
     count = int(1.2 * duration_s / length_s + 20 * math.sqrt(duration_s / length_s) + 20)
-    lasting, height = _even_uniform(bursts, count), _even_uniform(bursts, count + 1)
+    per_block = max(_FEWEST_REGIMES, int(duration_s / length_s / STRATA))
+    lasting, height = _even_pairs(bursts, count, per_block)
     regimes_s = np.concatenate([[0.0], np.cumsum(-length_s * np.log1p(-lasting))])
     share = 2 / (1 + variance)
-    heights = np.maximum(0.0, -np.log((1 - height) / share)) / share
+    heights = np.append(np.maximum(0.0, -np.log((1 - height) / share)) / share, 0.0)
     edges_s = np.unique(np.concatenate([blocks_s, regimes_s[regimes_s < duration_s]]))
     begins_s = edges_s[:-1]
     block = np.searchsorted(blocks_s, begins_s, side="right") - 1
@@ -216,12 +221,16 @@ def _modulation(
     return edges_s, factor[block] * heights[regime]
 
 
-def _even_uniform(generator: np.random.Generator, count: int) -> Floats:
-    """Uniform numbers, `STRATA` in a row one from each of as many equal parts of (0, 1)."""
-    rows = -(-count // STRATA)
-    parts = generator.permuted(np.tile(np.arange(STRATA), (rows, 1)), axis=1)
-    uniform: Floats = ((parts + generator.random((rows, STRATA))) / STRATA).ravel()[:count]
-    return uniform
+def _even_pairs(generator: np.random.Generator, count: int, per_block: int) -> Floats:
+    """Pairs of uniform numbers that fill the unit square evenly, in random order; (2, `count`).
+
+    Any stretch of Roberts' R2 sequence is even; order is random within stretches of `per_block`,
+    so that each block of swings sees bursts of every length and height.
+    """
+    pairs = (generator.random((2, 1)) + np.outer(_R2, np.arange(count))) % 1.0
+    order = np.argsort(np.arange(count) // per_block + generator.random(count))
+    even: Floats = pairs[:, order]
+    return even
 
 
 def swing_variance(index_of_dispersion: float) -> float:

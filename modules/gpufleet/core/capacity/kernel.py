@@ -41,15 +41,34 @@ REPLICA: Final = np.dtype(
 )
 REQUEST: Final = np.dtype(
     [
+        ("arrival_s", np.float64),
+        ("e2e_s", np.float64),
+        ("ttft_s", np.float64),
+        ("wait_s", np.float64),
+        ("prompt", np.int32),
+        ("output", np.int32),
+        ("prefilled", np.int32),
         ("next", np.int32),
         ("previous", np.int32),
         ("replica", np.int32),
-        ("prefilled", np.int32),
         ("tries", np.int32),
-        ("state", np.int32),
+        ("state", np.int16),
+        ("status", np.int16),
     ]
 )
-
+SLOT: Final = np.dtype(
+    [
+        ("due", np.int64),  # of a heap of the decoding: the step that gives the last token
+        ("who", np.int32),  # of the same heap: the request
+        ("ring", np.int32),  # of a ring of the requests that are prefilled, in their order
+    ]
+)
+LEAF: Final = np.dtype(
+    [
+        ("end_s", np.float64),  # of the steps that run
+        ("load", np.int64),  # requests in flight and queued
+    ]
+)
 TURN: Final = np.dtype([("time_s", np.float64), ("request", np.int32), ("tries", np.int32)])
 
 
@@ -70,29 +89,22 @@ class Engine(NamedTuple):
 
 
 class State(NamedTuple):
-    """Everything that changes while the pool runs; `R` replicas, `C` in flight, `N` requests."""
+    """Everything that changes while the pool runs; `R` replicas, `C` in flight, `N` requests.
+
+    Few arrays of records: what is needed together lies together, and calls pass little.
+    """
 
     replicas: Records
-    end_s: Floats
-    """When the steps of each replica end, padded to a power of two."""
-    load: Integers
-    """Requests at each replica, in flight and queued, padded likewise."""
+    """(R,) of `REPLICA`."""
+    slots: Records
+    """(R, C) of `SLOT`."""
+    leaves: Records
+    """Of `LEAF`, one for each replica, padded to a power of two."""
     by_end: Integers
     by_load: Integers
-    """Tournament trees of the two."""
-    due: Integers
-    who: Integers
-    """(R, C): heaps of the decoding sequences by the step that gives their last token."""
-    ring: Integers
-    """(R, C): rings of the sequences that are prefilled, in their order."""
-    arrival_s: Floats
-    prompt: Integers
-    output: Integers
+    """Tournament trees of the leaves."""
     requests: Records
-    status: Integers
-    e2e_s: Floats
-    ttft_s: Floats
-    wait_s: Floats
+    """(N,) of `REQUEST`."""
 
 
 class Line(NamedTuple):
@@ -131,12 +143,24 @@ def _kept(function: Compiled) -> Compiled:
 
 
 @_part
-def _update(tree: Integers, keys: Any, leaf: int) -> None:  # noqa: ANN401 - floats or integers
-    """Play a leaf's way to the root again; of equals the lower index wins."""
-    node = (leaf + len(keys)) >> 1
+def _update_end(state: State, leaf: int) -> None:
+    """Play a replica's way to the root again; of equals the lower index wins."""
+    tree, leaves = state.by_end, state.leaves
+    node = (leaf + len(leaves)) >> 1
     while node >= 1:
         left, right = tree[2 * node], tree[2 * node + 1]
-        tree[node] = left if keys[left] <= keys[right] else right
+        tree[node] = left if leaves[left].end_s <= leaves[right].end_s else right
+        node >>= 1
+
+
+@_part
+def _update_load(state: State, leaf: int) -> None:
+    """As `_update_end`, by load."""
+    tree, leaves = state.by_load, state.leaves
+    node = (leaf + len(leaves)) >> 1
+    while node >= 1:
+        left, right = tree[2 * node], tree[2 * node + 1]
+        tree[node] = left if leaves[left].load <= leaves[right].load else right
         node >>= 1
 
 
@@ -162,36 +186,36 @@ def _take(line: Line) -> tuple[int, int]:
 
 
 @_part
-def _push(due: Integers, who: Integers, size: int, step: int, request: int) -> None:
+def _push(heap: Records, size: int, due: int, who: int) -> None:
     """Add to a heap that has `size` entries."""
     at = size
     while at > 0:
         parent = (at - 1) >> 1
-        if due[parent] <= step:
+        if heap[parent].due <= due:
             break
-        due[at], who[at] = due[parent], who[parent]
+        heap[at].due, heap[at].who = heap[parent].due, heap[parent].who
         at = parent
-    due[at], who[at] = step, request
+    heap[at].due, heap[at].who = due, who
 
 
 @_part
-def _pop(due: Integers, who: Integers, size: int) -> int:
+def _pop(heap: Records, size: int) -> int:
     """Take the first entry of a heap that has `size` entries."""
-    first = who[0]
-    step, request = due[size - 1], who[size - 1]
+    first = heap[0].who
     last = size - 1
+    due, who = heap[last].due, heap[last].who
     at = 0
     while True:
         child = 2 * at + 1
         if child >= last:
             break
-        if child + 1 < last and due[child + 1] < due[child]:
+        if child + 1 < last and heap[child + 1].due < heap[child].due:
             child += 1
-        if due[child] >= step:
+        if heap[child].due >= due:
             break
-        due[at], who[at] = due[child], who[child]
+        heap[at].due, heap[at].who = heap[child].due, heap[child].who
         at = child
-    due[at], who[at] = step, request
+    heap[at].due, heap[at].who = due, who
     return int(first)
 
 
@@ -223,7 +247,7 @@ def _steps_until(first_step_s: float, growth_s: float, seconds: float, most: int
 def _fits(engine: Engine, state: State, at: int, request: int) -> bool:
     """Whether a replica has a place, and KV cache for the whole answer."""
     replica = state.replicas[at]
-    needed = state.prompt[request] + state.output[request]
+    needed = state.requests[request].prompt + state.requests[request].output
     in_flight = replica.decoding + replica.prefilling
     return bool(
         in_flight < len(engine.decode_s) - 1
@@ -235,10 +259,10 @@ def _fits(engine: Engine, state: State, at: int, request: int) -> bool:
 def _admit(state: State, at: int, request: int) -> None:
     """Give a request its place: it is prefilled from the next step on."""
     replica = state.replicas[at]
-    width = state.ring.shape[1]
-    state.ring[at, (replica.ring_head + replica.prefilling) % width] = request
+    width = state.slots.shape[1]
+    state.slots[at, (replica.ring_head + replica.prefilling) % width].ring = request
     replica.prefilling += 1
-    replica.reserved += state.prompt[request] + state.output[request]
+    replica.reserved += state.requests[request].prompt + state.requests[request].output
     state.requests[request].prefilled = 0
     state.requests[request].state = PREFILLING
 
@@ -276,25 +300,25 @@ def _unqueue(state: State, at: int, request: int) -> None:
 def _unprefill(state: State, at: int, request: int) -> None:
     """Take a request out of a ring, wherever it stands in it."""
     replica = state.replicas[at]
-    width = state.ring.shape[1]
+    width = state.slots.shape[1]
     found = False
     for index in range(replica.prefilling):
         here = (replica.ring_head + index) % width
         if found:
-            state.ring[at, (here - 1) % width] = state.ring[at, here]
-        found = found or state.ring[at, here] == request
+            state.slots[at, (here - 1) % width].ring = state.slots[at, here].ring
+        found = found or state.slots[at, here].ring == request
     replica.prefilling -= 1
-    replica.reserved -= state.prompt[request] + state.output[request]
+    replica.reserved -= state.requests[request].prompt + state.requests[request].output
 
 
 @_part
 def _finish(engine: Engine, state: State, at: int, request: int, now: float) -> None:
     """A request's last token: it leaves its place."""
-    state.replicas[at].reserved -= state.prompt[request] + state.output[request]
-    state.load[at] -= 1
+    state.replicas[at].reserved -= state.requests[request].prompt + state.requests[request].output
+    state.leaves[at].load -= 1
     state.requests[request].state = ENDED
-    state.status[request] = SERVED
-    state.e2e_s[request] = now - state.arrival_s[request] + engine.first_token_s
+    state.requests[request].status = SERVED
+    state.requests[request].e2e_s = now - state.requests[request].arrival_s + engine.first_token_s
 
 
 @_part
@@ -305,13 +329,13 @@ def _start(engine: Engine, state: State, at: int, now: float) -> None:
     step_s = engine.decode_s[replica.decoding] + engine.kv_token_s * replica.context
     if replica.prefilling:
         budget = max(1, engine.chunk_tokens - replica.decoding)
-        width = state.ring.shape[1]
+        width = state.slots.shape[1]
         for index in range(replica.prefilling):
-            request = state.ring[at, (replica.ring_head + index) % width]
+            request = state.slots[at, (replica.ring_head + index) % width].ring
             before = state.requests[request].prefilled
-            tokens = min(state.prompt[request] - before, budget)
+            tokens = min(state.requests[request].prompt - before, budget)
             if before == 0:
-                state.wait_s[request] = now - state.arrival_s[request]
+                state.requests[request].wait_s = now - state.requests[request].arrival_s
             step_s += engine.prefill_token_s * tokens
             step_s += engine.attention_s * tokens * (before + 0.5 * tokens)
             state.requests[request].prefilled = before + tokens
@@ -322,55 +346,57 @@ def _start(engine: Engine, state: State, at: int, now: float) -> None:
         replica.steps = 1
         replica.first_step_s = step_s
         replica.growth_s = 0.0
-        state.end_s[at] = now + step_s
+        state.leaves[at].end_s = now + step_s
     elif replica.decoding:
         replica.prefills = False
-        replica.steps = state.due[at, 0] - replica.generated
+        replica.steps = state.slots[at, 0].due - replica.generated
         replica.first_step_s = step_s
         replica.growth_s = engine.kv_token_s * replica.decoding
-        state.end_s[at] = now + _series_s(step_s, replica.growth_s, replica.steps)
+        state.leaves[at].end_s = now + _series_s(step_s, replica.growth_s, replica.steps)
     else:
         replica.steps = 0
-        state.end_s[at] = np.inf
+        state.leaves[at].end_s = np.inf
 
 
 @_part
 def _end_steps(engine: Engine, state: State, at: int, now: float) -> None:
     """The steps of a replica end: last tokens, first tokens, and whoever waited moves up."""
     replica = state.replicas[at]
-    first_s, last_s = state.arrival_s[0], state.arrival_s[-1]
+    first_s, last_s = state.requests[0].arrival_s, state.requests[-1].arrival_s
     replica.busy_s += max(0.0, min(now, last_s) - max(replica.begin_s, first_s))
     replica.generated += replica.steps
     replica.context += replica.steps * replica.decoding
-    due, who = state.due[at], state.who[at]
-    while replica.decoding and due[0] <= replica.generated:
-        request = _pop(due, who, replica.decoding)
+    heap = state.slots[at]
+    while replica.decoding and heap[0].due <= replica.generated:
+        request = _pop(heap, replica.decoding)
         replica.decoding -= 1
-        replica.context -= state.prompt[request] + state.output[request]
+        replica.context -= state.requests[request].prompt + state.requests[request].output
         _finish(engine, state, at, request, now)
-    width = state.ring.shape[1]
+    width = state.slots.shape[1]
     while replica.prefills and replica.prefilling:
-        request = state.ring[at, replica.ring_head]
-        if state.requests[request].prefilled < state.prompt[request]:
+        request = state.slots[at, replica.ring_head].ring
+        if state.requests[request].prefilled < state.requests[request].prompt:
             break
         replica.ring_head = (replica.ring_head + 1) % width
         replica.prefilling -= 1
-        state.ttft_s[request] = now - state.arrival_s[request] + engine.first_token_s
-        if state.output[request] == 1:
+        state.requests[request].ttft_s = (
+            now - state.requests[request].arrival_s + engine.first_token_s
+        )
+        if state.requests[request].output == 1:
             _finish(engine, state, at, request, now)
             continue
         state.requests[request].state = DECODING
-        last = replica.generated + state.output[request] - 1
-        _push(due, who, replica.decoding, last, request)
+        last = replica.generated + state.requests[request].output - 1
+        _push(heap, replica.decoding, last, request)
         replica.decoding += 1
-        replica.context += state.prompt[request] + 1
+        replica.context += state.requests[request].prompt + 1
     while replica.queued and _fits(engine, state, at, replica.queue_head):
         request = replica.queue_head
         _unqueue(state, at, request)
         _admit(state, at, request)
     _start(engine, state, at, now)
-    _update(state.by_end, state.end_s, at)
-    _update(state.by_load, state.load, at)
+    _update_end(state, at)
+    _update_load(state, at)
 
 
 @_part
@@ -388,15 +414,15 @@ def _arrive(engine: Engine, state: State, request: int, now: float) -> bool:
             growth_s, step_s = replica.growth_s, replica.first_step_s
             replica.steps = _steps_until(step_s, growth_s, passed_s, replica.steps)
             end_s = replica.begin_s + _series_s(step_s, growth_s, replica.steps)
-            state.end_s[at] = max(now, end_s)
-        _update(state.by_end, state.end_s, at)
+            state.leaves[at].end_s = max(now, end_s)
+        _update_end(state, at)
     elif replica.queued < engine.queue_limit:
         _enqueue(state, at, request)
     else:
         return False
     state.requests[request].replica = at
-    state.load[at] += 1
-    _update(state.by_load, state.load, at)
+    state.leaves[at].load += 1
+    _update_load(state, at)
     return True
 
 
@@ -409,8 +435,8 @@ def _give_up(state: State, request: int) -> None:
     else:
         _unprefill(state, at, request)
     state.requests[request].state = AWAY
-    state.load[at] -= 1
-    _update(state.by_load, state.load, at)
+    state.leaves[at].load -= 1
+    _update_load(state, at)
 
 
 @_part
@@ -426,11 +452,11 @@ def _lost(engine: Engine, state: State, lines: Lines, request: int, now: float) 
 @_part
 def _try(engine: Engine, state: State, lines: Lines, request: int, now: float) -> None:
     """A request comes, for the first time or again."""
-    if state.prompt[request] + state.output[request] > engine.kv_capacity_tokens:
-        state.status[request] = FAILED
+    if state.requests[request].prompt + state.requests[request].output > engine.kv_capacity_tokens:
+        state.requests[request].status = FAILED
     elif not _arrive(engine, state, request, now):
         if _lost(engine, state, lines, request, now):
-            state.status[request] = SHED
+            state.requests[request].status = SHED
     elif engine.timeout_s < np.inf:
         patience_s = max(0.0, engine.timeout_s - engine.first_token_s)
         _put(lines.patience, now + patience_s, request, state.requests[request].tries)
@@ -445,7 +471,7 @@ def _time_out(engine: Engine, state: State, lines: Lines, now: float) -> None:
     if mine.tries == tries and waits:
         _give_up(state, request)
         if _lost(engine, state, lines, request, now):
-            state.status[request] = FAILED
+            state.requests[request].status = FAILED
 
 
 @_kept
@@ -459,12 +485,12 @@ def run(engine: Engine, state: State, lines: Lines) -> None:
         state: what does; its outcome arrays are the result.
         lines: empty, with room for all.
     """
-    count = len(state.arrival_s)
+    count = len(state.requests)
     arrived = 0
     while True:
-        arrival_s = state.arrival_s[arrived] if arrived < count else np.inf
+        arrival_s = state.requests[arrived].arrival_s if arrived < count else np.inf
         retry_s, time_out_s = _first_s(lines.again), _first_s(lines.patience)
-        end_s = state.end_s[state.by_end[1]]
+        end_s = state.leaves[state.by_end[1]].end_s
         now = min(arrival_s, retry_s, time_out_s, end_s)
         if now == np.inf:
             break

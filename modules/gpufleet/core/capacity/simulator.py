@@ -43,22 +43,20 @@ def simulate(requests: Requests, speed: ReplicaSpeed, replicas: int, limits: Lim
     leaves = 2 ** max(1, math.ceil(math.log2(replicas)))
     state = kernel.State(
         replicas=np.zeros(replicas, kernel.REPLICA),
-        end_s=np.full(leaves, np.inf),
-        load=np.where(np.arange(leaves) < replicas, 0, np.iinfo(np.int64).max),
+        slots=np.zeros((replicas, width), kernel.SLOT),
+        leaves=np.zeros(leaves, kernel.LEAF),
         by_end=_tree(leaves),
         by_load=_tree(leaves),
-        due=np.zeros((replicas, width), np.int64),
-        who=np.zeros((replicas, width), np.int64),
-        ring=np.zeros((replicas, width), np.int64),
-        arrival_s=requests.arrival_s,
-        prompt=requests.prompt_tokens,
-        output=requests.output_tokens,
         requests=np.zeros(count, kernel.REQUEST),
-        status=np.full(count, FAILED, np.int64),
-        e2e_s=np.full(count, np.nan),
-        ttft_s=np.full(count, np.nan),
-        wait_s=np.full(count, np.nan),
     )
+    state.leaves["end_s"] = np.inf
+    state.leaves["load"][replicas:] = np.iinfo(np.int64).max
+    state.requests["arrival_s"] = requests.arrival_s
+    state.requests["prompt"] = requests.prompt_tokens
+    state.requests["output"] = requests.output_tokens
+    state.requests["status"] = FAILED
+    for column in ("e2e_s", "ttft_s", "wait_s"):
+        state.requests[column] = np.nan
     kernel.run(
         kernel.Engine(
             decode_s=np.array(speed.decode_s, float),
@@ -79,16 +77,17 @@ def simulate(requests: Requests, speed: ReplicaSpeed, replicas: int, limits: Lim
             patience=_line(count if limits.timeout_s < math.inf else 1),
         ),
     )
-    lost = state.status != SERVED
-    state.ttft_s[lost] = state.wait_s[lost] = np.nan
+    ended = state.requests
+    lost = ended["status"] != SERVED
+    ended["ttft_s"][lost] = ended["wait_s"][lost] = np.nan
     span_s = requests.arrival_s[-1] - requests.arrival_s[0]
     busy_s = float(state.replicas["busy_s"].sum())
     return Outcome(
         requests=requests,
-        status=state.status,
-        e2e_s=state.e2e_s,
-        ttft_s=state.ttft_s,
-        wait_s=state.wait_s,
+        status=ended["status"].astype(np.int64),
+        e2e_s=ended["e2e_s"].copy(),
+        ttft_s=ended["ttft_s"].copy(),
+        wait_s=ended["wait_s"].copy(),
         busy_share=busy_s / (replicas * span_s) if span_s > 0 else 0.0,
     )
 

@@ -10,7 +10,13 @@ from typing import Final
 
 import numpy as np
 
-from gpufleet.core.capacity.arrivals import STRATA, Stream, arrivals
+from gpufleet.core.capacity.arrivals import (
+    STRATA,
+    WINDOW_S,
+    Stream,
+    arrivals,
+    rate_variance,
+)
 from gpufleet.core.capacity.bounds import (
     Target,
     closed_form_bounds,
@@ -28,9 +34,10 @@ LATENCY_MARGIN: Final = 0.95
 """Share of a declared stream's limits that a plan uses: a summary is not the stream itself. A
 recorded one is planned on the limits as they are."""
 SEEDS: Final = 3
-REQUESTS: Final = 8_000
-"""Simulated for each seed, where the declared rate is not so high that it needs more."""
-MOST_REQUESTS: Final = 24_000
+REQUESTS: Final = 5_000
+"""Simulated for each seed of a stream that hardly varies; more, up to `MOST_REQUESTS`, where few
+bursts carry its 95th percentile, or answers are long beside the time that this takes."""
+MOST_REQUESTS: Final = 16_000
 SIMULATED_REPLICAS: Final = 48
 """Larger pools are simulated as an equal part of themselves: a part has a little less to share, so
 that its answer is on the careful side."""
@@ -97,8 +104,7 @@ def fewest_replicas(
     queue_s = _longest_wait_s(streams, targets, speed)
     full_rps = float(full_rates(speed, streams).max())
     limit, outcomes = search.with_queue_limit(replicas, max(1, int(queue_s * full_rps)))
-    for near in (replicas - 1, replicas + 1, replicas + 2):
-        search.holds(near)
+    search.holds(replicas + 1)
     return Sized(
         replicas=replicas,
         smooth_replicas=replicas if smooth is None else smooth,
@@ -279,8 +285,10 @@ def _duration_s(streams: Sequence[Stream], targets: Sequence[Target]) -> float:
     if spans:
         return max(spans)
     rate = sum(stream.rate_rps for stream in streams)
+    variance = max(rate_variance(stream, WINDOW_S) for stream in streams)
+    least = min(MOST_REQUESTS, REQUESTS * (1 + variance))
     swing_s = min(_LONGEST_SWING_S, 2 * max(target.p95_s for target in targets))
-    return min(max(REQUESTS / rate, STRATA * swing_s), MOST_REQUESTS / rate)
+    return min(max(least / rate, STRATA * swing_s), MOST_REQUESTS / rate)
 
 
 def _longest_wait_s(
