@@ -236,6 +236,8 @@ def test_work_without_tokens_or_requests_stands_idle(article: Fleet) -> None:
 def test_utilization_is_work_over_what_the_running_gpus_could_do(article: Fleet) -> None:
     half = [row(DECEMBER + hour * HOUR, "answers", "answers", 4 * 3600 * 7) for hour in range(3)]
     assert observed_utilization(article, half) == {"answers": [pytest.approx(0.5)] * 3}
+    day = row(DECEMBER, "answers", "answers", 4 * 3600 * 7 * 24, hours=24, gpu_hours=7 * 24)
+    assert observed_utilization(article, [day]) == {"answers": [pytest.approx(0.5)] * 24}
 
 
 @given(

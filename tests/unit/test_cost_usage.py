@@ -139,6 +139,8 @@ def test_a_period_ends_with_the_last_whole_hour() -> None:
         ({"begin": "2026-11-32"}, "not a date"),
         ({"begin": "2026-11-05", "end": "2026-11-01"}, "ends before it begins"),
         ({"begin": "2027-01-01"}, "over yet"),
+        ({"end": "2026-11-05"}, "either a month"),
+        ({"month": "2026-11", "begin": "2026-11-05"}, "either a month"),
     ],
 )
 def test_a_period_that_is_none_is_told(given: dict[str, str], says: str) -> None:
