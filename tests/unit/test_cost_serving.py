@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from gpufleet.core.cost.actual import actual, observed_utilization
 from gpufleet.core.cost.forecast import forecast
 from gpufleet.core.cost.serving import (
-    by_team,
     capacity_of,
     conservative_utilization,
     month_of,
@@ -61,7 +60,7 @@ def adds_up(period: PeriodCost) -> None:
         if pool.use_cases:
             assert sum(each.served for each in pool.use_cases) == pool.served
             assert sum(each.idle for each in pool.use_cases) == pool.idle
-    assert sum(by_team(period).values()) == period.total
+    assert sum(team.total for team in period.teams) == period.total
     assert all(amount >= 0 for amount in (period.unassigned, period.unobserved, period.idle))
 
 
@@ -85,12 +84,26 @@ def test_the_article_s_price_is_what_a_person_computes(article: Fleet) -> None:
     adds_up(month)
 
 
+def test_a_team_s_price_is_the_mean_of_its_use_cases_by_requests(sample: Fleet) -> None:
+    (month,) = forecast(sample, date(2026, 11, 1), 1).periods
+    support = next(team for team in month.teams if team.team == "support")
+    mine = [row for row in month.use_cases if row.team == "support"]
+    assert len(mine) == 2
+    assert support.served == sum(row.served for row in mine)
+    low, high = sorted(row.cost_per_1k or Decimal(0) for row in mine)
+    assert support.cost_per_1k is not None
+    assert low < support.cost_per_1k < high
+    assert support.cost_per_task is not None
+    spent = support.cost_per_1k * support.requests / 1000
+    assert float(support.cost_per_task * support.successful) == pytest.approx(float(spent), 1e-3)
+
+
 def test_every_forecast_month_of_the_sample_adds_up(sample: Fleet) -> None:
     report = forecast(sample, date(2026, 12, 1), 4)
     assert [period.begin.month for period in report.periods] == [12, 1, 2, 3]
     for period in report.periods:
         adds_up(period)
-        assert set(by_team(period)) >= set(sample.teams)
+        assert {team.team for team in period.teams} >= set(sample.teams)
 
 
 @given(
