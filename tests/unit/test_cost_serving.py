@@ -84,6 +84,18 @@ def test_the_article_s_price_is_what_a_person_computes(article: Fleet) -> None:
     adds_up(month)
 
 
+def test_a_task_costs_what_the_requests_for_it_cost(sample: Fleet) -> None:
+    (month,) = forecast(sample, date(2026, 11, 1), 1).periods
+    for row in month.use_cases:
+        assert row.cost_per_1k is not None
+        assert row.cost_per_task is not None
+        rate = sample.use_cases[row.use_case].success_rate
+        assert float(row.cost_per_task) == pytest.approx(
+            float(row.cost_per_1k) / 1000 / rate, rel=0.01
+        )
+        assert row.successful == pytest.approx(row.requests * rate, abs=1)
+
+
 def test_a_team_s_price_is_the_mean_of_its_use_cases_by_requests(sample: Fleet) -> None:
     (month,) = forecast(sample, date(2026, 11, 1), 1).periods
     support = next(team for team in month.teams if team.team == "support")
