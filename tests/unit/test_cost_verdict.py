@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpufleet.core.cost.cases import traffic_of
 from gpufleet.core.cost.hardware import HOURS_PER_MONTH, gpu_hour
 from gpufleet.core.cost.serving import kept_gpus
-from gpufleet.core.cost.verdict import decide, traffic_of
+from gpufleet.core.cost.verdict import decide
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import PolicyRefused
@@ -199,6 +200,22 @@ def test_a_plan_that_misses_its_targets_is_no_choice(article: Fleet) -> None:
     assert local.impossible == "the plan does not hold its targets"
     assert "p95 3 of 2 s" in found.reasons.latency
     assert "measure it before you rely on it" in found.reasons.latency
+
+
+def test_a_hosted_context_that_is_too_short_is_no_choice(sample: Fleet) -> None:
+    short = HostedAlternative(
+        provider="bedrock",
+        model="bedrock/us-east-1/meta.llama3-70b-instruct-v1:0",
+        monthly_cap=Decimal(10**6),
+    )
+    found = verdict(decided(changed(sample, "code-assist", hosted=short)), "code-assist")
+    # 7,315 tokens of prompt and an answer of 512 fit into 8,192
+    assert "context" not in found.reasons.cost
+    found = verdict(
+        decided(changed(sample, "research-analysis", hosted=short)), "research-analysis"
+    )
+    assert "its context of 8,192 tokens is below the 20,192 needed" in found.reasons.cost
+    assert found.verdict is Choice.LOCAL
 
 
 def test_hosted_spending_of_all_stays_within_its_budget(sample: Fleet) -> None:
