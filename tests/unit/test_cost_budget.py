@@ -41,8 +41,10 @@ def test_what_is_over_is_refused_with_what_fits(sample: Fleet) -> None:
 
 
 def test_where_nothing_fits_that_is_said(sample: Fleet) -> None:
-    with pytest.raises(PolicyRefused, match="nothing smaller fits either"):
-        demand_within_budget(sample, Spending(Decimal(0), hosted_monthly=Decimal(10_000)))
+    large = Spending(Decimal(0), hosted_monthly=Decimal(10_000))
+    with pytest.raises(PolicyRefused) as told:
+        demand_within_budget(sample, large, [Option("less", large)])
+    assert told.value.mend == "plan less, or ask `sofia` for more; nothing smaller fits"
 
 
 def test_without_a_budget_nothing_binds(sample: Fleet) -> None:

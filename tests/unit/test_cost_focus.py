@@ -19,7 +19,7 @@ import pytest
 from gpufleet.core.cost.actual import actual
 from gpufleet.core.cost.focus import COLUMNS
 from gpufleet.core.cost.forecast import forecast
-from gpufleet.core.cost.serving import NOBODY, by_team
+from gpufleet.core.cost.serving import NOBODY
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.reports.focus import focus_csv, write_focus_csv
 from gpufleet.spec import Fleet, load_fleet
@@ -185,7 +185,7 @@ def test_the_rows_add_up_to_the_report_by_period_and_team(
         asked = sum(int(row["ConsumedQuantity"]) for row in kinds)
         assert asked == sum(row.requests for row in period.use_cases)
         teams = {row["SubAccountId"] for row in kinds}
-        assert teams == set(by_team(period)) - {NOBODY}
+        assert teams == {team.team for team in period.teams} - {NOBODY}
 
 
 def test_a_file_that_cannot_be_written_is_told(sample: Fleet, report: CostReport) -> None:

@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from gpufleet.core.cost.actual import actual, observed_utilization
 from gpufleet.core.cost.forecast import forecast
 from gpufleet.core.cost.serving import (
-    by_team,
     capacity_of,
     conservative_utilization,
     month_of,
@@ -61,7 +60,7 @@ def adds_up(period: PeriodCost) -> None:
         if pool.use_cases:
             assert sum(each.served for each in pool.use_cases) == pool.served
             assert sum(each.idle for each in pool.use_cases) == pool.idle
-    assert sum(by_team(period).values()) == period.total
+    assert sum(team.total for team in period.teams) == period.total
     assert all(amount >= 0 for amount in (period.unassigned, period.unobserved, period.idle))
 
 
@@ -85,12 +84,38 @@ def test_the_article_s_price_is_what_a_person_computes(article: Fleet) -> None:
     adds_up(month)
 
 
+def test_a_task_costs_what_the_requests_for_it_cost(sample: Fleet) -> None:
+    (month,) = forecast(sample, date(2026, 11, 1), 1).periods
+    for row in month.use_cases:
+        assert row.cost_per_1k is not None
+        assert row.cost_per_task is not None
+        rate = sample.use_cases[row.use_case].success_rate
+        assert float(row.cost_per_task) == pytest.approx(
+            float(row.cost_per_1k) / 1000 / rate, rel=0.01
+        )
+        assert row.successful == pytest.approx(row.requests * rate, abs=1)
+
+
+def test_a_team_s_price_is_the_mean_of_its_use_cases_by_requests(sample: Fleet) -> None:
+    (month,) = forecast(sample, date(2026, 11, 1), 1).periods
+    support = next(team for team in month.teams if team.team == "support")
+    mine = [row for row in month.use_cases if row.team == "support"]
+    assert len(mine) == 2
+    assert support.served == sum(row.served for row in mine)
+    low, high = sorted(row.cost_per_1k or Decimal(0) for row in mine)
+    assert support.cost_per_1k is not None
+    assert low < support.cost_per_1k < high
+    assert support.cost_per_task is not None
+    spent = support.cost_per_1k * support.requests / 1000
+    assert float(support.cost_per_task * support.successful) == pytest.approx(float(spent), 1e-3)
+
+
 def test_every_forecast_month_of_the_sample_adds_up(sample: Fleet) -> None:
     report = forecast(sample, date(2026, 12, 1), 4)
     assert [period.begin.month for period in report.periods] == [12, 1, 2, 3]
     for period in report.periods:
         adds_up(period)
-        assert set(by_team(period)) >= set(sample.teams)
+        assert {team.team for team in period.teams} >= set(sample.teams)
 
 
 @given(
@@ -236,6 +261,8 @@ def test_work_without_tokens_or_requests_stands_idle(article: Fleet) -> None:
 def test_utilization_is_work_over_what_the_running_gpus_could_do(article: Fleet) -> None:
     half = [row(DECEMBER + hour * HOUR, "answers", "answers", 4 * 3600 * 7) for hour in range(3)]
     assert observed_utilization(article, half) == {"answers": [pytest.approx(0.5)] * 3}
+    day = row(DECEMBER, "answers", "answers", 4 * 3600 * 7 * 24, hours=24, gpu_hours=7 * 24)
+    assert observed_utilization(article, [day]) == {"answers": [pytest.approx(0.5)] * 24}
 
 
 @given(

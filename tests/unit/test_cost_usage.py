@@ -111,6 +111,18 @@ def test_an_hour_in_which_a_site_was_not_seen_has_no_row(sample: Fleet) -> None:
     assert row.mean_watts is None
 
 
+@pytest.mark.parametrize(("minutes", "rows"), [(57.0, 1), (56.0, 0)])
+def test_an_hour_that_was_seen_in_part_is_a_gap(sample: Fleet, minutes: float, rows: int) -> None:
+    end = BEGIN + HOUR
+    cells = {("fra1", "chat", SHARED): 60.0, ("dub1", "chat", SHARED): 60.0}
+    observed = {
+        name: {end: cells} for name in ("requests", "prompt_tokens", "output_tokens", "replicas")
+    }
+    seen = {end: {**cells, ("dub1", "chat", SHARED): minutes}}
+    found = rows_of(sample, observed | {"minutes": seen, "watts": {}}, BEGIN, end)
+    assert len(found.rows) == rows
+
+
 def test_measured_boards_get_their_share_of_the_node(sample: Fleet) -> None:
     end = BEGIN + HOUR
     cells = {("fra1", "chat", SHARED): 60.0, ("dub1", "chat", SHARED): 60.0}
@@ -139,6 +151,8 @@ def test_a_period_ends_with_the_last_whole_hour() -> None:
         ({"begin": "2026-11-32"}, "not a date"),
         ({"begin": "2026-11-05", "end": "2026-11-01"}, "ends before it begins"),
         ({"begin": "2027-01-01"}, "over yet"),
+        ({"end": "2026-11-05"}, "either a month"),
+        ({"month": "2026-11", "begin": "2026-11-05"}, "either a month"),
     ],
 )
 def test_a_period_that_is_none_is_told(given: dict[str, str], says: str) -> None:

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpufleet.core.cost.cases import traffic_of
 from gpufleet.core.cost.hardware import HOURS_PER_MONTH, gpu_hour
 from gpufleet.core.cost.serving import kept_gpus
-from gpufleet.core.cost.verdict import decide, traffic_of
+from gpufleet.core.cost.verdict import decide
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import PolicyRefused
@@ -201,6 +202,22 @@ def test_a_plan_that_misses_its_targets_is_no_choice(article: Fleet) -> None:
     assert "measure it before you rely on it" in found.reasons.latency
 
 
+def test_a_hosted_context_that_is_too_short_is_no_choice(sample: Fleet) -> None:
+    short = HostedAlternative(
+        provider="bedrock",
+        model="bedrock/us-east-1/meta.llama3-70b-instruct-v1:0",
+        monthly_cap=Decimal(10**6),
+    )
+    found = verdict(decided(changed(sample, "code-assist", hosted=short)), "code-assist")
+    # 7,315 tokens of prompt and an answer of 512 fit into 8,192
+    assert "context" not in found.reasons.cost
+    found = verdict(
+        decided(changed(sample, "research-analysis", hosted=short)), "research-analysis"
+    )
+    assert "its context of 8,192 tokens is below the 20,192 needed" in found.reasons.cost
+    assert found.verdict is Choice.LOCAL
+
+
 def test_hosted_spending_of_all_stays_within_its_budget(sample: Fleet) -> None:
     report = decided(sample)
     assert sample.budget is not None
@@ -209,6 +226,51 @@ def test_hosted_spending_of_all_stays_within_its_budget(sample: Fleet) -> None:
     poor = decided(sample.model_copy(update={"budget": none}))
     assert poor.hosted_monthly == 0
     assert {each.verdict for each in poor.verdicts} == {Choice.LOCAL}
+
+
+def test_what_saves_least_for_its_hosted_spending_stays_local_first(sample: Fleet) -> None:
+    free = decided(sample)
+    assert sample.budget is not None
+    almost = free.hosted_monthly - Decimal("0.01")
+    tight = sample.budget.model_copy(update={"hosted_monthly": almost})
+    report = decided(sample.model_copy(update={"budget": tight}))
+    assert report.hosted_monthly <= almost
+    (turned,) = [
+        after
+        for before, after in zip(free.verdicts, report.verdicts, strict=True)
+        if before.verdict is not after.verdict
+    ]
+    assert turned.verdict is Choice.LOCAL
+    assert "`budget.hosted_monthly`" in turned.reasons.cost
+    assert "is used up" in turned.reasons.cost
+
+    def saved_by(found: Verdict) -> Decimal:
+        chosen = next(each for each in found.choices if each.choice is found.verdict)
+        return (cost(found, Choice.LOCAL) - chosen.monthly) / chosen.hosted_monthly
+
+    hosted = [each for each in free.verdicts if each.verdict is not Choice.LOCAL]
+    assert turned.use_case == min(hosted, key=saved_by).use_case
+
+
+def test_more_traffic_than_the_cap_holds_turns_a_hybrid_into_local(sample: Fleet) -> None:
+    found = verdict(decided(sample), "agent-assist")
+    assert found.verdict is Choice.HYBRID
+    more = next(each for each in found.scenarios if (each.traffic, each.utilization) == (1.3, 1))
+    assert more.verdict is Choice.LOCAL
+    assert Choice.HYBRID not in more.monthly
+    assert not found.robust
+    assert any("of the planned traffic" in turn for turn in found.flips)
+
+
+def test_less_traffic_saves_no_gpu_and_more_needs_more(article: Fleet) -> None:
+    found = verdict(decided(article), "answers")
+    local = {
+        each.traffic: each.monthly[Choice.LOCAL]
+        for each in found.scenarios
+        if each.utilization == 1
+    }
+    assert local[0.7] == local[1] == Decimal("11078.55")
+    assert local[1.3] == Decimal("14402.11")
 
 
 def test_every_use_case_has_a_verdict_with_its_three_reasons(sample: Fleet) -> None:
@@ -243,6 +305,14 @@ def test_a_smaller_model_and_quiet_hours_are_levers_of_the_local_side(sample: Fl
     chat = {each.lever for each in verdict(report, "support-chat").levers}
     assert "answer low-risk requests with llama-3.1-8b" in chat
     assert "let the fallback llama-3.1-8b answer in bursts" in chat
+    fallback = next(
+        each.monthly_worth
+        for each in verdict(report, "support-chat").levers
+        if each.lever.startswith("let the fallback")
+    )
+    # 40 of the chat pool's 104 GPUs are for bursts, less what the small pool takes for the rest
+    burst = cost(verdict(report, "support-chat"), Choice.LOCAL) * 40 / 104
+    assert Decimal("0.9") * burst < fallback < burst
     documents = verdict(report, "document-extraction")
     quiet = next(each for each in documents.levers if each.lever.startswith("batch"))
     # flat, and three times as much at quarter end

@@ -56,6 +56,9 @@ class Span:
         Raises:
             BadInput: it is no period, or nothing of it is over.
         """
+        if (month and begin) or (end and not begin):
+            given = f"--month {month}" if month else f"--end {end}"
+            raise BadInput("needs either a month, or a begin with its end", where=given)
         if begin:
             first = _day(begin, "--begin")
             after = _day(end, "--end") if end else first

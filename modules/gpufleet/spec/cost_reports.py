@@ -45,6 +45,24 @@ class UseCaseCost(Spec):
     """`cost_per_1k` for one successful task."""
 
 
+class TeamCost(Spec):
+    """What a team's use cases cost together, or what nobody can be charged for."""
+
+    team: str
+    requests: int
+    successful: int
+    served: Decimal
+    idle: Decimal
+    cost_per_1k: Decimal | None
+    """As of its use cases, by their requests."""
+    cost_per_task: Decimal | None
+
+    @property
+    def total(self) -> Decimal:
+        """Served and idle."""
+        return self.served + self.idle
+
+
 class PoolCost(Spec):
     """What one pool costs in a period."""
 
@@ -60,6 +78,8 @@ class PoolCost(Spec):
     parts: CostParts
     served: Decimal
     idle: Decimal
+    cost_per_1k: Decimal | None
+    """As of its use cases, by their requests."""
     use_cases: list[UseCaseCost]
 
     @property
@@ -74,11 +94,14 @@ class PeriodCost(Spec):
     begin: datetime
     end: datetime
     pools: list[PoolCost]
+    teams: list[TeamCost]
     unassigned: Decimal
     """Of GPUs that no pool keeps."""
     unobserved: Decimal = Decimal(0)
     """Of hours that nothing is known about: without power, since nobody saw what they drew."""
     total: Decimal
+    cost_per_1k: Decimal | None
+    """As of all use cases, by their requests."""
     buffer: Decimal
     """Added to a forecast: `governance.cost_buffer` of the total."""
     budget: Decimal | None

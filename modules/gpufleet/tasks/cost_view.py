@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
-from gpufleet.core.cost.serving import by_team
 from gpufleet.spec.cost_reports import CostComparison, CostReport, PeriodCost
 from gpufleet.tasks.console import facts
 
@@ -118,8 +117,11 @@ def _show_period(period: PeriodCost) -> None:
     ]
     columns = ["REQUESTS", "SERVED", "IDLE", "PER 1K", "PER 1K WITH IDLE", "PER TASK"]
     facts.print(table(["USE CASE", "TEAM"], columns, use_cases))
-    teams = [(name, money(amount)) for name, amount in by_team(period).items()]
-    facts.print(table(["TEAM"], ["ALL"], teams))
+    teams = [
+        (each.team, money(each.total), price(each.cost_per_1k), price(each.cost_per_task))
+        for each in period.teams
+    ]
+    facts.print(table(["TEAM"], ["ALL", "PER 1K", "PER TASK"], teams))
     _show_total(period)
 
 

@@ -94,18 +94,21 @@ def by_month(begin: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
 def observed_utilization(
     fleet: Fleet, rows: Iterable[Usage], capacities: Mapping[str, Capacity] | None = None
 ) -> dict[str, list[float]]:
-    """By pool: the share of its running replicas' capacity that was served in each row's time."""
+    """By pool: the share of its running replicas' capacity that was served, once for each hour."""
+    lasted: dict[tuple[str, datetime], int] = {}
     work: dict[tuple[str, datetime], float] = defaultdict(float)
     hours: dict[tuple[str, datetime], float] = defaultdict(float)
     for row in rows:
         work[row.pool, row.begin] += work_of(row.prompt_tokens, row.output_tokens)
         hours[row.pool, row.begin] += row.gpu_hours
+        lasted[row.pool, row.begin] = row.hours
     found: dict[str, list[float]] = defaultdict(list)
     for (pool, begin), gpu_hours in sorted(hours.items()):
         if pool not in fleet.pools or not gpu_hours:
             continue
         capacity = (capacities or {}).get(pool) or capacity_of(fleet, pool)
-        found[pool].append(min(1.0, capacity.gpu_hours(work[pool, begin], 1) / gpu_hours))
+        share = min(1.0, capacity.gpu_hours(work[pool, begin], 1) / gpu_hours)
+        found[pool] += [share] * lasted[pool, begin]
     return dict(found)
 
 

@@ -3,12 +3,15 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
+from typing import Final
 
 from gpufleet.core.cost.hardware import decimal
 from gpufleet.core.cost.money import cents
 from gpufleet.spec.errors import PolicyRefused
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.governance import Budget
+
+_SHOWN: Final = 3
 
 
 @dataclass(frozen=True)
@@ -59,7 +62,10 @@ def demand_within_budget(
     if not over:
         return
     fitting = [option.what for option in options if not overruns(fleet, option.spending)]
-    mend = f"what fits: {'; or '.join(fitting[:3])}" if fitting else "nothing smaller fits either"
+    mend = f"what fits: {'; or '.join(fitting[:_SHOWN])}"
+    if not fitting:
+        owner = fleet.budget.owner if fleet.budget else ""
+        mend = f"plan less, or ask `{owner}` for more{'; nothing smaller fits' if options else ''}"
     raise PolicyRefused("; ".join(over), where=where, mend=mend)
 
 

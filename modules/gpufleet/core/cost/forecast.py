@@ -15,7 +15,7 @@ from gpufleet.core.cost.serving import (
     period_cost,
     work_of_request,
 )
-from gpufleet.core.cost.volume import requests_between
+from gpufleet.core.cost.volume import peaks_between, requests_between
 from gpufleet.spec.cost_reports import CostReport
 from gpufleet.spec.fleet import Fleet
 
@@ -72,7 +72,7 @@ def forecast_of(
             )
             for begin, end in periods
         ],
-        notes=_notes(fleet, known),
+        notes=[*_notes(fleet, known), *_peaks(fleet, periods)],
     )
 
 
@@ -118,6 +118,19 @@ def _demand(fleet: Fleet, name: str, begin: datetime, end: datetime) -> Demand:
         successful=requests * use_case.success_rate,
         work=requests * work_of_request(use_case.tokens),
     )
+
+
+def _peaks(fleet: Fleet, periods: Sequence[tuple[datetime, datetime]]) -> list[str]:
+    found = []
+    for begin, end in periods:
+        names: dict[str, list[str]] = {}
+        for name, use_case in fleet.use_cases.items():
+            for peak in peaks_between(use_case.traffic, begin, end):
+                names.setdefault(peak, []).append(name)
+        found += [
+            f"{begin:%Y-%m}: peak {peak} of {', '.join(whose)}" for peak, whose in names.items()
+        ]
+    return found
 
 
 def _notes(fleet: Fleet, capacities: Mapping[str, Capacity]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Final
 
 from gpufleet.core.cost.hardware import HourlyCost, decimal, gpu_hour
 from gpufleet.core.cost.money import cents, per_thousand, split, unit_price
-from gpufleet.spec.cost_reports import CostParts, PeriodCost, PoolCost, UseCaseCost
+from gpufleet.spec.cost_reports import CostParts, PeriodCost, PoolCost, TeamCost, UseCaseCost
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.plans import PoolPlan
 from gpufleet.spec.serving import Pool, Tokens
@@ -183,6 +183,7 @@ def period_cost(
         _pool_cost(fleet, use, each, split_parts[2 * index], split_parts[2 * index + 1])
         for index, (use, each) in enumerate(zip(known, exact, strict=True))
     ]
+    rows = [row for pool in pools for row in pool.use_cases]
     buffer = fleet.governance.cost_buffer if any(use.planned for use in known) else 0
     planned = cents(total * decimal(buffer))
     budget = _monthly_budget(fleet, begin, end)
@@ -190,24 +191,15 @@ def period_cost(
         begin=begin,
         end=end,
         pools=pools,
+        teams=_teams(rows, total),
         unassigned=unassigned,
         unobserved=unobserved,
         total=total,
+        cost_per_1k=mean_price(rows),
         buffer=planned,
         budget=budget,
         budget_left=None if budget is None else budget - total - planned,
     )
-
-
-def by_team(period: PeriodCost) -> dict[str, Decimal]:
-    """The whole period's cost by team, what nobody can be charged for under `NOBODY`."""
-    teams: dict[str, Decimal] = {}
-    for row in period.use_cases:
-        teams[row.team] = teams.get(row.team, Decimal(0)) + row.served + row.idle
-    left = period.total - sum(teams.values(), Decimal(0))
-    if left:
-        teams[NOBODY] = teams.get(NOBODY, Decimal(0)) + left
-    return teams
 
 
 @dataclass(frozen=True)
@@ -250,6 +242,7 @@ def _pool_cost(
     names = ("amortization", "power", "facility", "oncall")
     amounts = split(served + idle, [getattr(exact, name) for name in names])
     served_hours = exact.gpu_hours * decimal(use.served_share)
+    rows = _use_case_costs(fleet, use, exact, served, idle)
     return PoolCost(
         pool=use.pool,
         gpus=sum(kept_gpus(fleet.pools[use.pool]).values()),
@@ -261,7 +254,8 @@ def _pool_cost(
         parts=CostParts(**dict(zip(names, amounts, strict=True))),
         served=served,
         idle=idle,
-        use_cases=_use_case_costs(fleet, use, exact, served, idle),
+        cost_per_1k=mean_price(rows),
+        use_cases=rows,
     )
 
 
@@ -308,6 +302,44 @@ def _use_case_cost(
         idle=idle,
         cost_per_1k=price,
         cost_per_1k_with_idle=per_thousand(served + idle, demand.requests),
+        cost_per_task=None if task is None else unit_price(task),
+    )
+
+
+def mean_price(rows: Iterable[UseCaseCost]) -> Decimal | None:
+    """The price of 1,000 requests of several use cases together; None where there were none."""
+    paid = [(row.cost_per_1k, row.requests) for row in rows if row.cost_per_1k is not None]
+    requests = sum(count for _, count in paid)
+    if not requests:
+        return None
+    return unit_price(sum((price * count for price, count in paid), Decimal(0)) / requests)
+
+
+def _teams(rows: Sequence[UseCaseCost], total: Decimal) -> list[TeamCost]:
+    """Every team's cost, and under `NOBODY` what no team can be charged for."""
+    by_team: dict[str, list[UseCaseCost]] = {}
+    for row in rows:
+        by_team.setdefault(row.team, []).append(row)
+    left = total - sum((row.served + row.idle for row in rows), Decimal(0))
+    if left:
+        by_team.setdefault(NOBODY, [])
+    return [
+        _team(name, mine, left if name == NOBODY else Decimal(0)) for name, mine in by_team.items()
+    ]
+
+
+def _team(name: str, rows: Sequence[UseCaseCost], beside: Decimal) -> TeamCost:
+    requests = sum(row.requests for row in rows)
+    successful = sum(row.successful for row in rows)
+    price = mean_price(rows)
+    task = price * requests / 1000 / successful if price is not None and successful else None
+    return TeamCost(
+        team=name,
+        requests=requests,
+        successful=successful,
+        served=sum((row.served for row in rows), Decimal(0)),
+        idle=sum((row.idle for row in rows), beside),
+        cost_per_1k=price,
         cost_per_task=None if task is None else unit_price(task),
     )
 

@@ -2,27 +2,25 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import date, timedelta
+from datetime import date
 from decimal import Decimal
 from typing import Final
 
-from gpufleet.core.cost.forecast import midnight
+from gpufleet.core.cost.cases import Case, best_of, cases_of, traffic_of
 from gpufleet.core.cost.hardware import decimal
 from gpufleet.core.cost.hosted import (
-    comparable,
     demand_fresh,
     exchange_rate,
     forbidden,
 )
 from gpufleet.core.cost.levers import Smaller, levers
 from gpufleet.core.cost.money import cents, unit_price
-from gpufleet.core.cost.serving import month_of, work_of_request
-from gpufleet.core.cost.sides import LocalSide, Sides, Traffic, hosted_request
-from gpufleet.core.cost.volume import burst_share, requests_between
+from gpufleet.core.cost.serving import work_of_request
+from gpufleet.core.cost.sides import Traffic
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.plans import PoolPlan
-from gpufleet.spec.prices import HostedPrice, PriceTable
-from gpufleet.spec.serving import ServingClass, UseCase
+from gpufleet.spec.prices import PriceTable
+from gpufleet.spec.serving import ServingClass
 from gpufleet.spec.verdicts import (
     Choice,
     ChoiceCost,
@@ -35,28 +33,10 @@ from gpufleet.spec.verdicts import (
 
 FACTORS: Final = (Decimal("0.7"), Decimal(1), Decimal("1.3"))
 """Traffic and utilization that a verdict has to stand."""
-_YEAR: Final = timedelta(days=365)
-_MONTHS: Final = 12
-_YEAR_HOURS: Final = 8760
 _FLIP_LOW: Final = Decimal("0.05")
 _FLIP_HIGH: Final = Decimal(20)
 _FLIP_STEPS: Final = 40
 _CURVE_STEPS: Final = 20
-
-
-@dataclass(frozen=True)
-class Case:
-    """Everything that decides about one use case."""
-
-    name: str
-    use_case: UseCase
-    pool: PoolPlan
-    sides: Sides
-    price: HostedPrice | None
-    impossible: Mapping[Choice, str]
-    """Why a choice cannot be taken, whatever it costs."""
-    cap: Decimal | None
-    """Most that may be spent at a hosted API in a month."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +66,7 @@ def decide(fleet: Fleet, plans: Sequence[PoolPlan], table: PriceTable, day: date
     demand_fresh(fleet, table, day)
     rate = exchange_rate(fleet, table.currency, day)
     asked = {name: traffic_of(fleet.use_cases[name], day) for p in plans for name in p.use_cases}
-    cases = [case for plan in plans for case in _cases(fleet, plan, table, rate, asked)]
+    cases = [case for plan in plans for case in cases_of(fleet, plan, table, rate, asked)]
     over = _over_budget(fleet, cases)
     smaller = _per_work(fleet, plans, asked)
     verdicts = [
@@ -111,97 +91,13 @@ def decide(fleet: Fleet, plans: Sequence[PoolPlan], table: PriceTable, day: date
     )
 
 
-def traffic_of(use_case: UseCase, day: date) -> Traffic:
-    """A use case's traffic over the year from this month on."""
-    begin = midnight(month_of(day)[0])
-    declared = use_case.traffic
-    year = requests_between(declared, begin, begin + _YEAR)
-    peak = declared.rate_rps * max([1.0, *(each.multiplier for each in declared.peaks)])
-    return Traffic(
-        requests=year / _MONTHS,
-        burst_share=burst_share(declared, begin, begin + _YEAR),
-        mean_over_peak=year / (_YEAR_HOURS * 3600) / peak,
-    )
-
-
-def _cases(
-    fleet: Fleet,
-    plan: PoolPlan,
-    table: PriceTable,
-    rate: Decimal,
-    traffic: Mapping[str, Traffic],
-) -> list[Case]:
-    found = []
-    for name in plan.use_cases:
-        use_case = fleet.use_cases[name]
-        price = comparable(use_case, fleet.models[use_case.model], table)
-        request = hosted_request(use_case, price, rate) if price else None
-        sides = Sides(LocalSide.of(fleet, plan, name, traffic), traffic[name], request)
-        impossible = _impossible(fleet, use_case, plan, sides)
-        cap = min((amount for amount, _ in _caps(fleet, use_case)), default=None)
-        found.append(Case(name, use_case, plan, sides, price, impossible, cap))
-    return found
-
-
-def _impossible(fleet: Fleet, use_case: UseCase, plan: PoolPlan, sides: Sides) -> dict[Choice, str]:
-    found: dict[Choice, str] = {}
-    if why := forbidden(use_case):
-        found[Choice.HOSTED] = found[Choice.HYBRID] = why
-        return found
-    if sides.hosted_request is None:
-        why = "no hosted model compares"
-        found[Choice.HOSTED] = found[Choice.HYBRID] = why
-        return found
-    if not plan.gpus_burst:
-        found[Choice.HYBRID] = "no GPU is planned for bursts"
-    if not sides.local.holds:
-        found[Choice.LOCAL] = "the plan does not hold its targets"
-    for choice in (Choice.HOSTED, Choice.HYBRID):
-        if choice not in found and (why := _over_cap(fleet, use_case, sides, choice)):
-            found[choice] = why
-    return found
-
-
-def _caps(fleet: Fleet, use_case: UseCase) -> list[tuple[Decimal, str]]:
-    """The caps on a use case's own hosted spending, with the field that declares each."""
-    caps = []
-    if use_case.hosted is not None:
-        caps.append((use_case.hosted.monthly_cap, "hosted.monthly_cap"))
-    if fleet.budget is not None:
-        caps.append((fleet.budget.hosted_monthly, "budget.hosted_monthly"))
-    return caps
-
-
-def _over_cap(fleet: Fleet, use_case: UseCase, sides: Sides, choice: Choice) -> str:
-    """Why the hosted spending of a choice goes over a cap of its own; empty where it does not."""
-    _, hosted = sides.monthly(choice)
-    for cap, name in _caps(fleet, use_case):
-        if hosted > cap:
-            return f"{cents(hosted):,} a month at the API is over `{name}` ({cap:,})"
-    return ""
-
-
-def _best(
-    case: Case, traffic: Decimal = Decimal(1), utilization: Decimal = Decimal(1)
-) -> tuple[Choice, dict[Choice, Decimal]]:
-    """The cheapest choice that is possible, local of equal ones, and what each costs."""
-    costs = {}
-    for choice in Choice:
-        monthly, hosted = case.sides.monthly(choice, traffic, utilization)
-        if choice not in case.impossible and (case.cap is None or hosted <= case.cap):
-            costs[choice] = cents(monthly)
-    if not costs:
-        return Choice.LOCAL, {}
-    return min(costs, key=lambda choice: costs[choice]), costs
-
-
 def _over_budget(fleet: Fleet, cases: Sequence[Case]) -> dict[str, str]:
     """Use cases that stay local because the others' hosted spending has used the budget up."""
     if fleet.budget is None:
         return {}
     wanted = []
     for case in cases:
-        choice, costs = _best(case)
+        choice, costs = best_of(case)
         if choice is Choice.LOCAL or Choice.LOCAL not in costs:
             continue
         _, hosted = case.sides.monthly(choice)
@@ -222,12 +118,12 @@ def _verdict(
     if over:
         closed = dict.fromkeys((Choice.HOSTED, Choice.HYBRID), over)
         case = replace(case, impossible=closed | dict(case.impossible))
-    choice, _ = _best(case)
+    choice, _ = best_of(case)
     scenarios = [
         Scenario(traffic=float(x), utilization=float(y), verdict=found, monthly=costs)
         for x in FACTORS
         for y in FACTORS
-        for found, costs in [_best(case, x, y)]
+        for found, costs in [best_of(case, x, y)]
     ]
     even = case.sides.break_even_requests()
     return Verdict(
@@ -286,17 +182,20 @@ def _reasons(fleet: Fleet, case: Case, choice: Choice) -> Reasons:
         why = case.impossible.get(each)
         shown.append(f"{each} {cost:,.4f}" if not why else f"{each} no: {why}")
     seen = next((each for each in case.pool.by_use_case if each.use_case == case.name), None)
+    shape = f"{sides.traffic.burst_share:.1%} of the requests exceed a usual busiest hour"
     latency = f"p95 of {use_case.slo.p95_s:g} s is promised"
     if seen is not None:
         latency = (
             f"local: p95 {seen.p95_s:.3g} of {seen.p95_limit_s:g} s, first token "
             f"{seen.ttft_p95_s:.3g} of {seen.ttft_p95_limit_s:g} s"
         )
+    if not sides.local.holds:
+        latency += ", which the plan does not hold"
     if choice is not Choice.LOCAL:
         latency += "; the hosted API's is not known: measure it before you rely on it"
     return Reasons(
         compliance=f"{use_case.data_class.value} data: {leaves}",
-        cost=f"{fleet.currency} for 1,000 successful tasks: {'; '.join(shown)}",
+        cost=f"{fleet.currency} for 1,000 successful tasks: {'; '.join(shown)}; {shape}",
         latency=latency,
     )
 
@@ -341,7 +240,7 @@ def _turn(case: Case, choice: Choice, axis: int, end: Decimal) -> tuple[Decimal,
     """The factor nearest to 1 at which another choice is cheaper, found by bisection."""
 
     def best(factor: Decimal) -> Choice:
-        return _best(case, *((factor, Decimal(1)) if axis == 0 else (Decimal(1), factor)))[0]
+        return best_of(case, *((factor, Decimal(1)) if axis == 0 else (Decimal(1), factor)))[0]
 
     if best(end) is choice:
         return None

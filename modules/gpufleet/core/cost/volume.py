@@ -49,6 +49,13 @@ def burst_share(traffic: Traffic, begin: datetime, end: datetime) -> float:
     return over / arriving if arriving else 0.0
 
 
+def peaks_between(traffic: Traffic, begin: datetime, end: datetime) -> list[str]:
+    """Names of the declared peaks that begin in a period."""
+    zone = ZoneInfo(traffic.time_zone)
+    first, last = (moment.astimezone(zone).replace(tzinfo=None) for moment in (begin, end))
+    return [peak.name for peak in traffic.peaks if starts(peak.recurrence, first, last)]
+
+
 def _expected_excess(mean: float, room: float, dispersion: float) -> float:
     """E[max(0, X - room)] of a normal X with variance `mean * dispersion`."""
     deviation = math.sqrt(mean * dispersion)
