@@ -67,6 +67,8 @@ def test_rows_of_recorded_expert_parallelism_are_read_as_they_were_run() -> None
     b200, gb200 = gpus["b200-sxm"], gpus["gb200"]
     assert layout_of(b200, size, fp4, 64, 1, 8) == Layout(8)
     assert layout_of(b200, size, fp4, 64, 1) == Layout(8)
+    # Four H100s would not hold it, so 16 are meant.
+    assert layout_of(gpus["h100-sxm"], size, Precision.FP8, 16, 1) == Layout(16)
     assert layout_of(b200, size, fp4, 1, 1, 4) == Layout(4, attention_groups=4)
     assert layout_of(b200, size, fp4, 1, 1) == Layout(4, attention_groups=4)
     assert layout_of(gb200, size, fp4, 36, 1) == Layout(36, attention_groups=36)

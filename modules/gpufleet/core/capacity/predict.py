@@ -149,7 +149,8 @@ def layout_of(  # noqa: PLR0913, PLR0917 - what a benchmark's record says of its
     if gpu.network_bytes_per_s >= gpu.link_bytes_per_s:
         return Layout(tensor, pipeline, attention_groups=tensor)
     root = math.isqrt(tensor)
-    if model.experts and root**2 == tensor and expert_parallel in {None, root}:
+    is_product = model.experts and root**2 == tensor and expert_parallel in {None, root}
+    if is_product and _holds(gpu, root * pipeline, model, precision):
         return Layout(root, pipeline)
     return Layout(tensor, pipeline)
 
@@ -162,11 +163,12 @@ def architecture(shape: ModelShape) -> str:
 
 def _smallest(gpu: GpuType, model: ModelSize, precision: Precision, pipeline: int) -> Layout:
     """The fewest GPUs of a node that hold the experts, each attending to its own requests."""
-    need = Need("", model.weights_bytes(precision), model.hidden_size)
     count = 1
-    while (
-        count < GPUS_OF_A_NODE
-        and cache_room_bytes(need, gpu, count * pipeline, MEMORY_UTILIZATION) <= 0
-    ):
+    while count < GPUS_OF_A_NODE and not _holds(gpu, count * pipeline, model, precision):
         count *= 2
     return Layout(count, pipeline, attention_groups=count)
+
+
+def _holds(gpu: GpuType, gpus: int, model: ModelSize, precision: Precision) -> bool:
+    need = Need("", model.weights_bytes(precision), model.hidden_size)
+    return cache_room_bytes(need, gpu, gpus, MEMORY_UTILIZATION) > 0
