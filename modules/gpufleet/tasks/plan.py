@@ -2,7 +2,7 @@
 
 from invoke import Context
 
-from gpufleet.tasks.command import JSON_HELP, command, print_json, workspace
+from gpufleet.tasks.command import FLEET_HELP, JSON_HELP, command, print_json, workspace
 
 
 @command(
@@ -31,3 +31,23 @@ def predict(_: Context, points: str = "", fleet: str = "", json: bool = False) -
         print_json(rows)
     else:
         console.show_rows(rows)
+
+
+@command({"fleet": FLEET_HELP, "json": JSON_HELP})
+def decide(_: Context, fleet: str = "", json: bool = False) -> None:
+    """Local, hosted or hybrid for each use case, with the numbers, and what would turn it.
+
+    Example: ./fleet plan.decide --fleet fleets/article/production.yaml
+    """
+    from gpufleet.flows.plans import plan_capacity
+    from gpufleet.flows.verdicts import decide_use_cases, fresh_prices
+    from gpufleet.tasks import verdict_view
+
+    here = workspace()
+    file = here.find_fleet(fleet or None)
+    fresh_prices(here, file)
+    report = decide_use_cases(here, file, plan_capacity(here, file))
+    if json:
+        print_json(report.model_dump(mode="json"))
+    else:
+        verdict_view.show_decision(report)
