@@ -336,7 +336,7 @@ def _cache_tokens(candidate: Candidate, memory_utilization: float) -> float:
     model, layout = candidate.model, candidate.layout
     need = Need("", model.weights_bytes(candidate.precision), model.hidden_size)
     room = cache_room_bytes(need, candidate.gpu, layout.gpus, memory_utilization)
-    token_bytes = model.kv_values * ACTIVATION_BYTES * _copies(candidate)
+    token_bytes = model.kv_values * cached_value_bytes(candidate.precision) * _copies(candidate)
     return max(1.0, room / token_bytes)
 
 
