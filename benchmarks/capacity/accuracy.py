@@ -35,9 +35,8 @@ class Row(NamedTuple):
     ttft: float
     tpot: float
     e2e: float
-    group_ttft: float
-    group_tpot: float
-    group_e2e: float
+    groups: tuple[float, ...] = ()
+    """The same of TTFT, TPOT and E2E over groups; empty where there are none."""
 
 
 def rows() -> list[Row]:
@@ -77,7 +76,7 @@ def main() -> None:
     print(f"{'':58} {'':>5}   TTFT   TPOT   E2E     TTFT   TPOT   E2E")
     for row in rows():
         shown = " ".join(f"{100 * value:5.1f}%" for value in row[2:5])
-        groups = " ".join(f"{100 * value:5.1f}%" for value in row[5:])
+        groups = " ".join(f"{100 * value:5.1f}%" for value in row.groups)
         print(f"{row.what:58} {row.rows:5}  {shown}   {groups}")
 
 
@@ -119,7 +118,7 @@ def _summary(what: str, errors: Floats, groups: NDArray[np.str_]) -> Row:
     counted = [name for name in np.unique(groups) if np.sum(groups == name) >= LEAST_ROWS]
     of_groups = [np.median(errors[:, groups == name], axis=1) for name in counted]
     by_row, by_group = np.median(errors, axis=1), np.median(of_groups, axis=0)
-    return Row(what, errors.shape[1], *by_row.tolist(), *by_group.tolist())
+    return Row(what, errors.shape[1], *by_row.tolist(), tuple(by_group.tolist()))
 
 
 def _left_out(
@@ -200,7 +199,7 @@ def _repeatability() -> list[Row]:
             ]
         )
         medians = np.median(errors, axis=0).tolist()
-        found.append(Row(what, len(errors), *medians, *[float("nan")] * 3))
+        found.append(Row(what, len(errors), *medians))
     return found
 
 
@@ -219,19 +218,18 @@ def _plain(samples: Sequence[Sample], owners: NDArray[np.str_]) -> Floats:
         (r.dense_bytes + hit * r.expert_bytes) / r.bandwidth,
         n * context * r.cache_bytes / r.bandwidth,
         n * flop_s,
-        n * moved,
-        2 * r.layers * parallel * 1e-5,
+        n * moved + 2 * r.layers * parallel * 1e-5,
         r.layers * 1e-5,
         n * prompt_s / load.output_tokens,
     ]
-    ttft_terms = [prompt_s, n * prompt_s]
+    ttft_terms = [prompt_s, n * prompt_s, np.full(len(samples), 0.02)]
     ttft = np.log([sample.ttft_s for sample in samples])
     tpot = np.log([sample.tpot_s for sample in samples])
 
     def said(x: Floats) -> tuple[Floats, Floats]:
         factors = np.exp(x)
-        steps = sum(f * term for f, term in zip(factors[:7], tpot_terms, strict=True))
-        first = sum(f * term for f, term in zip(factors[7:], ttft_terms, strict=True))
+        steps = sum(f * term for f, term in zip(factors[:6], tpot_terms, strict=True))
+        first = sum(f * term for f, term in zip(factors[6:], ttft_terms, strict=True))
         return np.asarray(first), np.asarray(steps)
 
     errors = np.zeros((3, len(samples)))
