@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from gpufleet.core.capacity.calibration import Calibration
-from gpufleet.core.capacity.efficiencies import Efficiencies
+from gpufleet.core.capacity.efficiencies import ENGINE, Efficiencies
 from gpufleet.core.capacity.fitting import Sample, fitted, load_of, predicted
 from gpufleet.core.capacity.roofline import Replicas, Times
 from gpufleet.core.capacity.shapes import experts_hit
@@ -54,9 +54,12 @@ def rows() -> list[Row]:
             "the plain roofline of nine terms, engine not told", _plain(samples, owners), owners
         )
     ]
-    for told in (True, False):
+    for told in (False, True):
         errors = _left_out(samples, owners, left_out, told=told)
-        table.append(_summary(f"ours, engine {'told' if told else 'not told'}", errors, owners))
+        name = f"ours, engine {'told' if told else 'not told'}"
+        table.append(_summary(name, errors, owners))
+        own = np.array([sample.backend == ENGINE for sample in samples])
+        table.append(_summary(f"{name}, rows of vLLM", errors[:, own], owners[own]))
     for count, chosen in ((3, three_points), (5, five_points)):
         table.append(
             _calibrated(

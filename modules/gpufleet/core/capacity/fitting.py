@@ -55,7 +55,9 @@ and TensorRT-LLM); kernels start in microseconds; the rest are wide guesses that
 """
 
 GROUPS: Final = (
-    ("first_token_s", "backend", 0.7),
+    ("first_token_s", "backend", 0.4),
+    ("prompt_layer_s", "backend", 0.7),
+    ("prompt_layer_s", "attention", 0.5),
     ("own_prefill", "backend", 0.3),
     ("burst", "backend", 0.7),
     ("layer_s", "backend", 0.3),
