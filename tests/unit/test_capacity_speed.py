@@ -7,13 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpufleet.core.capacity.efficiencies import ENGINE, shipped
 from gpufleet.core.capacity.memory import DoesNotFit
 from gpufleet.core.capacity.replica import Evidence, ReplicaSpeed
-from gpufleet.core.capacity.shapes import UnknownModel
+from gpufleet.core.capacity.roofline import Candidate, Layout, Load, Replicas, times
+from gpufleet.core.capacity.shapes import UnknownModel, shape_of, size_of
 from gpufleet.core.capacity.speed import speed_of
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.evidence import MeasuredPoint, Measurement
+from gpufleet.spec.serving import Precision
 
 
 @pytest.fixture(scope="module")
@@ -144,6 +147,25 @@ def test_every_number_of_a_roofline_is_positive_and_more_sequences_take_longer(
     steps = np.array(found.decode_s)
     assert np.all(steps > 0)
     assert np.all(np.diff(steps[1:]) >= 0)
+
+
+@given(in_flight=st.integers(1, 128), prompt=st.integers(64, 8192), output=st.integers(64, 4096))
+def test_the_simulator_s_numbers_add_up_to_the_roofline_s(
+    article: Fleet, in_flight: int, prompt: int, output: int
+) -> None:
+    fleet = with_measurements(article)
+    found = speed(fleet, gpus=8, limit=in_flight, prompt=prompt, output=output)
+    shape = shape_of(fleet.models["llama-3.1-8b"])
+    candidate = Candidate(size_of(shape), Precision.BF16, fleet.gpus["h100-sxm"], Layout(tensor=8))
+    load = Load(*(np.array([float(each)]) for each in (prompt, output, in_flight)))
+    replica = Replicas.of([candidate])
+    said = times(replica, shipped().coefficients([candidate], ENGINE), load)
+    held = in_flight * (prompt + output / 2)
+    own_prefill_s = found.prefill_token_s * prompt + found.attention_s * prompt**2 / 2
+    step_s = found.decode_s[in_flight] + found.kv_token_s * held
+    alone_s = found.decode_s[0] + own_prefill_s + found.first_token_s
+    e2e_s = alone_s + output * step_s + (in_flight - 1) * own_prefill_s
+    assert e2e_s == pytest.approx(float(said.e2e_s(load.output_tokens)[0]), rel=0.25)
 
 
 def test_an_eight_billion_model_on_an_h100_is_read_in_five_to_ten_milliseconds(
