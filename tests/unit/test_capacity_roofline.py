@@ -46,6 +46,12 @@ MODELS = (
     "openai/gpt-oss-120b",
     "Qwen/Qwen3.5-397B-A17B",
 )
+LLAMA = Candidate(
+    size_of(built_in_shape("meta-llama/Llama-3.1-8B")),
+    Precision.BF16,
+    GPUS["h100-sxm"],
+    Layout(1),
+)
 
 candidates = st.builds(
     lambda model, gpu, precision, tensor: Candidate(
@@ -194,6 +200,41 @@ def test_calibration_finds_a_replica_that_is_evenly_slower(
     found = Calibration.of(replica, coefficients, points).times(between)
     assert found.tpot_s == pytest.approx(truth(between).tpot_s, rel=0.06)
     assert found.ttft_s == pytest.approx(truth(between).ttft_s, rel=0.15)
+
+
+def calibrated(ttft: list[float], tpot: list[float]) -> tuple[Calibration, Times]:
+    """An H100's Llama, and three points that are so many times what the roofline says of them."""
+    replica = Replicas.of([LLAMA])
+    coefficients = shipped().coefficients([LLAMA], "vllm")
+    in_flight = [2, 8, 32]
+    load = Load(np.full(3, 512.0), np.full(3, 256.0), np.array([float(n) for n in in_flight]))
+    said = times(replica, coefficients, load)
+    points = [
+        MeasuredPoint(
+            prompt_tokens=512,
+            output_tokens=256,
+            concurrency=n,
+            ttft_s=float(said.ttft_s[i] * ttft[i]),
+            tpot_s=float(said.tpot_s[i] * tpot[i]),
+        )
+        for i, n in enumerate(in_flight)
+    ]
+    found = Calibration.of(replica, coefficients, points)
+    now = found.times(load)
+    return found, Times(now.ttft_s / said.ttft_s, now.tpot_s / said.tpot_s)
+
+
+def test_what_no_scale_explains_is_kept_near_the_points() -> None:
+    _, factors = calibrated([1.0, 1.3, 1.0], [1.0, 1.2, 1.0])
+    assert factors.ttft_s == pytest.approx([1.0, 1.3, 1.0], rel=0.07)
+    assert factors.tpot_s == pytest.approx([1.0, 1.2, 1.0], rel=0.03)
+
+
+def test_an_even_error_is_corrected_far_from_the_points_too() -> None:
+    found, _ = calibrated([1.0] * 3, [1.5] * 3)
+    far = Load(np.array([32.0]), np.array([8192.0]), np.array([1.0]))
+    plain = times(found.replica, shipped().coefficients([LLAMA], "vllm"), far)
+    assert found.times(far).tpot_s / plain.tpot_s == pytest.approx(1.5, rel=0.1)
 
 
 @pytest.fixture(scope="module")
