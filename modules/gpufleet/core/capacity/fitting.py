@@ -1,7 +1,7 @@
 """How the efficiencies are fitted: robust least squares on relative errors, shrunk to physics."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -15,8 +15,12 @@ from gpufleet.core.capacity.efficiencies import (
     Residual,
     levels,
 )
+from gpufleet.core.capacity.predict import architecture, layout_of
 from gpufleet.core.capacity.requests import Floats, Integers
-from gpufleet.core.capacity.roofline import Coefficients, Load, Replicas, Times, times
+from gpufleet.core.capacity.roofline import Candidate, Coefficients, Load, Replicas, Times, times
+from gpufleet.core.capacity.shapes import built_in_shape, size_of
+from gpufleet.spec.hardware import GpuType
+from gpufleet.spec.serving import Precision
 
 PRIORS: Final[dict[str, tuple[float, float]]] = {
     "dense_read": (1 / 0.75, 0.2),
@@ -51,7 +55,9 @@ and TensorRT-LLM); kernels start in microseconds; the rest are wide guesses that
 """
 
 GROUPS: Final = (
-    ("first_token_s", "backend", 0.7),
+    ("first_token_s", "backend", 0.4),
+    ("prompt_layer_s", "backend", 0.7),
+    ("prompt_layer_s", "attention", 0.5),
     ("own_prefill", "backend", 0.3),
     ("burst", "backend", 0.7),
     ("layer_s", "backend", 0.3),
@@ -62,6 +68,7 @@ GROUPS: Final = (
     ("expert_compute", "precision", 0.2),
     ("expert_compute", "cores", 0.2),
     ("activation", "cores", 0.3),
+    ("activation", "attention", 0.3),
     ("dispatch", "cores", 0.3),
 )
 """Corrections: of which coefficient, by which kind of group, and how far a group may stray."""
@@ -83,8 +90,8 @@ IDEAL: Final = frozenset(
     }
 )
 """Terms that are times the data sheet's ideal, and so are at least 1."""
-MOST_CORRECTION: Final = 1.1
-"""No group's coefficient is more than three times, or less than a third of, the pooled one."""
+MOST_CORRECTION: Final = 1.6
+"""No group's coefficient is more than five times, or less than a fifth of, the pooled one."""
 
 
 SOURCE: Final = (
@@ -186,6 +193,31 @@ class Design:
                 x[len(PRIORS) :] / self.spreads,
             ]
         )
+
+
+def samples_of(rows: Iterable[Mapping[str, str]], gpus: Mapping[str, GpuType]) -> dict[Sample, str]:
+    """Every distinct row of a file like `serving_measurements.csv`, with the engine's version.
+
+    Rows that only differ in the version or in which name of an architecture they carry are one:
+    the source repeats them.
+    """
+    found: dict[Sample, str] = {}
+    for row in rows:
+        shape, gpu = built_in_shape(row["model"]), gpus[row["gpu"].replace("_", "-")]
+        precision = Precision(row["precision"])
+        spread = [int(row[name]) for name in ("tp", "pp", "ep")]
+        layout = layout_of(gpu, size_of(shape), precision, *spread)
+        sample = Sample(
+            case=Case(Candidate(size_of(shape), precision, gpu, layout), architecture(shape)),
+            backend=row["backend"],
+            prompt_tokens=float(row["isl"]),
+            output_tokens=float(row["osl"]),
+            concurrency=float(row["concurrency"]),
+            ttft_s=float(row["ttft_ms"]) / 1000,
+            tpot_s=float(row["tpot_ms"]) / 1000,
+        )
+        found.setdefault(sample, row["backend_version"])
+    return found
 
 
 def fitted(samples: Sequence[Sample], start: Efficiencies | None = None) -> Efficiencies:

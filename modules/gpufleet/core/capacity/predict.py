@@ -140,17 +140,17 @@ def layout_of(  # noqa: PLR0913, PLR0917 - what a benchmark's record says of its
     more than a node's worth of GPUs with data parallel attention.
     """
     experts = expert_parallel or 1
-    if experts > 1 and tensor == experts**2:
-        return Layout(experts, pipeline)
     if experts > 1 and tensor == 1:
         return Layout(experts, pipeline, attention_groups=experts)
-    if tensor > GPUS_OF_A_NODE and gpu.network_bytes_per_s >= gpu.link_bytes_per_s:
-        return Layout(tensor, pipeline, attention_groups=tensor)
-    root = math.isqrt(tensor)
-    if model.experts and tensor > GPUS_OF_A_NODE and root**2 == tensor and expert_parallel is None:
-        return Layout(root, pipeline)
     if model.experts and tensor == 1 and expert_parallel is None:
         return _smallest(gpu, model, precision, pipeline)
+    if tensor <= GPUS_OF_A_NODE:
+        return Layout(tensor, pipeline)
+    if gpu.network_bytes_per_s >= gpu.link_bytes_per_s:
+        return Layout(tensor, pipeline, attention_groups=tensor)
+    root = math.isqrt(tensor)
+    if model.experts and root**2 == tensor and expert_parallel in {None, root}:
+        return Layout(root, pipeline)
     return Layout(tensor, pipeline)
 
 

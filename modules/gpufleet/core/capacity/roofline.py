@@ -224,7 +224,7 @@ def cache_s(replicas: Replicas, c: Coefficients, context_tokens: Floats) -> Floa
     """Reading one sequence's cache of so many tokens in a step."""
     seen = np.minimum(context_tokens, replicas.top_k) * replicas.cache_bytes
     near = np.minimum(context_tokens, replicas.window) * replicas.window_bytes
-    return c.cache_read * (seen + near) / replicas.bandwidth / replicas.pipeline
+    return c.cache_read * (seen + near) / replicas.bandwidth
 
 
 def prompt_s(replicas: Replicas, c: Coefficients, tokens: Floats) -> Floats:
@@ -258,7 +258,8 @@ def times(replicas: Replicas, c: Coefficients, load: Load) -> Times:
     """Mean time to the first token and for each later one, in a closed loop."""
     n = running(replicas, load)
     context = LENGTH_MEAN * (load.prompt_tokens + load.output_tokens / 2)
-    decode = step_s(replicas, c, n) + n * cache_s(replicas, c, context)
+    here = np.maximum(n / replicas.pipeline, 1)
+    decode = step_s(replicas, c, n) + here * cache_s(replicas, c, context)
     vary = prompt_s(replicas, c, load.prompt_tokens)
     fixed = prompt_fixed_s(replicas, c, load.prompt_tokens)
     others = np.maximum(n - 1, 0) / replicas.pipeline
@@ -336,7 +337,7 @@ def _cache_tokens(candidate: Candidate, memory_utilization: float) -> float:
     model, layout = candidate.model, candidate.layout
     need = Need("", model.weights_bytes(candidate.precision), model.hidden_size)
     room = cache_room_bytes(need, candidate.gpu, layout.gpus, memory_utilization)
-    token_bytes = model.kv_values * ACTIVATION_BYTES * _copies(candidate)
+    token_bytes = model.kv_values * cached_value_bytes(candidate.precision) * _copies(candidate)
     return max(1.0, room / token_bytes)
 
 

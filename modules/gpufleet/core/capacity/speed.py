@@ -215,13 +215,14 @@ def _speed(  # noqa: PLR0913 - the parts of a replica's speed
     by_length = whole - pairs * prompt**2 / 2
     shared = (c.prefill_share * by_length + c.prefill_fixed_share * fixed) * first
     attention = c.prefill_share * pairs * first
+    cached = cache_s(replica, c, context) / context / replica.pipeline
     decode = step_s(replica, c, np.arange(work.concurrency_limit + 1.0)) * steps
     decode[0] = float((fixed + c.step_s)[0]) * steps[0]
     own = c.own_prefill * (whole + fixed) + c.joined_steps * decode[1]
     in_steps = decode[0] + shared + attention * prompt**2 / 2
     return ReplicaSpeed(
         decode_s=tuple(decode.tolist()),
-        kv_token_s=float((cache_s(replica, c, context) / context)[0] * steps[-1]),
+        kv_token_s=float(cached[0] * steps[-1]),
         prefill_token_s=float((shared / prompt)[0]),
         attention_s=float(attention[0]),
         first_token_s=float(np.maximum(c.first_token_s, c.first_token_s + own - in_steps)[0])
