@@ -30,6 +30,9 @@ from gpufleet.core.capacity.simulator import simulate
 
 TIMEOUT_S: Final = 600.0
 """A client's patience: the default of OpenAI's client library (openai-python 2, `timeout`)."""
+BURSTY: Final = 0.5
+"""Variance of a declared rate in 10 s windows, over its mean squared, from which a plan has one
+replica more: a summary does not say how such bursts follow each other."""
 LATENCY_MARGIN: Final = 0.95
 """Share of a declared stream's limits that a plan uses: a summary is not the stream itself. A
 recorded one is planned on the limits as they are."""
@@ -168,6 +171,8 @@ class _Search:
         self._targets, self._speed = targets, speed
         self._bounds = closed_form_bounds(streams, targets, speed)
         recorded = any(stream.trace is not None for stream in streams)
+        variance = max(rate_variance(stream, WINDOW_S) for stream in streams)
+        self._doubt = 1 if variance >= BURSTY and not recorded else 0
         self._parts = 1 if recorded else -(-self._bounds.likely // SIMULATED_REPLICAS)
         part = [_part_of(stream, self._parts) for stream in streams]
         duration_s = _duration_s(part, targets)
@@ -186,7 +191,7 @@ class _Search:
         found = first_true(self._holds_part, lower, likely, upper)
         if found is None:
             return most if self.holds(most) and most >= self._bounds.lower else None
-        return min(most, found * self._parts)
+        return min(most, found * self._parts + self._doubt)
 
     def holds(self, replicas: int) -> bool:
         """Whether so many keep every promise."""
@@ -286,7 +291,7 @@ def _duration_s(streams: Sequence[Stream], targets: Sequence[Target]) -> float:
         return max(spans)
     rate = sum(stream.rate_rps for stream in streams)
     variance = max(rate_variance(stream, WINDOW_S) for stream in streams)
-    least = min(MOST_REQUESTS, REQUESTS * (1 + variance))
+    least = min(MOST_REQUESTS, REQUESTS * (1 + 3 * variance))
     swing_s = min(_LONGEST_SWING_S, 2 * max(target.p95_s for target in targets))
     return min(max(least / rate, STRATA * swing_s), MOST_REQUESTS / rate)
 
