@@ -10,6 +10,7 @@ from gpufleet.core.capacity.arrivals import index_of_dispersion
 from gpufleet.core.capacity.bounds import Target
 from gpufleet.core.capacity.memory import DoesNotFit
 from gpufleet.core.capacity.requests import FAILED, SERVED, SHED, Floats, Limits, Requests
+from gpufleet.core.capacity.shapes import UnknownModel
 from gpufleet.core.capacity.simulator import simulate
 from gpufleet.core.capacity.sizing import TIMEOUT_S, keeps, predict
 from gpufleet.core.capacity.speed import speed_of
@@ -55,7 +56,7 @@ def replay(fleet_file: Path, trace_file: Path, use_case_name: str, gpus: int) ->
             mean_prompt_tokens=use_case.tokens.prompt_mean,
             mean_output_tokens=use_case.tokens.output_mean,
         )
-    except DoesNotFit as error:
+    except (DoesNotFit, UnknownModel) as error:
         raise BadInput(str(error), where=f"{fleet_file}: pools.{pool_name}") from None
     trace = trace_of(trace_file)
     requests = Requests(

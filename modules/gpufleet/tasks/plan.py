@@ -45,7 +45,7 @@ def predict(_: Context, points: str = "", fleet: str = "", json: bool = False) -
 def replay(
     _: Context,
     trace: str = "",
-    gpus: int = 0,
+    gpus: str = "",
     use_case: str = "",
     fleet: str = "",
     json: bool = False,
@@ -60,11 +60,11 @@ def replay(
     from gpufleet.spec.errors import BadInput
     from gpufleet.tasks import plan_view
 
-    if not (trace and use_case):
+    if not (trace and use_case and gpus.isdecimal()):
         what = "needs --trace FILE.csv, --gpus N and --use-case NAME"
         raise BadInput(what, mend="see ./fleet --help plan.replay")
     here = workspace()
-    report = run(here.find_fleet(fleet or None), Path(trace), use_case, gpus)
+    report = run(here.find_fleet(fleet or None), Path(trace), use_case, int(gpus))
     if json:
         print_json(report.model_dump(mode="json"))
     else:
