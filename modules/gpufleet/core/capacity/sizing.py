@@ -30,7 +30,7 @@ from gpufleet.core.capacity.simulator import simulate
 
 TIMEOUT_S: Final = 600.0
 """A client's patience: the default of OpenAI's client library (openai-python 2, `timeout`)."""
-BURSTY: Final = 0.5
+BURSTY: Final = 0.2
 """Variance of a declared rate in 10 s windows, over its mean squared, from which a plan has one
 replica more: a summary does not say how such bursts follow each other."""
 LATENCY_MARGIN: Final = 0.95
