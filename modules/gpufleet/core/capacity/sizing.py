@@ -177,16 +177,18 @@ class _Search:
     ) -> None:
         self._targets, self._speed = targets, speed
         self._bounds = closed_form_bounds(streams, targets, speed)
-        recorded = any(stream.trace is not None for stream in streams)
-        variance = max(rate_variance(stream, WINDOW_S) for stream in streams)
-        self._doubt = 1 if variance >= BURSTY and not recorded else 0
-        self._parts = 1 if recorded else -(-self._bounds.likely // SIMULATED_REPLICAS)
+        traced = {stream.use_case for stream in streams if stream.trace is not None}
+        declared = [stream for stream in streams if stream.trace is None]
+        variance = max((rate_variance(stream, WINDOW_S) for stream in declared), default=0.0)
+        self._doubt = 1 if variance >= BURSTY else 0
+        # A part of a trace is another stream, so that a pool with one is simulated whole.
+        self._parts = 1 if traced else -(-self._bounds.likely // SIMULATED_REPLICAS)
         part = [_part_of(stream, self._parts) for stream in streams]
         duration_s = _duration_s(part, targets)
-        self._goals = [each if recorded else _with_margin(each) for each in targets]
+        self._goals = [each if each.use_case in traced else _with_margin(each) for each in targets]
         self._traffic: list[Requests] = [
             arrivals(part, duration_s=duration_s, seed=seed + number)
-            for number in range(1 if recorded else seeds)
+            for number in range(seeds if declared else 1)
         ]
         self._seen: dict[int, tuple[Prediction, ...]] = {}
         self._votes: dict[int, bool] = {}
