@@ -170,7 +170,8 @@ def _choice_cost(case: Case, choice: Choice) -> ChoiceCost:
 def _reasons(fleet: Fleet, case: Case, choice: Choice) -> Reasons:
     use_case, sides = case.use_case, case.sides
     where = ", ".join(use_case.residency)
-    leaves = forbidden(use_case) or f"may leave; the provider has to process it in {where}"
+    kind = use_case.data_class.value
+    may = f"{kind} data may leave; the provider has to process it in {where}"
     shown = []
     for each in Choice:
         cost = unit_price(
@@ -194,7 +195,7 @@ def _reasons(fleet: Fleet, case: Case, choice: Choice) -> Reasons:
     if choice is not Choice.LOCAL:
         latency += "; the hosted API's is not known: measure it before you rely on it"
     return Reasons(
-        compliance=f"{use_case.data_class.value} data: {leaves}",
+        compliance=forbidden(use_case) or may,
         cost=f"{fleet.currency} for 1,000 successful tasks: {'; '.join(shown)}; {shape}",
         latency=latency,
     )
