@@ -363,3 +363,11 @@ def test_more_replicas_never_bring_a_promise_nearer_to_breaking(file: Path) -> N
             p95_share(fleet.model_copy(update={"pools": {"answers": more}}), "answers", {})
         )
     assert shares == sorted(shares, reverse=True)
+
+
+def test_what_a_change_shows_is_the_same_after_it_was_sent_to_the_worker(file: Path) -> None:
+    before = load_fleet(file)
+    edit(file, "rate_rps: 50", "rate_rps: 80")
+    found = outlook(before, load_fleet(file), file)
+    assert found is not None
+    assert type(found).model_validate(found.model_dump(mode="json")) == found

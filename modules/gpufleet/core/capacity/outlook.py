@@ -1,5 +1,6 @@
 """What users of a pool would see with the replicas that are declared, whether planned or not."""
 
+import math
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
@@ -145,7 +146,10 @@ def p95_share(fleet: Fleet, name: str, traces: Mapping[str, Trace]) -> float:
     unlimited = Limits(queue_limit=len(requests), timeout_s=TIMEOUT_S)
     outcome = simulate(requests, speed, replicas, unlimited)
     seen = [(predict([outcome], target), target) for target in targets]
-    return max(
+    share = max(
         max(found.p95_s / target.p95_s, found.ttft_p95_s / target.ttft_p95_s)
         for found, target in seen
     )
+    if not math.isfinite(share):
+        raise ValueError("no request of a use case would be served")
+    return share
