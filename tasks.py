@@ -22,5 +22,5 @@ namespace = Collection()
 for module in (fleet, change, doctor, develop, worker):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
-for module in (flows, approve, plan, cost, freeze, journal, state, images):
+for module in (flows, approve, cost, freeze, journal, plan, state, images):
     namespace.add_collection(Collection.from_module(module))

@@ -1,13 +1,15 @@
 """Plans from a stream's summary beside the fewest replicas that hold when the stream is replayed.
 
-The two Azure traces, their times scaled to several rates, on two replicas of plausible speed and
-with two promises each. A plan sees the mean rate, the index of dispersion and mean and p95 of the
-lengths, as a fleet file declares them; the replay sees the trace. Beside it what peers use, given
-the same replica's full rate: the article's rule (rate over rate, rounded up), Erlang C with the
-same limit on waiting, and square-root staffing.
+The two Azure traces at several rates, on two replicas of plausible speed and with two promises
+each: their times scaled (as a fleet file's `trace` is), four copies side by side, a random half.
+A plan sees the mean rate, the index of dispersion, and mean and p95 of the lengths, as a fleet file
+declares them; the replay sees the trace. Beside it what peers use, given the same replica's full
+rate: the article's rule (rate over rate, rounded up), Erlang C with the same limit on waiting, and
+square-root staffing.
 """
 
 import gzip
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ TRACES = {
 """File and longest answer, tokens."""
 SCALES = (0.5, 1, 2, 4, 9)
 QUICK_SCALES = (1, 4)
+COPIES = 4
+KEPT = 0.5
 SPEEDS = {
     "8B": ReplicaSpeed(
         decode_s=tuple(np.linspace(0.008, 0.022, 65)),
@@ -74,12 +78,33 @@ def read(name: str) -> tuple[Trace, Tokens]:
     return Trace(table[:, 0], prompt.astype(np.int64), output.astype(np.int64)), tokens
 
 
+def scaled(trace: Trace, scale: float) -> Trace:
+    """The trace `scale` times as fast."""
+    return replace(trace, arrival_s=trace.arrival_s / scale)
+
+
+def side_by_side(trace: Trace, copies: int) -> Trace:
+    """Copies of a trace at once, each begun at another place."""
+    span_s = trace.span_s
+    shifts = [copy * span_s / copies for copy in range(copies)]
+    arrival_s = np.concatenate([(trace.arrival_s + shift) % span_s for shift in shifts])
+    order = np.argsort(arrival_s, kind="stable")
+    lengths = (np.tile(each, copies) for each in (trace.prompt_tokens, trace.output_tokens))
+    return Trace(arrival_s[order], *(each[order] for each in lengths))
+
+
+def thinned(trace: Trace, share: float) -> Trace:
+    """A random share of the requests."""
+    kept = np.random.default_rng(1).random(len(trace)) < share
+    return Trace(trace.arrival_s[kept], trace.prompt_tokens[kept], trace.output_tokens[kept])
+
+
 def decision(
-    trace: Trace, tokens: Tokens, scale: float, speed: ReplicaSpeed, promise: tuple[float, float]
+    trace: Trace, tokens: Tokens, speed: ReplicaSpeed, promise: tuple[float, float]
 ) -> dict[str, Any]:
     """One row: what the plan and the peers choose, and what holds."""
-    arrival_s = trace.arrival_s / scale
-    rate_rps = len(trace) / trace.span_s * scale
+    arrival_s = trace.arrival_s
+    rate_rps = len(trace) / trace.span_s
     requests = Requests(
         arrival_s, trace.prompt_tokens, trace.output_tokens, np.zeros(len(trace), np.int64)
     )
@@ -120,12 +145,20 @@ def rows(*, quick: bool = False) -> list[dict[str, Any]]:
     """A row for each trace, rate, replica and promise."""
     found = []
     for name in TRACES:
-        trace, tokens = read(name)
-        for scale in QUICK_SCALES if quick else SCALES:
+        recorded, tokens = read(name)
+        made = {
+            f"times {scale:g}": scaled(recorded, scale)
+            for scale in (QUICK_SCALES if quick else SCALES)
+        }
+        if not quick:
+            made[f"{COPIES} copies"] = side_by_side(recorded, COPIES)
+            made["half"] = thinned(recorded, KEPT)
+        for how, trace in made.items():
             for replica, speed in SPEEDS.items():
                 for promise, limits in PROMISES.items():
-                    row = decision(trace, tokens, scale, speed, limits)
-                    found.append({"trace": name, "replica": replica, "promise": promise, **row})
+                    row = decision(trace, tokens, speed, limits)
+                    case = {"trace": name, "made": how, "replica": replica, "promise": promise}
+                    found.append({**case, **row})
     return found
 
 
@@ -139,7 +172,7 @@ def main(*, quick: bool = False) -> list[dict[str, Any]]:
 def table(found: list[dict[str, Any]]) -> list[str]:
     """Markdown: the rows, then the counts of verdicts."""
     ways = ("plan", "rule", "erlang_c", "square_root")
-    head = ("trace", "rate_rps", "index", "replica", "promise", "fewest", *ways)
+    head = ("trace", "made", "rate_rps", "index", "replica", "promise", "fewest", *ways)
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(str(row[column]) for column in head) + " |" for row in found]
     lines += ["", "| chosen by | good | wasted | missed |", "|---|---|---|---|"]

@@ -80,6 +80,19 @@ def test_a_recorded_stream_is_planned_on_itself_and_not_one_replica_more() -> No
     assert not holds(sized.replicas - 1)
 
 
+def test_a_recorded_and_a_declared_stream_share_a_pool() -> None:
+    recorded = arrivals([Stream(0, 12.0, 4.0, SHORT)], duration_s=300, seed=9)
+    trace = Trace(recorded.arrival_s, recorded.prompt_tokens, recorded.output_tokens)
+    streams = [Stream(0, 12.0, 1.0, SHORT, trace), Stream(1, 12.0, 4.0, SHORT)]
+    targets = [CHAT, replace(CHAT, use_case=1)]
+    both = fewest_replicas(streams, targets, LLM, most=100, seed=1)
+    alone = fewest_replicas(streams[:1], targets[:1], LLM, most=100, seed=1)
+    assert both is not None
+    assert alone is not None
+    assert both.replicas > alone.replicas
+    assert all(map(keeps, both.predictions, targets))
+
+
 @settings(max_examples=12, deadline=None)
 @given(rate_rps=st.floats(2, 60), more=st.floats(1.2, 2.5), index=st.sampled_from([1.0, 4.0, 20.0]))
 def test_more_traffic_never_takes_fewer_replicas(

@@ -60,7 +60,7 @@ def test_every_call_on_a_page_is_a_task_with_these_options(page: Path) -> None:
         if words[0].startswith("-"):
             continue
         task = collection[words[0]]
-        known = {f"--{argument.name}" for argument in task.get_arguments()} | {"--help"}
+        known = {f"--{each.name.replace('_', '-')}" for each in task.get_arguments()} | {"--help"}
         assert {word for word in words if word.startswith("--")} <= known, words
 
 

@@ -14,6 +14,7 @@ from gpufleet.edges.declared_files import write_declared
 from gpufleet.flows.durable import Run, flow
 from gpufleet.flows.environment import Environment, OnProgress
 from gpufleet.flows.ground import ENVIRONMENT, Ground
+from gpufleet.flows.outlook import outlook
 from gpufleet.flows.provision import previews, update_site
 from gpufleet.flows.readiness import wait_ready
 from gpufleet.flows.stacks import stacks_of
@@ -63,6 +64,7 @@ def plan_change(ground: Ground, on_progress: OnProgress) -> ChangePlan:
         expected_s=expected,
         rollback_s=expected,
         approvals_needed=fleet.governance.approvals_required,
+        capacity=outlook(last[1] if last else None, fleet, ground.fleet_file),
     )
 
 

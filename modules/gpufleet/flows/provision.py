@@ -26,6 +26,7 @@ from gpufleet.local.platform import down
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import PolicyRefused
 from gpufleet.spec.fence import Fence
+from gpufleet.spec.load import outdated
 from gpufleet.spec.reports import PreviewReport, StackPreview, StackResult, UpReport
 
 S = TypeVar("S")
@@ -82,6 +83,7 @@ def preview(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> 
         fleet=environment.fleet.fleet,
         environment=environment.fleet.environment,
         stacks=previews(environment, cli, stacks, on_progress),
+        warnings=[told] if (told := outdated(fleet_file)) else [],
     )
 
 

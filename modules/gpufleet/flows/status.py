@@ -14,6 +14,7 @@ from gpufleet.flows.lost_objects import lost_objects
 from gpufleet.flows.pool_view import observed_pools
 from gpufleet.local.platform import embedded_sites, observe
 from gpufleet.spec.errors import FleetError
+from gpufleet.spec.load import outdated
 from gpufleet.spec.reports import DriftRow, PoolRow, ProcessRow, StatusReport
 
 _WORKLOADS = (("apps/v1", "Deployment"), ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet"))
@@ -44,6 +45,7 @@ def status(workspace: Workspace, fleet_file: Path) -> StatusReport:
         pools=pools,
         processes=_processes(environment),
         drift=drift,
+        warnings=[told] if (told := outdated(fleet_file)) else [],
     )
 
 

@@ -11,9 +11,10 @@ import jinja2
 from gpufleet.reports import plots
 from gpufleet.reports.plots import BLUE, GREEN, ORANGE, QUIET, RED, Line, Mark
 from gpufleet.spec.plans import Plan, PoolPlan, TrafficPoint
-from gpufleet.spec.verdicts import DecisionReport, Verdict
+from gpufleet.spec.verdicts import DecisionReport, Lever, Verdict
 
 _TEMPLATE: Final = "capacity.html.jinja"
+_LEVERS_SHOWN: Final = 10
 
 
 def capacity_page(
@@ -41,10 +42,17 @@ def capacity_page(
             verdict.use_case: {cost.choice: cost for cost in verdict.choices}
             for verdict in verdicts
         },
+        levers=_largest_levers(verdicts),
         made_at=f"{made_at:%Y-%m-%d %H:%M} UTC",
         money_plots=_money_plots(plan, verdicts, traffic),
         latency_plots=_latency_plots(plan.pools),
     )
+
+
+def _largest_levers(verdicts: Sequence[Verdict]) -> list[tuple[str, Lever]]:
+    """Those that are worth most, with their use cases."""
+    found = [(verdict.use_case, lever) for verdict in verdicts for lever in verdict.levers]
+    return sorted(found, key=lambda pair: -pair[1].monthly_worth)[:_LEVERS_SHOWN]
 
 
 def _environment() -> jinja2.Environment:

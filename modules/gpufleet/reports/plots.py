@@ -34,6 +34,7 @@ _SETTINGS: Final[Any] = {
     "legend.frameon": False,
     "legend.fontsize": 8,
 }
+_NUMBERS: Final = "{x:,g}"
 _SIZE_INCHES: Final = (4.4, 2.7)
 """Small, so that the text is still read on a phone, which shows the plot at about this width."""
 _HEAD: Final = re.compile(r"^.*?(?=<svg )", re.DOTALL)
@@ -88,6 +89,7 @@ def lines(  # noqa: PLR0913 - what a plot is made of
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
         axes.set_ylim(bottom=0)
+        axes.yaxis.set_major_formatter(_NUMBERS)
         axes.legend(loc="best")
         return _svg(figure, title)
 
@@ -110,6 +112,7 @@ def bars(title: str, y_label: str, parts: Sequence[tuple[str, float, str]], limi
         axes.set_yticks([])
         axes.set_xlabel(y_label)
         axes.set_ylim(-0.5, 1.6)
+        axes.xaxis.set_major_formatter(_NUMBERS)
         axes.legend(loc="upper left", ncols=2)
         return _svg(figure, title)
 

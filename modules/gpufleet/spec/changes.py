@@ -1,5 +1,6 @@
 """A change of an environment, before anything is applied."""
 
+from decimal import Decimal
 from typing import Self
 
 from pydantic import JsonValue
@@ -31,6 +32,31 @@ class Opening(Spec):
     """The next opening, ISO 8601; empty where it is open, or none is known."""
 
 
+class PoolRisk(Spec):
+    """How near a pool comes to breaking its promise, at the declared peak."""
+
+    pool: str
+    p95_share_before: float | None
+    """Predicted p95 over its limit, of the use case that is nearest; above 1 it is broken."""
+    p95_share_after: float | None
+    unknown: str
+    """Why one of them is not known; empty where both are, or the pool was not there before."""
+
+
+class CapacityChange(Spec):
+    """What a change means for GPUs, cost and promises, before anything is applied."""
+
+    currency: str
+    gpus_before: int
+    """Of every replica that may run."""
+    gpus_after: int
+    cost_monthly_before: Decimal
+    """Of those GPUs."""
+    cost_monthly_after: Decimal
+    risks: list[PoolRisk]
+    """Of pools whose speed or load changes."""
+
+
 class ChangePlan(Spec):
     """What would be changed, and when it could be."""
 
@@ -46,6 +72,7 @@ class ChangePlan(Spec):
     rollback_s: float
     """How long it takes to go back, seconds."""
     approvals_needed: int
+    capacity: CapacityChange | None = None
 
     @property
     def changes(self) -> int:
@@ -62,6 +89,7 @@ class ChangePlan(Spec):
         return {
             "changes": self.changes,
             "gpus": self.gpus,
+            "capacity": self.capacity.model_dump(mode="json") if self.capacity else None,
             "pools": [pool.model_dump(mode="json") for pool in self.pools],
             "stacks": [
                 {

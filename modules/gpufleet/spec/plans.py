@@ -41,6 +41,8 @@ class Headroom(Spec):
     """For the nodes that a maintenance wave takes away."""
     surge: int
     """For the replicas that a rollout starts before it stops others."""
+    site_loss: int = 0
+    """For what the loss of a site takes away: replicas that may run at the other sites."""
 
 
 class PlannedPlacement(Spec):
@@ -85,6 +87,7 @@ class PoolPlan(Spec):
     """On demand beyond those: what declared peaks and burstiness add."""
     replicas_min: int
     replicas_max: int
+    """Steady, burst, and what the loss of a site asks of the other sites."""
     concurrency_limit: int
     """Requests in flight at one replica."""
     queue_limit: int

@@ -86,6 +86,8 @@ class PreviewReport(Spec):
     fleet: str
     environment: str
     stacks: list[StackPreview]
+    warnings: list[str] = Field(default_factory=list)
+    """What a reader should know, such as a plan that was made for an earlier fleet file."""
 
     @property
     def changes(self) -> int:
@@ -123,6 +125,8 @@ class StatusReport(Spec):
     pools: list[PoolRow]
     processes: list[ProcessRow]
     drift: list[DriftRow]
+    warnings: list[str] = Field(default_factory=list)
+    """What a reader should know, such as a plan that was made for an earlier fleet file."""
 
     @property
     def is_good(self) -> bool:

@@ -75,6 +75,16 @@ class Fleet(Program):
         return list(self.collection.task_names)
 
 
+def _asked(words: list[str]) -> list[str]:
+    """The command line, with `TASK --help` as `--help TASK`.
+
+    A task that needs a value without a flag would take `--help` for it.
+    """
+    if len(words) > 1 and not words[0].startswith("-") and {"--help", "-h"} & {*words[1:]}:
+        return ["--help", words[0]]
+    return words
+
+
 def main() -> None:
     """Run, and end with a documented exit code."""
     program = Fleet(
@@ -82,7 +92,7 @@ def main() -> None:
     )
     try:
         try:
-            program.run(["fleet", "--search-root", str(ROOT), *sys.argv[1:]])
+            program.run(["fleet", "--search-root", str(ROOT), *_asked(sys.argv[1:])])
         finally:
             sys.stdout.flush()
     except BrokenPipeError:

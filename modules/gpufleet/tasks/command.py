@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from invoke import task
@@ -77,8 +78,12 @@ def workspace() -> "Workspace":
 
 
 def print_json(value: object) -> None:
-    """One JSON value on stdout, and nothing else."""
-    sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
+    """One JSON value on stdout, and nothing else; money is a number, as it was rounded."""
+    sys.stdout.write(json.dumps(value, indent=2, default=_plain) + "\n")
+
+
+def _plain(value: object) -> object:
+    return float(value) if isinstance(value, Decimal) else str(value)
 
 
 def _explained(error: Exception) -> "FleetError":

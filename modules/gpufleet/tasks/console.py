@@ -149,6 +149,8 @@ def show_preview(report: PreviewReport) -> None:
     change_lines(report.stacks)
     if not report.changes:
         facts.print("nothing would change")
+    for warning in report.warnings:
+        facts.print(f"note: {warning}", style="yellow", soft_wrap=True)
 
 
 def change_lines(stacks: list[StackPreview]) -> None:
@@ -173,6 +175,8 @@ def show_status(report: StatusReport) -> None:
     for row in report.drift:
         what = f"  {row.site} ({row.between}) {row.what}: {row.declared} declared, {row.actual}"
         facts.print(what, style="yellow", soft_wrap=True)
+    for warning in report.warnings:
+        facts.print(f"note: {warning}", style="yellow", soft_wrap=True)
     if not report.is_good:
         facts.print("\n./fleet up heals what can be healed")
 

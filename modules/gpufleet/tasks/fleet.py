@@ -102,3 +102,20 @@ def env(_: Context, fleet: str = "", json: bool = False) -> None:
         return
     for name, value in variables.items():
         sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
+
+
+@command({"pool": "Name of a pool.", **_HELP})
+def explain(_: Context, pool: str, fleet: str = "", json: bool = False) -> None:
+    """Why every number of a pool is what it is, down to a line of the fleet file.
+
+    Example: ./fleet explain answers --fleet fleets/article/production.yaml
+    """
+    from gpufleet.flows.plans import explain as explained
+    from gpufleet.tasks import plan_view
+
+    here = workspace()
+    found = explained(here, here.find_fleet(fleet or None), pool)
+    if json:
+        print_json(found.model_dump())
+    else:
+        plan_view.show_explanation(found)

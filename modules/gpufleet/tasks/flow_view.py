@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from gpufleet.flows.ground import Ground
     from gpufleet.spec.approvals import ApprovalRequest, Standing
-    from gpufleet.spec.changes import ChangePlan, ChangeReport, FlowRow
+    from gpufleet.spec.changes import CapacityChange, ChangePlan, ChangeReport, FlowRow
     from gpufleet.spec.records import JournalRecord, JournalReport
     from gpufleet.spec.reports import StateVersion
 
@@ -66,10 +66,31 @@ def show_change_plan(plan: "ChangePlan") -> None:
         return
     facts.print(f"\nGPUs: {plan.gpus:+d}; takes up to {_minutes(plan.expected_s)}", end="")
     facts.print(f", going back as long; approvals: {plan.approvals_needed or 'none needed'}")
+    if plan.capacity:
+        show_capacity_change(plan.capacity)
     for opening in plan.openings:
         when = "open now" if opening.open else f"closed: {opening.reason}"
         until = f"; opens {opening.opens}" if opening.opens else ""
         facts.print(f"window {opening.site}: {when}{until}", soft_wrap=True)
+
+
+def show_capacity_change(change: "CapacityChange") -> None:
+    """GPUs at most, cost and risk, before and after."""
+    before, after = change.cost_monthly_before, change.cost_monthly_after
+    facts.print(
+        f"GPUs at most: {change.gpus_before} → {change.gpus_after}; cost: {before:,.0f} → "
+        f"{after:,.0f} {change.currency} a month",
+        soft_wrap=True,
+    )
+    for risk in change.risks:
+        shares = [
+            "unknown" if share is None else f"{share:.0%}"
+            for share in (risk.p95_share_before, risk.p95_share_after)
+        ]
+        why = f" ({risk.unknown})" if risk.unknown else ""
+        broken = risk.p95_share_after is not None and risk.p95_share_after > 1
+        told = f"pool {risk.pool}: p95 at its peak {' → '.join(shares)} of its limit{why}"
+        facts.print(Text(told, style="red" if broken else ""), soft_wrap=True)
 
 
 def show_change(report: "ChangeReport") -> None:

@@ -189,14 +189,14 @@ def _most_in_flight(
     """How many may share a replica so that each use case's p95 is still kept, at least 1."""
     demands = {stream.use_case: demand_of(stream) for stream in streams}
     _, prefill_s, held = _mean_work(speed, streams)
+    longest = [float(np.percentile(demands[each.use_case].output, 95)) for each in targets]
     most = 1
     for number in range(len(rates), 0, -1):
         # Prefill of others takes its share of the time in which one decodes.
         decoding = max(0.05, 1 - float(rates[number - 1]) * prefill_s)
         step_s = (speed.decode_s[number] + speed.kv_token_s * number * held) / decoding
         if all(
-            float(np.percentile(demands[each.use_case].output * step_s, 95)) <= each.p95_s
-            for each in targets
+            tokens * step_s <= each.p95_s for tokens, each in zip(longest, targets, strict=True)
         ):
             most = number
             break

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 import numpy as np
-from scipy.optimize import least_squares
 
 from gpufleet.core.capacity.requests import Floats
 from gpufleet.core.capacity.roofline import Coefficients, Load, Replicas, Times, times
@@ -95,6 +94,9 @@ class Calibration:
 def _scales(
     replica: Replicas, coefficients: Coefficients, load: Load, log_ttft: Floats, log_tpot: Floats
 ) -> Floats:
+    # Half of the time to import a plan, which only measured points need.
+    from scipy.optimize import least_squares  # noqa: PLC0415
+
     spreads = np.array([spread for spread, _ in SCALES])
 
     def residuals(x: Floats) -> Floats:
