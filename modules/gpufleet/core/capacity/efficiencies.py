@@ -1,6 +1,6 @@
 """The fitted efficiencies of engines and GPUs that ship with gpufleet, and what to do unfitted.
 
-`efficiencies.csv` has one line for each number; `benchmarks/capacity/fit` writes it. A coefficient
+`efficiencies.csv` has one line for each number; `benchmarks/capacity_fit` writes it. A coefficient
 is its pooled value times a correction for each group that it belongs to; a group that the fit has
 not seen has none. What was measured of the same architecture on the same GPU moves the result.
 """

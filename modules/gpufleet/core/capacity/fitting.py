@@ -95,7 +95,7 @@ MOST_CORRECTION: Final = 1.6
 
 
 SOURCE: Final = (
-    "What separates real engines from data sheets; written by benchmarks/capacity/fit.",
+    "What separates real engines from data sheets; written by benchmarks/capacity_fit.",
     "Fitted on silicon_sample.csv of ai-dynamo/aiconfigurator (commit 095f58a), Apache-2.0;",
     "rows kept aside there are not in it. `term`: pooled value; `correction`: factor of a group;",
     "`measured`: rows of a model, GPU, precision and engine, and the median of measured over",

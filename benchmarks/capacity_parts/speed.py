@@ -1,23 +1,30 @@
-"""How long simulating and sizing take, and how much memory: one process, one core.
+"""How long simulating and planning take, and how much memory.
 
-A million requests through pools of several sizes; and the fewest replicas of 100 pools of made-up
-use cases, one after the other, as a plan of 100 use cases asks for at least once each.
+A million requests through pools of several sizes; the fewest replicas of 100 pools of made-up use
+cases, one after the other; the whole plan of 100 use cases over six GPU types; and
+`./fleet plan.capacity` of the sample, as a person waits for it.
 """
 
 import resource
 import statistics
+import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from decisions import SPEEDS
+from large_fleet import large_fleet
 
 from gpufleet.core.capacity.arrivals import Stream, arrivals
 from gpufleet.core.capacity.bounds import Target, Unreachable, full_rates
+from gpufleet.core.capacity.plan import make_plan
 from gpufleet.core.capacity.requests import Limits
 from gpufleet.core.capacity.simulator import simulate
 from gpufleet.core.capacity.sizing import fewest_replicas
+from gpufleet.core.sources import Sources
 from gpufleet.spec.serving import Tokens
+from gpufleet.spec.source import Document
 
 TARGETS = {"million_s": 3.0, "memory_mb": 500.0}
 REQUESTS = 1_000_000
@@ -69,6 +76,26 @@ def pools(count: int) -> dict[str, Any]:
     }
 
 
+def large_plan() -> dict[str, Any]:
+    """Seconds of wall time to plan a company's fleet, in this process."""
+    fleet = large_fleet()
+    started = time.monotonic()
+    plan = make_plan(fleet, {}, Sources(Document({}, {}), ""))
+    seconds = time.monotonic() - started
+    return {
+        "what": f"plan of {len(fleet.use_cases)} use cases, {plan.gpus} GPUs",
+        "wall_s": seconds,
+    }
+
+
+def sample_plan() -> dict[str, Any]:
+    """Seconds of wall time until the sample's plan is on the terminal."""
+    root = Path(__file__).resolve().parents[2]
+    started = time.monotonic()
+    subprocess.run(["./fleet", "plan.capacity"], cwd=root, check=True, capture_output=True)
+    return {"what": "./fleet plan.capacity of the sample", "wall_s": time.monotonic() - started}
+
+
 def rows(*, quick: bool = False) -> list[dict[str, Any]]:
     """A row for each measurement."""
     share = 10 if quick else 1
@@ -76,7 +103,7 @@ def rows(*, quick: bool = False) -> list[dict[str, Any]]:
     million(100, 1)
     found = [{"what": "first simulation of a process", "seconds": time.process_time() - started}]
     found += [million(REQUESTS // share, replicas) for replicas in REPLICAS]
-    found.append(pools(POOLS // share))
+    found += [pools(POOLS // share), large_plan(), sample_plan()]
     memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1000
     return [*found, {"what": "most memory of the whole process", "memory_mb": memory_mb}]
 
