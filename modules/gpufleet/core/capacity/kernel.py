@@ -3,6 +3,8 @@
 Between two events the batch of a replica is the same, and each decode step takes longer than the
 one before by what the new tokens add to the KV cache: an arithmetic series, so that one event
 stands for many steps. Only steps that prefill are events of their own.
+
+All of it is one file, because numba looks at this file alone to tell whether what it kept is stale.
 """
 
 from collections.abc import Callable
