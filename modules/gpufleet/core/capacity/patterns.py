@@ -156,7 +156,8 @@ def _pattern(
     # A site that holds more than this leaves too few when it is lost.
     most = {name: min(fit, total - reached) for name, fit in fits.items()}
     ceilings = _cheapest(total, most, demand, grounds)
-    stands = _always(demand, option, ceilings)
+    always = _always(demand, option, ceilings)
+    stands = {name: always[name] for name in names}
     left = total - max(ceilings.values(), default=0)
     unit = option.gpus_per_replica
     return Pattern(
