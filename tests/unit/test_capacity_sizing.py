@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gpufleet.core.capacity import sizing
 from gpufleet.core.capacity.arrivals import Stream, Trace, arrivals
 from gpufleet.core.capacity.bounds import (
     MAX_LOAD,
@@ -78,6 +79,16 @@ def test_a_recorded_stream_is_planned_on_itself_and_not_one_replica_more() -> No
 
     assert holds(sized.replicas)
     assert not holds(sized.replicas - 1)
+
+
+def test_a_bursty_summary_gets_one_replica_for_the_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    streams = [Stream(0, 5.0, 40.0, SHORT)]
+    doubted = fewest_replicas(streams, [CHAT], LLM, most=100, seed=1)
+    monkeypatch.setattr(sizing, "BURSTY", 1e9)
+    believed = fewest_replicas(streams, [CHAT], LLM, most=100, seed=1)
+    assert doubted is not None
+    assert believed is not None
+    assert doubted.replicas == believed.replicas + 1
 
 
 def test_a_recorded_and_a_declared_stream_share_a_pool() -> None:

@@ -371,3 +371,18 @@ def test_what_a_change_shows_is_the_same_after_it_was_sent_to_the_worker(file: P
     found = outlook(before, load_fleet(file), file)
     assert found is not None
     assert type(found).model_validate(found.model_dump(mode="json")) == found
+
+
+def test_traffic_that_grows_keeps_its_shape() -> None:
+    fleet = load_declared(SAMPLE)[0]
+    grown, _ = changed(fleet, Change(traffic=2, use_case="code-assist"))
+    traffic = grown.use_cases["code-assist"].traffic
+    assert (traffic.rate_rps, traffic.index_of_dispersion) == (28, 39)
+    assert grown.use_cases["support-chat"] == fleet.use_cases["support-chat"]
+
+
+def test_a_plan_names_node_groups_in_the_order_of_the_fleet_file(sample: Plan) -> None:
+    fleet = load_declared(SAMPLE)[0]
+    for pool in sample.pools:
+        declared = list(fleet.pools[pool.pool].placements)
+        assert list(pool.placements) == [name for name in declared if name in pool.placements]

@@ -8,9 +8,11 @@ GPUs; nearest to what is declared. Each is solved to its end, and then held whil
 that want nothing that another wants take their best pattern, without a program.
 """
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -54,20 +56,31 @@ def choose(
         Cannot: the node groups do not hold every pool's peak.
     """
     free = keep_free or {}
-    ways = {
-        name: sorted(patterns(demand, grounds), key=lambda pattern: pattern.levels)
-        for name, demand in demands.items()
-    }
+    shared = _shared(demands, grounds, free)
+    ways = {name: _ways(demand, grounds, shared) for name, demand in demands.items()}
     chosen: dict[str, Pattern] = {}
     for part in _parts(demands, grounds, free):
         if len(part) == 1 and not _is_limited(demands[part[0]], grounds, free):
             chosen[part[0]] = ways[part[0]][0]
         else:
-            chosen |= _together({name: ways[name] for name in part}, demands, grounds, free)
+            mine = {name: ways[name] for name in part}
+            chosen |= _together(mine, shared, demands, grounds, free)
     lacking = {name: pattern.lacking for name, pattern in chosen.items() if pattern.lacking}
     if lacking:
         raise Cannot(lacking, chosen)
     return {name: chosen[name] for name in demands}
+
+
+def _ways(demand: Demand, grounds: Mapping[str, Ground], shared: AbstractSet[str]) -> list[Pattern]:
+    """A pool's patterns, the best first, without options that cost more than what it always has."""
+    own = replace(demand, grounds=tuple(g for g in demand.grounds if g not in shared))
+    best = min(patterns(own, grounds), key=_levels)
+    most_cost = math.inf if best.levels[0] or best.levels[1] else best.hourly_cost
+    return sorted(patterns(demand, grounds, most_cost=most_cost), key=_levels)
+
+
+def _levels(pattern: Pattern) -> tuple[float, ...]:
+    return pattern.levels
 
 
 def _is_limited(demand: Demand, grounds: Mapping[str, Ground], free: Mapping[str, int]) -> bool:
@@ -108,12 +121,12 @@ def _parts(
 
 def _together(
     ways: Mapping[str, Sequence[Pattern]],
+    shared: AbstractSet[str],
     demands: Mapping[str, Demand],
     grounds: Mapping[str, Ground],
     free: Mapping[str, int],
 ) -> dict[str, Pattern]:
     """Patterns of pools that want the same node groups: a set packing with one for each pool."""
-    shared = _shared(demands, grounds, free)
     columns = [
         (name, pattern) for name, found in ways.items() for pattern in _competing(found, shared)
     ]

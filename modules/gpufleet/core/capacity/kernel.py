@@ -3,6 +3,8 @@
 Between two events the batch of a replica is the same, and each decode step takes longer than the
 one before by what the new tokens add to the KV cache: an arithmetic series, so that one event
 stands for many steps. Only steps that prefill are events of their own.
+
+All of it is one file, because numba looks at this file alone to tell whether what it kept is stale.
 """
 
 from collections.abc import Callable
@@ -69,7 +71,7 @@ LEAF: Final = np.dtype(
         ("load", np.int64),  # requests in flight and queued
     ]
 )
-TURN: Final = np.dtype([("time_s", np.float64), ("request", np.int32), ("tries", np.int32)])
+TURN: Final = np.dtype([("time_s", np.float64), ("request", np.int64)])
 
 
 class Engine(NamedTuple):
@@ -121,7 +123,7 @@ class Lines(NamedTuple):
     again: Line
     """Who tries again."""
     patience: Line
-    """Who gives up then, if it still waits in that try."""
+    """Who gives up then, if it still waits."""
 
 
 def _part(function: Compiled) -> Compiled:
@@ -170,19 +172,19 @@ def _first_s(line: Line) -> float:
 
 
 @_part
-def _put(line: Line, time_s: float, request: int, tries: int) -> None:
+def _put(line: Line, time_s: float, request: int) -> None:
     turn = line.turns[(line.span[0] + line.span[1]) % len(line.turns)]
-    turn.time_s, turn.request, turn.tries = time_s, request, tries
+    turn.time_s, turn.request = time_s, request
     line.span[1] += 1
 
 
 @_part
-def _take(line: Line) -> tuple[int, int]:
-    """The first: request, and its number of tries then."""
+def _take(line: Line) -> int:
+    """The first request."""
     head = line.span[0]
     line.span[0] = (head + 1) % len(line.turns)
     line.span[1] -= 1
-    return line.turns[head].request, line.turns[head].tries
+    return int(line.turns[head].request)
 
 
 @_part
@@ -445,7 +447,7 @@ def _lost(engine: Engine, state: State, lines: Lines, request: int, now: float) 
     if state.requests[request].tries >= engine.retries:
         return True
     state.requests[request].tries += 1
-    _put(lines.again, now + engine.retry_after_s, request, 0)
+    _put(lines.again, now + engine.retry_after_s, request)
     return False
 
 
@@ -459,16 +461,18 @@ def _try(engine: Engine, state: State, lines: Lines, request: int, now: float) -
             state.requests[request].status = SHED
     elif engine.timeout_s < np.inf:
         patience_s = max(0.0, engine.timeout_s - engine.first_token_s)
-        _put(lines.patience, now + patience_s, request, state.requests[request].tries)
+        _put(lines.patience, now + patience_s, request)
 
 
 @_part
 def _time_out(engine: Engine, state: State, lines: Lines, now: float) -> None:
-    """The first of those who wait has waited long enough, unless it has its first token."""
-    request, tries = _take(lines.patience)
-    mine = state.requests[request]
-    waits = mine.state == QUEUED or mine.state == PREFILLING  # noqa: PLR1714 - compiled
-    if mine.tries == tries and waits:
+    """The first of those who wait has waited long enough, unless it has its first token.
+
+    A try that waits ends here or with its first token, so that the turn is never an earlier try's.
+    """
+    request = _take(lines.patience)
+    now_is = state.requests[request].state
+    if now_is in (QUEUED, PREFILLING):
         _give_up(state, request)
         if _lost(engine, state, lines, request, now):
             state.requests[request].status = FAILED
@@ -499,8 +503,7 @@ def run(engine: Engine, state: State, lines: Lines) -> None:
         elif time_out_s == now:
             _time_out(engine, state, lines, now)
         elif retry_s == now:
-            request, _ = _take(lines.again)
-            _try(engine, state, lines, request, now)
+            _try(engine, state, lines, _take(lines.again), now)
         else:
             _try(engine, state, lines, arrived, now)
             arrived += 1

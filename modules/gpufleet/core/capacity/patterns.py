@@ -1,5 +1,6 @@
 """Ways to stand: for one option of a pool, which node groups, and how many replicas on each."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -105,12 +106,21 @@ class Pattern:
         )
 
 
-def patterns(demand: Demand, grounds: Mapping[str, Ground]) -> Iterator[Pattern]:
+def patterns(
+    demand: Demand, grounds: Mapping[str, Ground], *, most_cost: float = math.inf
+) -> Iterator[Pattern]:
     """The best way to stand for each option and each set of node groups, one of a site at most.
 
     Where no set holds an option's peak, the ways that hold a part of it, and none at all.
+
+    Args:
+        demand: of the pool.
+        grounds: by node group.
+        most_cost: options whose peak costs more in an hour, wherever it stands, are left out.
     """
     for index, option in enumerate(demand.options):
+        if _least_cost(option, demand, grounds) > most_cost:
+            continue
         by_site: dict[str, list[str | None]] = {}
         for name in demand.grounds:
             if grounds[name].gpu_type == option.gpu_type and grounds[name].fits(option):
@@ -118,6 +128,16 @@ def patterns(demand: Demand, grounds: Mapping[str, Ground]) -> Iterator[Pattern]
         for chosen in product(*by_site.values()):
             names = [name for name in chosen if name is not None]
             yield _pattern(demand, index, names, grounds)
+
+
+def _least_cost(option: Option, demand: Demand, grounds: Mapping[str, Ground]) -> float:
+    """Of its replicas at the peak, all on the cheapest node group of its type, for an hour."""
+    prices = [
+        grounds[name].hourly_cost
+        for name in demand.grounds
+        if grounds[name].gpu_type == option.gpu_type
+    ]
+    return option.most * option.gpus_per_replica * min(prices, default=0.0)
 
 
 def _pattern(
@@ -136,7 +156,8 @@ def _pattern(
     # A site that holds more than this leaves too few when it is lost.
     most = {name: min(fit, total - reached) for name, fit in fits.items()}
     ceilings = _cheapest(total, most, demand, grounds)
-    stands = _always(demand, option, ceilings)
+    always = _always(demand, option, ceilings)
+    stands = {name: always[name] for name in names}
     left = total - max(ceilings.values(), default=0)
     unit = option.gpus_per_replica
     return Pattern(

@@ -24,7 +24,7 @@ from gpufleet.core.capacity.pool_plan import kept_as_declared, pool_plan
 from gpufleet.core.capacity.replica import Evidence
 from gpufleet.core.capacity.settled import Settled
 from gpufleet.core.cost.budget import Option as Smaller
-from gpufleet.core.cost.budget import Spending, demand_within_budget
+from gpufleet.core.cost.budget import Spending, demand_within_budget, overruns
 from gpufleet.core.cost.hardware import HOURS_PER_MONTH, gpu_hour, owned_gpus
 from gpufleet.core.cost.money import cents
 from gpufleet.core.sources import Sources
@@ -139,12 +139,10 @@ def make_plan(fleet: Fleet, traces: Mapping[str, Trace], sources: Sources) -> Pl
             " measure it, and declare `measurements`"
         )
     totals = _totals(fleet, pools)
-    demand_within_budget(
-        fleet,
-        Spending(totals.cost_monthly),
-        _smaller(fleet, pools, totals),
-        where=sources.at(("budget", "monthly")),
-    )
+    spending = Spending(totals.cost_monthly)
+    if overruns(fleet, spending):
+        where = sources.at(("budget", "monthly"))
+        demand_within_budget(fleet, spending, _smaller(fleet, pools, totals), where=where)
     return Plan(
         fleet=fleet.fleet,
         environment=fleet.environment,
