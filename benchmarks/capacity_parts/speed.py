@@ -24,7 +24,7 @@ from gpufleet.core.capacity.simulator import simulate
 from gpufleet.core.capacity.sizing import fewest_replicas
 from gpufleet.core.sources import Sources
 from gpufleet.spec.serving import Tokens
-from gpufleet.spec.source import Document
+from gpufleet.spec.source import Document, Position
 
 TARGETS = {"million_s": 3.0, "memory_mb": 500.0}
 REQUESTS = 1_000_000
@@ -80,7 +80,7 @@ def large_plan() -> dict[str, Any]:
     """Seconds of wall time to plan a company's fleet, in this process."""
     fleet = large_fleet()
     started = time.monotonic()
-    plan = make_plan(fleet, {}, Sources(Document({}, {}), ""))
+    plan = make_plan(fleet, {}, Sources(Document({}, {(): Position("large_fleet.py", 1, 1)})))
     seconds = time.monotonic() - started
     return {
         "what": f"plan of {len(fleet.use_cases)} use cases, {plan.gpus} GPUs",
