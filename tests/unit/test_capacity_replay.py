@@ -6,14 +6,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gpufleet.edges.workspace import PROJECT_ROOT
+from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
+from gpufleet.flows import replay as flow
+from gpufleet.flows.plans import apply_plan
 from gpufleet.flows.recorded import recorded_traces
-from gpufleet.flows.replay import replay
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import EXIT_BAD_INPUT, BadInput
+from gpufleet.spec.replays import ReplayReport
 
 ARTICLE = PROJECT_ROOT / "fleets" / "article" / "production.yaml"
 SAMPLE = PROJECT_ROOT / "fleets" / "sample" / "production.yaml"
+
+
+def replay(
+    fleet_file: Path, trace: Path, use_case: str, gpus: int, queue_limit: int | None = None
+) -> ReplayReport:
+    here = Workspace(PROJECT_ROOT)
+    return flow.replay(here, fleet_file, trace, use_case, gpus, queue_limit=queue_limit)
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +46,28 @@ def test_the_measured_rate_of_the_article_holds_on_seven_and_not_on_six(trace: P
     assert short.served + short.shed + short.failed == 6000
     assert enough.rate_rps == pytest.approx(50, rel=0.05)
     assert enough.utilization == pytest.approx(50 / 56, rel=0.06)
+
+
+def test_a_queue_limit_sheds_what_would_have_waited_and_nothing_is_lost(trace: Path) -> None:
+    short = replay(ARTICLE, trace, "answers", 6, queue_limit=2)
+    assert short.shed > 0
+    assert short.served + short.shed + short.failed == 6000
+    whole = replay(ARTICLE, trace, "answers", 6)
+    assert whole.shed == 0
+    assert (short.e2e_s.p95 or 0) < (whole.e2e_s.p95 or 0)
+
+
+def test_the_pool_is_the_planned_one(trace: Path, tmp_path: Path) -> None:
+    assert replay(ARTICLE, trace, "answers", 7).planned == "a plan made now"
+    file = tmp_path / "production.yaml"
+    file.write_text(ARTICLE.read_text())
+    assert apply_plan(Workspace(PROJECT_ROOT), file, apply=True).written
+    plan = file.with_name("production.plan.yaml")
+    text = plan.read_text()
+    assert "concurrency_limit: 16" in text
+    plan.write_text(text.replace("concurrency_limit: 16", "concurrency_limit: 12", 1))
+    by_file = replay(file, trace, "answers", 7)
+    assert (by_file.planned, by_file.concurrency_limit) == ("the plan file", 12)
 
 
 def test_more_gpus_are_never_slower_and_percentiles_are_in_order(trace: Path) -> None:

@@ -14,31 +14,47 @@ from gpufleet.core.capacity.shapes import UnknownModel
 from gpufleet.core.capacity.simulator import simulate
 from gpufleet.core.capacity.sizing import TIMEOUT_S, keeps, predict
 from gpufleet.core.capacity.speed import speed_of
+from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.plans import plan_capacity
 from gpufleet.flows.recorded import trace_of
 from gpufleet.spec import load_fleet
-from gpufleet.spec.errors import BadInput
+from gpufleet.spec.errors import BadInput, FleetError
 from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.load import load_plan
+from gpufleet.spec.plan_file import laid_over, plan_file_of
 from gpufleet.spec.replays import Percentiles, ReplayReport
 from gpufleet.spec.serving import Placement, Pool
 
 _NO_LIMIT: Final = 2**40
 
 
-def replay(fleet_file: Path, trace_file: Path, use_case_name: str, gpus: int) -> ReplayReport:
-    """Run a trace, as it was recorded, through the pool of a use case.
+def replay(  # noqa: PLR0913 - a trace, a pool, and its limits
+    workspace: Workspace,
+    fleet_file: Path,
+    trace_file: Path,
+    use_case_name: str,
+    gpus: int,
+    *,
+    queue_limit: int | None = None,
+) -> ReplayReport:
+    """Run a trace, as it was recorded, through the planned pool of a use case.
 
-    The pool has the GPU type, the parallelism and the concurrency limit of its first placement.
+    The pool has the GPU type, the parallelism and the concurrency limit of its plan: of the plan
+    file, or of a plan that is made now where there is none.
 
     Args:
+        workspace: the clone.
         fleet_file: the fleet.
         trace_file: a CSV file of arrivals and lengths.
         use_case_name: one of the fleet's use cases; its promises are looked at.
         gpus: of the whole pool.
+        queue_limit: requests that may wait at one replica; where it is left out nothing is shed,
+            and what would have been shows in the times.
 
     Raises:
         BadInput: fleet file, trace, use case or number of GPUs cannot be right.
     """
-    fleet = load_fleet(fleet_file)
+    fleet, planned = _as_planned(workspace, fleet_file, use_case_name)
     pool_name, pool = _pool_of(fleet, use_case_name)
     group_name, placement = next(iter(pool.placements.items()))
     replicas = _replicas(gpus, placement)
@@ -62,7 +78,8 @@ def replay(fleet_file: Path, trace_file: Path, use_case_name: str, gpus: int) ->
     requests = Requests(
         trace.arrival_s, trace.prompt_tokens, trace.output_tokens, np.zeros(len(trace), np.int64)
     )
-    outcome = simulate(requests, speed, replicas, Limits(_NO_LIMIT, TIMEOUT_S))
+    limits = Limits(_NO_LIMIT if queue_limit is None else queue_limit, TIMEOUT_S)
+    outcome = simulate(requests, speed, replicas, limits)
     slo = use_case.slo
     target = Target(0, slo.p95_s, slo.ttft_p95_s, slo.error_rate)
     index = index_of_dispersion(trace.arrival_s)
@@ -79,7 +96,8 @@ def replay(fleet_file: Path, trace_file: Path, use_case_name: str, gpus: int) ->
         tp=placement.gpus_per_node,
         pp=placement.nodes_per_replica,
         concurrency_limit=speed.concurrency_limit,
-        queue_limit=None,
+        queue_limit=queue_limit,
+        planned=planned,
         evidence=speed.evidence.value,
         evidence_source=speed.source,
         requests=len(trace),
@@ -97,6 +115,19 @@ def replay(fleet_file: Path, trace_file: Path, use_case_name: str, gpus: int) ->
         error_rate_limit=slo.error_rate,
         holds=keeps(predict([outcome], target), target),
     )
+
+
+def _as_planned(workspace: Workspace, fleet_file: Path, use_case: str) -> tuple[Fleet, str]:
+    """The fleet with its plan laid over, and where the plan comes from."""
+    declared = load_fleet(fleet_file)
+    _pool_of(declared, use_case)
+    if load_plan(fleet_file) is not None:
+        return declared, "the plan file"
+    try:
+        plan = plan_capacity(workspace, fleet_file)
+    except FleetError as refused:
+        return declared, f"the fleet file, since no plan can be made: {refused.what}"
+    return laid_over(declared, plan_file_of(plan)), "a plan made now"
 
 
 def _pool_of(fleet: Fleet, use_case: str) -> tuple[str, Pool]:

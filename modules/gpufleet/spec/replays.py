@@ -29,7 +29,9 @@ class ReplayReport(Spec):
     concurrency_limit: int
     """Requests in flight at one replica."""
     queue_limit: int | None
-    """Most requests that wait at one replica; none where no plan sets one, so that all wait."""
+    """Most requests that wait at one replica; none where all may wait."""
+    planned: str
+    """Where GPU type, parallelism and concurrency limit come from."""
     evidence: str
     """What the speed is known from."""
     evidence_source: str

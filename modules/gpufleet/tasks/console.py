@@ -9,6 +9,7 @@ from typing import Final, Self
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
@@ -28,6 +29,11 @@ facts: Final = Console(highlight=False, width=None if Console().is_terminal else
 notes: Final = Console(stderr=True, highlight=False)
 _LINE_EVERY_S: Final = 10.0
 _ACTIONS: Final = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}
+
+
+def planning() -> Status:
+    """Shown on a terminal while a plan is made."""
+    return notes.status("planning; the first plan of a clone compiles the simulator, once")
 
 
 class ProgressView:

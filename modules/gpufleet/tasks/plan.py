@@ -30,10 +30,11 @@ def capacity(
     Example: ./fleet plan.capacity --fleet fleets/article/production.yaml --explain
     """
     from gpufleet.flows import plans
-    from gpufleet.tasks import plan_view
+    from gpufleet.tasks import console, plan_view
 
     here = workspace()
-    plan = plans.plan_capacity(here, here.find_fleet(fleet or None), pool=pool)
+    with console.planning():
+        plan = plans.plan_capacity(here, here.find_fleet(fleet or None), pool=pool)
     if json:
         print_json(plan.model_dump(by_alias=True))
     else:
@@ -64,17 +65,18 @@ def whatif(
     Example: ./fleet plan.whatif --traffic 2 --lose-site fra1
     """
     from gpufleet.flows import plans
-    from gpufleet.tasks import plan_view
+    from gpufleet.tasks import console, plan_view
 
     here = workspace()
-    found = plans.what_if(
-        here,
-        here.find_fleet(fleet or None),
-        traffic=traffic,
-        lost_site=lose_site,
-        model_size=model_size,
-        use_case=use_case,
-    )
+    with console.planning():
+        found = plans.what_if(
+            here,
+            here.find_fleet(fleet or None),
+            traffic=traffic,
+            lost_site=lose_site,
+            model_size=model_size,
+            use_case=use_case,
+        )
     if json:
         print_json(found.model_dump())
     else:
@@ -88,10 +90,11 @@ def apply(_: Context, fleet: str = "", apply: bool = False, json: bool = False) 
     Example: ./fleet plan.apply --fleet fleets/article/production.yaml --apply
     """
     from gpufleet.flows import plans
-    from gpufleet.tasks import plan_view
+    from gpufleet.tasks import console, plan_view
 
     here = workspace()
-    found = plans.apply_plan(here, here.find_fleet(fleet or None), apply=apply)
+    with console.planning():
+        found = plans.apply_plan(here, here.find_fleet(fleet or None), apply=apply)
     if json:
         print_json(found.model_dump())
     else:
@@ -129,6 +132,7 @@ def predict(_: Context, points: str = "", fleet: str = "", json: bool = False) -
         "trace": "CSV file, plain or gzipped: arrival_s,prompt_tokens,output_tokens.",
         "gpus": "GPUs of the whole pool.",
         "use-case": "The use case whose pool and promises are looked at.",
+        "queue-limit": "Requests that may wait at one replica. Default: all, so that none is shed.",
         "fleet": FLEET_HELP,
         "json": JSON_HELP,
     }
@@ -138,22 +142,33 @@ def replay(
     trace: str = "",
     gpus: str = "",
     use_case: str = "",
+    queue_limit: str = "",
     fleet: str = "",
     json: bool = False,
 ) -> None:
-    """Run a recorded trace through a pool of so many GPUs: what its users would have seen.
+    """Run a recorded trace through a planned pool of so many GPUs: what users would have seen.
 
     Example: ./fleet plan.replay --trace trace.csv --gpus 10 --use-case support-chat
     """
     from gpufleet.flows.replay import replay as run
     from gpufleet.spec.errors import BadInput
-    from gpufleet.tasks import replay_view
+    from gpufleet.tasks import console, replay_view
 
     if not (trace and use_case and gpus.isdecimal()):
         what = "needs --trace FILE.csv, --gpus N and --use-case NAME"
         raise BadInput(what, mend="see ./fleet --help plan.replay")
+    if queue_limit and not queue_limit.isdecimal():
+        raise BadInput("has to be a whole number", where=f"--queue-limit {queue_limit:.40}")
     here = workspace()
-    report = run(here.find_fleet(fleet or None), Path(trace), use_case, int(gpus))
+    with console.planning():
+        report = run(
+            here,
+            here.find_fleet(fleet or None),
+            Path(trace),
+            use_case,
+            int(gpus),
+            queue_limit=int(queue_limit) if queue_limit else None,
+        )
     if json:
         print_json(report.model_dump(mode="json"))
     else:
@@ -195,12 +210,13 @@ def decide(_: Context, fleet: str = "", json: bool = False) -> None:
     """
     from gpufleet.flows.plans import plan_capacity
     from gpufleet.flows.verdicts import decide_use_cases, fresh_prices
-    from gpufleet.tasks import verdict_view
+    from gpufleet.tasks import console, verdict_view
 
     here = workspace()
     file = here.find_fleet(fleet or None)
     fresh_prices(here, file)
-    report = decide_use_cases(here, file, plan_capacity(here, file))
+    with console.planning():
+        report = decide_use_cases(here, file, plan_capacity(here, file))
     if json:
         print_json(report.model_dump())
     else:

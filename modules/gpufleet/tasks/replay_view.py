@@ -11,7 +11,8 @@ def show_replay(report: ReplayReport) -> None:
     replicas = "1 replica" if report.replicas == 1 else f"{report.replicas} replicas"
     facts.print(
         f"{report.requests} requests at {report.rate_rps:.2f}/s through {report.gpus} "
-        f"{report.gpu_type} ({replicas} of {report.model}), speed by {report.evidence}",
+        f"{report.gpu_type} ({replicas} of {report.model}, {report.concurrency_limit} in flight at "
+        f"each, as in {report.planned}), speed by {report.evidence}",
         soft_wrap=True,
     )
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
