@@ -10,7 +10,6 @@ from gpufleet.core.capacity.memory import (
     cache_copies,
     cache_room_bytes,
     kv_capacity_tokens,
-    most_requests,
 )
 from gpufleet.core.capacity.shapes import built_in_shape, size_of
 from gpufleet.edges.workspace import PROJECT_ROOT
@@ -49,11 +48,6 @@ def test_what_does_not_fit_is_told_with_numbers_and_what_would(article: Fleet) -
         kv_capacity_tokens(big, gpu, gpus=2, memory_utilization=0.9)
     with pytest.raises(DoesNotFit, match=r"on 1 GPU "):
         kv_capacity_tokens(big, gpu, gpus=1, memory_utilization=0.9)
-
-
-def test_the_most_requests_follow_from_their_mean_context() -> None:
-    assert most_requests(10_000, [500, 1500]) == 10
-    assert most_requests(999, [1000]) == 0
 
 
 @given(

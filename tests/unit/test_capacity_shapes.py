@@ -106,7 +106,7 @@ def test_every_built_in_shape_has_parts_that_add_up(name: str) -> None:
 
 def test_an_unknown_model_is_told_with_the_nearest_names() -> None:
     with pytest.raises(UnknownModel, match=r"Llama-3\.1-8B"):
-        built_in_shape("meta-llama/Llama-3.1-8b")
+        built_in_shape("meta-llama/Llama-3.1-9b")
 
 
 def test_a_declared_shape_beats_the_built_in_one() -> None:
@@ -137,3 +137,21 @@ def test_a_step_hits_no_fewer_experts_than_a_token_and_no_more_than_there_are(
 def test_two_tokens_hit_the_experts_that_probability_says() -> None:
     # 8 experts, 2 of them for each token: the second token misses 6/8 of the first one's.
     assert float(experts_hit(np.array(2.0), np.array(8), np.array(2))) == pytest.approx(3.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "same"),
+    [
+        ("deepseek-ai/DeepSeek-R1-0528", "deepseek-ai/DeepSeek-R1"),
+        ("nvidia/Llama-3.3-70B-Instruct-FP4", "meta-llama/Llama-3.3-70B-Instruct"),
+        ("Qwen/Qwen3-235B-A22B-Instruct-2507", "Qwen/Qwen3-235B-A22B"),
+    ],
+)
+def test_a_tuned_or_quantized_model_has_the_shape_of_its_origin(name: str, same: str) -> None:
+    assert built_in_shape(name) == built_in_shape(same)
+
+
+def test_another_size_is_another_model() -> None:
+    for name in ("Qwen/Qwen3-9B", "meta-llama/Llama-3.1-7B-Instruct", "owner/Instruct-FP8"):
+        with pytest.raises(UnknownModel):
+            built_in_shape(name)

@@ -14,7 +14,7 @@ from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.environment import OnProgress
 from gpufleet.flows.plans import plan_capacity, plan_fleet
 from gpufleet.flows.verdicts import decide_use_cases
-from gpufleet.spec.errors import FleetError, PolicyRefused
+from gpufleet.spec.errors import BadInput, FleetError, PolicyRefused
 from gpufleet.spec.load import load_declared
 from gpufleet.spec.plans import Plan, TrafficPoint
 from gpufleet.spec.progress import StepProgress
@@ -41,6 +41,9 @@ def write_capacity_page(
         PolicyRefused: no plan holds; and as `plan_capacity`.
         Retryable: the page cannot be written now.
     """
+    if output.is_dir() or not output.parent.is_dir():
+        what = "is a folder" if output.is_dir() else f"there is no folder {output.parent}"
+        raise BadInput(what, where=str(output), mend="such as --output capacity.html")
     # Only who writes a page pays for the plots' import.
     from gpufleet.reports.capacity_page import capacity_page  # noqa: PLC0415
 

@@ -1,7 +1,6 @@
 """What stands in a replica's GPU memory: weights, activations, buffers, and the KV cache's room."""
 
 import math
-from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 from gpufleet.core.capacity.shapes import ModelSize, shape_of, size_of
@@ -69,17 +68,6 @@ def kv_capacity_tokens(
     if tokens < 1:
         raise DoesNotFit(_sentence(need, gpu, gpus, memory_utilization))
     return tokens
-
-
-def most_requests(capacity_tokens: int, contexts_tokens: Iterable[float]) -> int:
-    """Requests that the cache holds at once when their contexts are as long as these are.
-
-    Args:
-        capacity_tokens: tokens that the cache holds.
-        contexts_tokens: prompt and answer together of typical requests; their mean counts.
-    """
-    contexts = list(contexts_tokens)
-    return math.floor(capacity_tokens * len(contexts) / sum(contexts))
 
 
 def check_fits(need: Need, gpu: GpuType, gpus: int, memory_utilization: float) -> None:

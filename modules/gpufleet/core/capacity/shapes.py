@@ -1,6 +1,7 @@
 """What a model's shape says of its size: parameters, cache for each token, experts in a batch."""
 
 import difflib
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -91,6 +92,13 @@ class ModelSize:
         return kept.bytes_per_parameter
 
 
+_CHANGES_NO_DIMENSION: Final = re.compile(
+    r"meta|instruct|chat|base|it|hf|thinking|bf16|fp8|fp4|nvfp4|mxfp4|int4|int8|awq|gptq|static"
+    r"|dynamic|pertensor|block|w4a16|w8a8|[0-9]{4}"
+)
+"""Words of public names that tell a tuning, a number format or a release date."""
+
+
 class UnknownModel(ValueError):
     """No shape is declared, and none is built in; the sentence names the nearest public names."""
 
@@ -105,7 +113,9 @@ def shape_of(model: ModelRevision) -> ModelShape:
 
 
 def built_in_shape(name: str) -> ModelShape:
-    """A built-in shape by public name.
+    """A built-in shape by public name, or by that of a model it was tuned or quantized from.
+
+    Owner, number format, release date and words such as Instruct change no dimension.
 
     Raises:
         UnknownModel: there is none.
@@ -113,9 +123,27 @@ def built_in_shape(name: str) -> ModelShape:
     known = built_in_shapes()
     if name in known:
         return known[name]
+    if found := _by_architecture().get(_architecture(name)):
+        return found
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.5)
     meant = f"; near are {', '.join(near)}" if near else ""
     raise UnknownModel(f"no shape is known of the model `{name:.80}`{meant}")
+
+
+@cache
+def _by_architecture() -> dict[str, ModelShape]:
+    """Shapes by names without what changes none; where two differ all the same, neither."""
+    found: dict[str, ModelShape | None] = {}
+    for name, shape in built_in_shapes().items():
+        key = _architecture(name)
+        found[key] = shape if found.get(key, shape) == shape else None
+    return {key: shape for key, shape in found.items() if shape is not None}
+
+
+def _architecture(name: str) -> str:
+    """`deepseek-r1` for `nvidia/DeepSeek-R1-0528-NVFP4`."""
+    words = name.rsplit("/", 1)[-1].lower().replace("_", ".").split("-")
+    return "-".join(word for word in words if not _CHANGES_NO_DIMENSION.fullmatch(word))
 
 
 @cache
