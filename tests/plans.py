@@ -33,8 +33,6 @@ def plan_of(fleet: Fleet, **changes: dict[str, Any]) -> Plan:
             cost_idle_monthly=Decimal(0),
             budget_monthly=None,
             budget_left_monthly=None,
-            capital_needed=Decimal(0),
-            budget_capital_yearly=None,
         ),
         warnings=[],
         seconds=0.1,

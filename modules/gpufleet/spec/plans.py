@@ -131,9 +131,6 @@ class Totals(Spec):
     """Of GPUs that no pool of the plan keeps."""
     budget_monthly: Decimal | None
     budget_left_monthly: Decimal | None
-    capital_needed: Decimal
-    """Purchases that the plan asks for beyond what is owned; 0 where the inventory is enough."""
-    budget_capital_yearly: Decimal | None
 
 
 class Plan(Spec):

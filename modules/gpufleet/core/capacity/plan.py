@@ -6,7 +6,7 @@ simulated. So every number of a plan is simulated, and what was left aside is ex
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from decimal import Decimal
@@ -218,7 +218,7 @@ def _settle(
             refused, chosen, wanted = cannot, dict(cannot.fitting), list(cannot.lacking)
         guessed = [n for n in wanted if not cases[n].ways[chosen[n].option].needs.exact]
         if not guessed and refused is not None:
-            raise _refusal(refused, demands, sources)
+            raise _refusal(fleet, refused, demands, sources)
         if not guessed:
             return chosen
         # The simulator lets go of the interpreter's lock: pools are simulated side by side.
@@ -300,8 +300,10 @@ def _settled(fleet: Fleet, case: _Case, chosen: Pattern) -> Settled:
     )
 
 
-def _refusal(cannot: Cannot, demands: Mapping[str, Demand], sources: Sources) -> PolicyRefused:
-    """What does not fit, and what would."""
+def _refusal(
+    fleet: Fleet, cannot: Cannot, demands: Mapping[str, Demand], sources: Sources
+) -> PolicyRefused:
+    """What does not fit, what would, and what buying the rest costs."""
     told, fits = [], []
     for name, lacking in cannot.lacking.items():
         fitting = cannot.fitting[name]
@@ -314,12 +316,28 @@ def _refusal(cannot: Cannot, demands: Mapping[str, Demand], sources: Sources) ->
         )
         more = lacking * option.gpus_per_replica
         share = f"{held / (held + lacking):.0%} of the peak of `{name}`"
-        fits.append(f"{share}; or all of it with {more} more {option.gpu_type} GPUs")
+        bought = _purchase(fleet, demands[name].grounds, option.gpu_type, more)
+        fits.append(f"{share}; or all of it with {more} more {option.gpu_type} GPUs{bought}")
     return PolicyRefused(
         "; ".join(told),
         where=sources.at(("pools", next(iter(cannot.lacking)), "placements")),
         mend=f"what fits: {'; '.join(fits)}",
     )
+
+
+def _purchase(fleet: Fleet, groups: Sequence[str], gpu_type: str, gpus: int) -> str:
+    """What so many more GPUs cost as nodes like those that a pool may stand on."""
+    group = next(
+        (fleet.node_groups[n] for n in groups if fleet.node_groups[n].gpu_type == gpu_type), None
+    )
+    if group is None:
+        return ""
+    nodes = -(-gpus // group.gpus_per_node)
+    price = nodes * group.price_per_node
+    told = f": {nodes} nodes for {price:,.0f} {fleet.currency}"
+    if fleet.budget is None:
+        return told
+    return f"{told} of {fleet.budget.capital_yearly:,.0f} that `budget.capital_yearly` allows"
 
 
 def _totals(fleet: Fleet, pools: list[PoolPlan]) -> Totals:
@@ -345,8 +363,6 @@ def _totals(fleet: Fleet, pools: list[PoolPlan]) -> Totals:
         cost_idle_monthly=idle,
         budget_monthly=budget.monthly if budget else None,
         budget_left_monthly=left,
-        capital_needed=Decimal(0),
-        budget_capital_yearly=budget.capital_yearly if budget else None,
     )
 
 
