@@ -6,10 +6,9 @@ simulated. So every number of a plan is simulated, and what was left aside is ex
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from decimal import Decimal
 from typing import Final
 
 from gpufleet.core.capacity.arrivals import Trace
@@ -23,15 +22,13 @@ from gpufleet.core.capacity.options import Candidate, candidates
 from gpufleet.core.capacity.pool_plan import kept_as_declared, pool_plan
 from gpufleet.core.capacity.replica import Evidence
 from gpufleet.core.capacity.settled import Settled
-from gpufleet.core.cost.budget import Option as Smaller
+from gpufleet.core.capacity.totals import smaller_spending, totals_of
 from gpufleet.core.cost.budget import Spending, demand_within_budget, overruns
-from gpufleet.core.cost.hardware import HOURS_PER_MONTH, gpu_hour, owned_gpus
-from gpufleet.core.cost.money import cents
 from gpufleet.core.sources import Sources
 from gpufleet.spec.errors import BadInput, PolicyRefused
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.plan_file import planned_from
-from gpufleet.spec.plans import Plan, PoolPlan, Totals
+from gpufleet.spec.plans import Plan
 from gpufleet.spec.serving import ServingClass
 
 PEAK_AFTER_LOSS: Final = 0.999
@@ -132,17 +129,12 @@ def make_plan(fleet: Fleet, traces: Mapping[str, Trace], sources: Sources) -> Pl
             made = kept_as_declared(fleet, name, sources)
             warnings.append(f"pool {name} has no use cases of its own: it stays as declared")
         pools.append(made)
-    guessed = [name for name, each in settled.items() if _is_guessed(each)]
-    if guessed:
-        warnings.append(
-            f"the speed of {', '.join(guessed)} is known from no measurement, only from a roofline:"
-            " measure it, and declare `measurements`"
-        )
-    totals = _totals(fleet, pools)
+    warnings += _about_evidence(settled)
+    totals = totals_of(fleet, pools)
     spending = Spending(totals.cost_monthly)
     if overruns(fleet, spending):
         where = sources.at(("budget", "monthly"))
-        demand_within_budget(fleet, spending, _smaller(fleet, pools, totals), where=where)
+        demand_within_budget(fleet, spending, smaller_spending(fleet, pools, totals), where=where)
     return Plan(
         fleet=fleet.fleet,
         environment=fleet.environment,
@@ -155,8 +147,21 @@ def make_plan(fleet: Fleet, traces: Mapping[str, Trace], sources: Sources) -> Pl
     )
 
 
-def _is_guessed(settled: Settled) -> bool:
-    return settled.candidate.speed.evidence is Evidence.ROOFLINE
+def _about_evidence(settled: Mapping[str, Settled]) -> Iterator[str]:
+    """What the evidence does not tell."""
+    known: dict[Evidence, list[str]] = {}
+    for name, each in settled.items():
+        known.setdefault(each.candidate.speed.evidence, []).append(name)
+    if guessed := known.get(Evidence.ROOFLINE):
+        yield (
+            f"the speed of {', '.join(guessed)} is known from no measurement, only from a roofline:"
+            " measure it, and declare `measurements`"
+        )
+    if rated := known.get(Evidence.MEASURED_RATE):
+        yield (
+            f"the rate that was measured for {', '.join(rated)} tells nothing of first tokens: "
+            "their predicted times are those in queue; `points` of a benchmark would tell"
+        )
 
 
 def _case(
@@ -338,70 +343,3 @@ def _purchase(fleet: Fleet, groups: Sequence[str], gpu_type: str, gpus: int) -> 
     if fleet.budget is None:
         return told
     return f"{told} of {fleet.budget.capital_yearly:,.0f} that `budget.capital_yearly` allows"
-
-
-def _totals(fleet: Fleet, pools: list[PoolPlan]) -> Totals:
-    budget = fleet.budget
-    kept = sum((pool.cost_monthly for pool in pools), Decimal(0))
-    idle = _idle_monthly(fleet, pools)
-    total = cents(kept + idle)
-    left = None
-    if budget is not None:
-        left = budget.monthly - cents(total * (1 + Decimal(str(fleet.governance.cost_buffer))))
-    return Totals(
-        gpus_steady=sum(pool.gpus_steady for pool in pools),
-        gpus_burst=sum(pool.gpus_burst for pool in pools),
-        gpus_headroom=sum(
-            pool.headroom.failures
-            + pool.headroom.maintenance
-            + pool.headroom.surge
-            + pool.headroom.site_loss
-            for pool in pools
-        ),
-        gpus_owned=owned_gpus(fleet),
-        cost_monthly=total,
-        cost_idle_monthly=idle,
-        budget_monthly=budget.monthly if budget else None,
-        budget_left_monthly=left,
-    )
-
-
-def _idle_monthly(fleet: Fleet, pools: list[PoolPlan]) -> Decimal:
-    """What GPUs cost that no replica of a plan may run on."""
-    running = {
-        group: placement.max_replicas * placement.nodes_per_replica * placement.gpus_per_node
-        for pool in pools
-        for group, placement in pool.placements.items()
-    }
-    idle = sum(
-        (
-            (group.gpus - running.get(name, 0)) * gpu_hour(fleet, name).total(0)
-            for name, group in fleet.node_groups.items()
-        ),
-        Decimal(0),
-    )
-    return cents(idle * HOURS_PER_MONTH)
-
-
-def _smaller(fleet: Fleet, pools: list[PoolPlan], totals: Totals) -> list[Smaller]:
-    """What a budget that is too small could pay for, the most first."""
-    running = totals.gpus_steady + totals.gpus_burst + sum(p.headroom.site_loss for p in pools)
-    owned = totals.gpus_owned
-    without_idle = totals.cost_monthly - totals.cost_idle_monthly
-    smaller = [
-        Smaller(
-            f"the {running} GPUs that pools run, without {owned - running} idle ones",
-            Spending(without_idle),
-        )
-    ]
-    by_cost = sorted(pools, key=lambda pool: pool.cost_monthly)
-    for count in range(len(by_cost) - 1, 0, -1):
-        cost = sum((pool.cost_monthly for pool in by_cost[:count]), Decimal(0))
-        names = ", ".join(pool.pool for pool in pools if pool in by_cost[:count])
-        smaller.append(Smaller(f"the pools {names} alone", Spending(cost)))
-    if fleet.budget is not None:
-        buffered = totals.cost_monthly * (1 + Decimal(str(fleet.governance.cost_buffer)))
-        paid = int(owned * min(Decimal(1), fleet.budget.monthly / buffered))
-        cost = totals.cost_monthly * paid / owned
-        smaller.append(Smaller(f"{paid} of the {owned} GPUs that are owned", Spending(cost)))
-    return smaller
