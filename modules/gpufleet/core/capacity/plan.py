@@ -339,7 +339,8 @@ def _purchase(fleet: Fleet, groups: Sequence[str], gpu_type: str, gpus: int) -> 
         return ""
     nodes = -(-gpus // group.gpus_per_node)
     price = nodes * group.price_per_node
-    told = f": {nodes} nodes for {price:,.0f} {fleet.currency}"
+    noun = "node" if nodes == 1 else "nodes"
+    told = f": {nodes} {noun} for {price:,.0f} {fleet.currency}"
     if fleet.budget is None:
         return told
     return f"{told} of {fleet.budget.capital_yearly:,.0f} that `budget.capital_yearly` allows"
