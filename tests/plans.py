@@ -34,6 +34,7 @@ def plan_of(fleet: Fleet, **changes: dict[str, Any]) -> Plan:
             budget_monthly=None,
             budget_left_monthly=None,
         ),
+        explain=[],
         warnings=[],
         seconds=0.1,
     )

@@ -15,7 +15,7 @@ from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import EXIT_BAD_INPUT, EXIT_POLICY, BadInput, FleetError, PolicyRefused
 from gpufleet.spec.load import load_declared, outdated
 from gpufleet.spec.plan_file import plan_path
-from gpufleet.spec.plans import Plan, PoolPlan
+from gpufleet.spec.plans import Headroom, Plan, PoolPlan, Totals
 
 HERE = Workspace(PROJECT_ROOT)
 ARTICLE = PROJECT_ROOT / "fleets/article/production.yaml"
@@ -311,6 +311,32 @@ def test_every_number_of_a_pool_leads_to_a_source(file: Path) -> None:
             "(default)" in source
         )
     assert "production.plan.yaml" in numbers["main: max_replicas"].source
+
+
+def test_every_number_that_the_page_shows_is_explained(sample: Plan) -> None:
+    shown = {
+        "evidence",
+        "tp",
+        "gpus_steady",
+        "gpus_burst",
+        "smooth_gpus",
+        "replicas_min",
+        "replicas_max",
+        "predicted",
+        "predicted.utilization",
+        "concurrency_limit",
+        "queue_limit",
+        "queue_time_target_s",
+        "cost_monthly",
+        "cost_per_1k",
+        "cost_per_1k_usd",
+        *(f"headroom.{each}" for each in Headroom.model_fields),
+    }
+    for pool in sample.pools:
+        assert shown <= {step.number for step in pool.explain}, pool.pool
+    totals = {step.number for step in sample.explain}
+    own = {"cost_idle_monthly", "budget_monthly"}
+    assert set(Totals.model_fields) - own == totals
 
 
 def test_where_nothing_can_be_planned_the_present_numbers_are_explained(file: Path) -> None:

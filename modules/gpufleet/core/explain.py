@@ -17,7 +17,7 @@ from gpufleet.core.serving import (
 from gpufleet.core.sources import Sources
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.plan_reports import ExplainedNumber
-from gpufleet.spec.plans import PoolPlan
+from gpufleet.spec.plans import ArithmeticStep, Plan, PoolPlan
 from gpufleet.spec.serving import ServingClass
 
 if TYPE_CHECKING:
@@ -26,18 +26,24 @@ if TYPE_CHECKING:
 GIB: Final = 2**30
 
 
-def planned_numbers(plan: PoolPlan) -> list[ExplainedNumber]:
-    """Every step of a pool's plan, with the number that it leads to."""
-    shown = plan.model_dump(by_alias=True)
+def planned_numbers(plan: Plan, pool: PoolPlan) -> list[ExplainedNumber]:
+    """Every step of a pool's plan and of the totals, with the number that it leads to."""
     return [
-        ExplainedNumber(
-            number=step.number,
+        *_numbers(pool.explain, pool.model_dump(by_alias=True), ""),
+        *_numbers(plan.explain, plan.totals.model_dump(), "total "),
+    ]
+
+
+def _numbers(
+    steps: Sequence[ArithmeticStep], shown: dict[str, object], prefix: str
+) -> Iterator[ExplainedNumber]:
+    for step in steps:
+        yield ExplainedNumber(
+            number=prefix + step.number,
             value=_value(shown, step.number),
             text=step.text,
             source=step.source,
         )
-        for step in plan.explain
-    ]
 
 
 def _value(shown: dict[str, object], number: str) -> str:

@@ -181,7 +181,7 @@ def explain(workspace: Workspace, fleet_file: Path, pool: str) -> Explanation:
         warnings.append(f"no plan can be made: {refused.what}")
     else:
         (mine,) = (each for each in plan.pools if each.pool == pool)
-        planned = planned_numbers(mine)
+        planned = planned_numbers(plan, mine)
     sources = _sources(workspace, load_positions(fleet_file))
     return Explanation(
         pool=pool,

@@ -143,6 +143,8 @@ class Plan(Spec):
     """Of the fleet file as it was planned."""
     pools: list[PoolPlan]
     totals: Totals
+    explain: list[ArithmeticStep]
+    """How the totals came about."""
     warnings: list[str]
     """What a reader should know, such as evidence that is only a roofline."""
     seconds: float

@@ -19,9 +19,10 @@ def show_plan(plan: "Plan", *, explain: bool) -> None:
     for pool in plan.pools:
         _show_bursts(pool)
     if explain:
-        for pool in plan.pools:
-            facts.print(f"\n{pool.pool}", style="bold")
-            for step in pool.explain:
+        shown = [(pool.pool, pool.explain) for pool in plan.pools]
+        for name, steps in [*shown, ("totals", plan.explain)]:
+            facts.print(f"\n{name}", style="bold")
+            for step in steps:
                 facts.print(f"  {step.number}: {step.text}", soft_wrap=True, markup=False)
                 if step.source:
                     facts.print(f"      {step.source}", style="dim", soft_wrap=True, markup=False)

@@ -20,6 +20,7 @@ def arithmetic(
     """Every step, in the order in which a reader needs them."""
     yield from _speed(settled, plan, sources)
     yield from _replicas(settled, plan, sources)
+    yield from _predictions(settled, plan, sources)
     yield from _limits(settled, plan, sources)
     yield from _headroom(fleet, settled, plan, sources)
     yield from _money(fleet, plan, sources)
@@ -97,6 +98,32 @@ def _replicas(settled: Settled, plan: PoolPlan, sources: Sources) -> Iterator[Ar
         else "kept: without any one site, the others' replicas are enough for "
         + ("the declared peak" if settled.peak_after_loss else "a usual day's busiest hour"),
         source=sources.at(*(("use_cases", name, "slo", "availability") for name in demand.names)),
+    )
+
+
+def _predictions(settled: Settled, plan: PoolPlan, sources: Sources) -> Iterator[ArithmeticStep]:
+    unit = settled.gpus_per_replica
+    for seen in plan.by_use_case:
+        yield ArithmeticStep(
+            number="predicted",
+            text=f"{seen.use_case} on {settled.peak} replicas at the declared peak, simulated: "
+            f"p95 {seen.p95_s:g} of {seen.p95_limit_s:g} s, first token {seen.ttft_p95_s:g} of "
+            f"{seen.ttft_p95_limit_s:g} s, {seen.error_rate:.2%} of {seen.error_rate_limit:.2%} "
+            "lost",
+            source=sources.at(
+                ("use_cases", seen.use_case, "slo"), ("use_cases", seen.use_case, "tokens")
+            ),
+        )
+    yield ArithmeticStep(
+        number="predicted.utilization",
+        text=f"{plan.predicted.utilization:.1%} of the time that {settled.steady} replicas work in "
+        "the busiest hour of a usual day",
+        source=sources.at(*(("use_cases", n, "traffic", "rate_rps") for n in plan.use_cases)),
+    )
+    yield ArithmeticStep(
+        number="smooth_gpus",
+        text=f"{plan.smooth_gpus // unit} replicas x {unit} GPUs = {plan.smooth_gpus} would hold "
+        "the peak if its arrivals were Poisson, simulated",
     )
 
 
@@ -196,9 +223,13 @@ def _headroom(
 def _money(fleet: Fleet, plan: PoolPlan, sources: Sources) -> Iterator[ArithmeticStep]:
     prices = [("node_groups", group, "price_per_node") for group in plan.placements]
     share = fleet.costs.default_utilization
+    gpus = sum(
+        each.max_replicas * each.nodes_per_replica * each.gpus_per_node
+        for each in plan.placements.values()
+    )
     yield ArithmeticStep(
         number="cost_monthly",
-        text=f"{plan.gpus_steady + plan.gpus_burst} GPUs x 730 hours: hardware, power at "
+        text=f"{gpus} GPUs that may run x 730 hours: hardware, power at "
         f"{share:.0%} utilization, facility and on-call: {plan.cost_monthly:,} {fleet.currency}",
         source=sources.at(*prices),
     )
@@ -208,4 +239,11 @@ def _money(fleet: Fleet, plan: PoolPlan, sources: Sources) -> Iterator[Arithmeti
             text=f"{plan.cost_per_1k} {fleet.currency} for 1,000 requests at {share:.0%} "
             f"utilization, with {fleet.governance.cost_buffer:.0%} buffer",
             source=sources.at(("costs", "default_utilization"), ("governance", "cost_buffer")),
+        )
+    if plan.cost_per_1k_usd is not None and fleet.currency != "USD":
+        yield ArithmeticStep(
+            number="cost_per_1k_usd",
+            text=f"{plan.cost_per_1k} {fleet.currency} / {fleet.exchange_rates['USD'].rate:g} = "
+            f"{plan.cost_per_1k_usd} USD",
+            source=sources.at(("exchange_rates", "USD")),
         )

@@ -22,7 +22,7 @@ from gpufleet.core.capacity.options import Candidate, candidates
 from gpufleet.core.capacity.pool_plan import kept_as_declared, pool_plan
 from gpufleet.core.capacity.replica import Evidence
 from gpufleet.core.capacity.settled import Settled
-from gpufleet.core.capacity.totals import smaller_spending, totals_of
+from gpufleet.core.capacity.totals import explained, smaller_spending, totals_of
 from gpufleet.core.cost.budget import Spending, demand_within_budget, overruns
 from gpufleet.core.sources import Sources
 from gpufleet.spec.errors import BadInput, PolicyRefused
@@ -142,6 +142,7 @@ def make_plan(fleet: Fleet, traces: Mapping[str, Trace], sources: Sources) -> Pl
         fleet_digest=planned_from(fleet),
         pools=pools,
         totals=totals,
+        explain=list(explained(fleet, pools, totals, sources)),
         warnings=warnings,
         seconds=0.0,
     )

@@ -1,13 +1,15 @@
 """The whole environment beside its budget: GPUs and money, used and idle."""
 
+from collections.abc import Iterator
 from decimal import Decimal
 
 from gpufleet.core.cost.budget import Option as Smaller
 from gpufleet.core.cost.budget import Spending
 from gpufleet.core.cost.hardware import HOURS_PER_MONTH, gpu_hour, owned_gpus
 from gpufleet.core.cost.money import cents
+from gpufleet.core.sources import Sources
 from gpufleet.spec.fleet import Fleet
-from gpufleet.spec.plans import PoolPlan, Totals
+from gpufleet.spec.plans import ArithmeticStep, PoolPlan, Totals
 
 
 def totals_of(fleet: Fleet, pools: list[PoolPlan]) -> Totals:
@@ -35,6 +37,39 @@ def totals_of(fleet: Fleet, pools: list[PoolPlan]) -> Totals:
         budget_monthly=budget.monthly if budget else None,
         budget_left_monthly=left,
     )
+
+
+def explained(
+    fleet: Fleet, pools: list[PoolPlan], totals: Totals, sources: Sources
+) -> Iterator[ArithmeticStep]:
+    """How each total came about."""
+    for field in ("gpus_steady", "gpus_burst"):
+        parts = " + ".join(f"{getattr(pool, field)} of {pool.pool}" for pool in pools)
+        yield ArithmeticStep(number=field, text=f"{parts} = {getattr(totals, field)}")
+    yield ArithmeticStep(
+        number="gpus_headroom",
+        text="GPUs of every pool for failures, maintenance, rollouts and the loss of a site",
+    )
+    groups = [("node_groups", name, "nodes") for name in fleet.node_groups]
+    yield ArithmeticStep(
+        number="gpus_owned",
+        text=f"nodes x GPUs of {len(groups)} node groups = {totals.gpus_owned}",
+        source=sources.at(*groups),
+    )
+    kept = totals.cost_monthly - totals.cost_idle_monthly
+    yield ArithmeticStep(
+        number="cost_monthly",
+        text=f"{kept:,} of the GPUs that pools may run + {totals.cost_idle_monthly:,} of idle ones "
+        f"= {totals.cost_monthly:,} {fleet.currency}",
+        source=sources.at(*(("node_groups", name, "price_per_node") for name in fleet.node_groups)),
+    )
+    if totals.budget_left_monthly is not None:
+        yield ArithmeticStep(
+            number="budget_left_monthly",
+            text=f"{totals.budget_monthly:,} - {totals.cost_monthly:,} x "
+            f"{1 + fleet.governance.cost_buffer:g} = {totals.budget_left_monthly:,}",
+            source=sources.at(("budget", "monthly"), ("governance", "cost_buffer")),
+        )
 
 
 def _idle_monthly(fleet: Fleet, pools: list[PoolPlan]) -> Decimal:
