@@ -22,7 +22,7 @@ def price_table(fleet: Fleet, fleet_file: Path) -> PriceTable:
         content = file.read_bytes()
         if len(content) > _MAX_BYTES:
             raise BadInput("is larger than 1 MiB", where=str(file))
-        return read_prices(content.decode("utf-8"), str(file))
+        return read_prices(content.decode("utf-8-sig"), fleet.costs.hosted_prices)
     except (OSError, UnicodeDecodeError) as error:
         where = f"{fleet_file}: costs.hosted_prices"
         raise BadInput(f"{file} cannot be read: {error}", where=where) from None

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final, Self
 
 import httpx
@@ -24,24 +25,32 @@ class Series:
 
 
 class Prometheus:
-    """A server.
+    """A server; name and password come from the user's netrc file, if it has some for the host.
 
     Args:
         url: such as `http://127.0.0.1:9090`.
 
     Raises:
-        BadInput: the URL is none.
+        BadInput: the URL is none, or holds a password.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
         try:
-            scheme = httpx.URL(self.url).scheme
+            address = httpx.URL(self.url)
         except httpx.InvalidURL:
-            scheme = ""
-        if scheme not in {"http", "https"}:
+            address = httpx.URL()
+        if address.userinfo:
+            raise BadInput(
+                "the address holds a password, which the process list and the journal would show",
+                where="the address of Prometheus",
+                mend="put it into ~/.netrc: machine HOST login NAME password PASSWORD",
+            )
+        if address.scheme not in {"http", "https"}:
             raise BadInput("is not the address of a Prometheus", where=url)
-        self._client = httpx.Client(base_url=self.url, timeout=_TIMEOUT_S)
+        netrc = Path.home() / ".netrc"
+        auth = httpx.NetRCAuth(str(netrc)) if netrc.is_file() else None
+        self._client = httpx.Client(base_url=self.url, timeout=_TIMEOUT_S, auth=auth)
 
     def __enter__(self) -> Self:
         return self

@@ -38,6 +38,7 @@ def capacity_page(
     return template.render(
         plan=plan,
         decided=decided,
+        buffer=_buffer(plan),
         by_choice={
             verdict.use_case: {cost.choice: cost for cost in verdict.choices}
             for verdict in verdicts
@@ -47,6 +48,14 @@ def capacity_page(
         money_plots=_money_plots(plan, verdicts, traffic),
         latency_plots=_latency_plots(plan.pools),
     )
+
+
+def _buffer(plan: Plan) -> Decimal:
+    """What the budget keeps for costs that come out higher, in a month."""
+    totals = plan.totals
+    if totals.budget_monthly is None or totals.budget_left_monthly is None:
+        return Decimal(0)
+    return totals.budget_monthly - totals.cost_monthly - totals.budget_left_monthly
 
 
 def _largest_levers(verdicts: Sequence[Verdict]) -> list[tuple[str, Lever]]:
@@ -110,7 +119,11 @@ def _money_plots(
     totals = plan.totals
     if totals.budget_monthly is not None:
         idle = float(totals.cost_idle_monthly)
-        parts = [("serving", float(totals.cost_monthly) - idle, BLUE), ("idle", idle, QUIET)]
+        parts = [
+            ("serving", float(totals.cost_monthly) - idle, BLUE),
+            ("idle", idle, QUIET),
+            ("buffer", float(_buffer(plan)), ORANGE),
+        ]
         limit = Mark("budget", float(totals.budget_monthly), RED)
         label = f"{plan.currency} a month"
         found.append(plots.bars("Monthly cost and budget", label, parts, limit))

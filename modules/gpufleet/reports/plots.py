@@ -22,6 +22,7 @@ _SETTINGS: Final[Any] = {
     "svg.hashsalt": "gpufleet",
     "font.family": "sans-serif",
     "font.size": 9,
+    "text.parse_math": False,
     "axes.edgecolor": QUIET,
     "axes.labelcolor": INK,
     "axes.spines.top": False,
@@ -38,6 +39,7 @@ _NUMBERS: Final = "{x:,g}"
 _SIZE_INCHES: Final = (4.4, 2.7)
 """Small, so that the text is still read on a phone, which shows the plot at about this width."""
 _HEAD: Final = re.compile(r"^.*?(?=<svg )", re.DOTALL)
+_COUNTED_ID: Final = re.compile(r' id="[a-z0-9.]+_[0-9]+"')
 _FIXED_SIZE: Final = re.compile(r'(<svg [^>]*?) width="[^"]*"| height="[^"]*pt"')
 
 
@@ -130,4 +132,6 @@ def _svg(figure: Figure, title: str) -> str:
     sink = io.StringIO()
     figure.savefig(sink, format="svg", metadata={"Date": None, "Title": title, "Creator": None})
     # A page scales it; a fixed size would run over a phone's edge.
-    return _FIXED_SIZE.sub(r"\1", _HEAD.sub("", sink.getvalue(), count=1), count=2)
+    scaled = _FIXED_SIZE.sub(r"\1", _HEAD.sub("", sink.getvalue(), count=1), count=2)
+    # These ids are the same in every plot, and nothing refers to them.
+    return _COUNTED_ID.sub("", scaled)

@@ -90,7 +90,7 @@ def _show_totals(plan: "Plan") -> None:
     facts.print(money + idle, end="")
     if totals.budget_monthly is not None and totals.budget_left_monthly is not None:
         left = f"; budget {_money(totals.budget_monthly)}"
-        facts.print(f"{left}, {_money(totals.budget_left_monthly)} left", end="")
+        facts.print(f"{left}, {_money(totals.budget_left_monthly)} left after the buffer", end="")
     facts.print(f"; planned in {plan.seconds:.1f} s")
 
 
