@@ -18,7 +18,7 @@ from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.load import load_declared, load_plan, load_positions, outdated
-from gpufleet.spec.plan_file import laid_over, plan_file_of, plan_path, planned_from, rendered
+from gpufleet.spec.plan_file import plan_file_of, plan_path, rendered
 from gpufleet.spec.plans import PlannedPlacement
 from gpufleet.spec.serving import Prewarm, UseCaseLimits
 
@@ -154,10 +154,23 @@ def test_what_a_plan_sets_or_does_not_read_makes_it_no_older(file: Path) -> None
     assert outdated(file) == ""
 
 
-def test_the_digest_is_the_same_before_and_after_the_plan_is_laid_over(file: Path) -> None:
+def test_what_a_plan_reads_of_its_pools_makes_it_older(file: Path) -> None:
+    write(file)
+    text = file.read_text()
+    file.write_text(text.replace("concurrency_limit: 16", "concurrency_limit: 4"))
+    assert "earlier fleet file" in outdated(file)
+
+
+def test_a_pool_without_use_cases_stays_the_fleet_file_s(file: Path) -> None:
     declared = load_declared(file)[0]
-    plan = plan_file_of(plan_of(declared, answers={"placements": placed(3, 4, gpus=2)}))
-    assert planned_from(laid_over(declared, plan)) == planned_from(declared)
+    assert "answers" in plan_file_of(plan_of(declared)).pools
+    assert plan_file_of(plan_of(declared, answers={"use_cases": []})).pools == {}
+
+
+def test_a_name_of_digits_is_read_back_as_text(file: Path) -> None:
+    file.write_text(file.read_text().replace("fleet: article", 'fleet: "123"'))
+    write(file)
+    assert load_fleet(file).fleet == "123"
 
 
 def test_positions_lead_to_the_file_that_sets_the_number(file: Path) -> None:
@@ -241,3 +254,19 @@ def test_what_is_written_is_what_is_read(
     plan_path(file).write_text(text, encoding="utf-8")
     assert load_plan(file) == plan_file_of(plan)
     assert rendered(plan, file.name) == text
+
+
+def test_a_group_that_was_renamed_is_mended_by_planning_again(file: Path) -> None:
+    write(file)
+    file.write_text(file.read_text().replace("h100:", "h100b:"))
+    with pytest.raises(BadInput, match=r"plan\.yaml") as refused:
+        load_fleet(file)
+    assert "./fleet plan.apply --apply" in refused.value.mend
+
+
+@pytest.mark.parametrize("rule", ["FREQ=MONTHLY;BYMONTH=13;BYMONTHDAY=1", "FREQ=DAILY;BYHOUR=99"])
+def test_a_prewarm_rule_that_is_none_is_refused(file: Path, rule: str) -> None:
+    prewarm = Prewarm(name="peak", recurrence=rule, lead_s=60, duration_s=60, replicas={"h100": 1})
+    write(file, prewarm=[prewarm])
+    with pytest.raises(BadInput, match="recurrence"):
+        load_fleet(file)

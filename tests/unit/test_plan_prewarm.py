@@ -115,3 +115,14 @@ def test_a_peak_that_never_ends_is_no_window() -> None:
 def test_the_lead_leaves_room_for_a_restore_and_a_slow_start() -> None:
     for model in load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml").models.values():
         assert lead_s(model) >= 3 * model.load_time_s + model.size_bytes / 1e9 - 1
+
+
+def test_a_date_that_is_counted_from_the_begin_of_february_lasts_no_day_longer() -> None:
+    rule = "FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=10"
+    (window,) = cron_windows(peak(rule, lead=600, lasts=3600))
+    assert window.end == "0 1 10 2 *"
+
+
+def test_a_peak_of_leap_years_only_cannot_be_said() -> None:
+    with pytest.raises(CannotSay, match="leap"):
+        cron_windows(peak("FREQ=YEARLY;BYMONTH=2;BYMONTHDAY=29", lead=600, lasts=3600))

@@ -57,6 +57,9 @@ def read_points(path: Path) -> PointsFile:
     Raises:
         BadInput: with file, line, column and field, and what would be right there.
     """
+    if path.exists() and not path.is_file():
+        # Opening a pipe that nobody writes to would wait for ever.
+        raise BadInput("is not a regular file", where=str(path))
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except OSError as error:

@@ -60,7 +60,8 @@ def read_trace(file: Path, shown_as: str | None = None) -> Columns:
 def _text(file: Path, where: str) -> str:
     try:
         if not file.is_file():
-            raise BadInput("no such file", where=where, mend=f"a CSV file: {', '.join(COLUMNS)}")
+            what = "is not a regular file" if file.exists() else "no such file"
+            raise BadInput(what, where=where, mend=f"a CSV file: {', '.join(COLUMNS)}")
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
             raw = stream.read(MAX_BYTES + 1)
     except (OSError, EOFError, zlib.error) as error:
@@ -79,9 +80,9 @@ def _text(file: Path, where: str) -> str:
 
 def _rows(text: str, where: str) -> Iterator[tuple[float, float, float]]:
     reader = csv.reader(io.StringIO(text, newline=""))
-    places = _places(next(reader, []), where)
     before = -math.inf
     try:
+        places = _places(next(reader, []), where)
         for cells in reader:
             if not cells:
                 continue

@@ -14,7 +14,7 @@ from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.environment import OnProgress
 from gpufleet.flows.plans import plan_capacity, plan_fleet
 from gpufleet.flows.verdicts import decide_use_cases
-from gpufleet.spec.errors import BadInput, FleetError, PolicyRefused
+from gpufleet.spec.errors import BadInput, FleetError
 from gpufleet.spec.load import load_declared
 from gpufleet.spec.plans import Plan, TrafficPoint
 from gpufleet.spec.progress import StepProgress
@@ -79,7 +79,7 @@ def _point(workspace: Workspace, fleet_file: Path, multiple: float) -> TrafficPo
     otherwise, _ = changed(fleet, Change(traffic=multiple))
     try:
         plan = plan_fleet(workspace, fleet_file, otherwise, document)
-    except PolicyRefused as refused:
+    except FleetError as refused:
         return refused.what
     cost = sum((pool.cost_monthly for pool in plan.pools), Decimal(0))
     requests = sum(monthly_requests(each.traffic) for each in otherwise.use_cases.values())

@@ -42,7 +42,10 @@ def plan_capacity(workspace: Workspace, fleet_file: Path, *, pool: str = "") -> 
     fleet, document = load_declared(fleet_file)
     _demand_name(pool, fleet.pools, "--pool", "pool")
     plan = _planned(fleet, _sources(workspace, document), recorded_traces(fleet, fleet_file))
-    told = outdated(fleet_file)
+    try:
+        told = outdated(fleet_file)
+    except BadInput as wrong:
+        told = f"the plan file of now does not hold: {wrong.what} ({wrong.where})"
     return plan.model_copy(
         update={
             "pools": [each for each in plan.pools if pool in {"", each.pool}],
@@ -104,7 +107,8 @@ def what_if(  # noqa: PLR0913 - one argument for each assumption
     )
     if not change.told():
         mend = "such as --traffic 2, --lose-site SITE or --model-size 2"
-        raise BadInput("nothing is assumed", where="plan.whatif", mend=mend)
+        what = "nothing is assumed: a factor of 1 changes nothing"
+        raise BadInput(what, where="plan.whatif", mend=mend)
     if set(fleet.sites) == {lost_site}:
         raise BadInput("it is the only site: nothing would be left", where="--lose-site")
     traces = recorded_traces(fleet, fleet_file)

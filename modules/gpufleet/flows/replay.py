@@ -121,7 +121,8 @@ def _as_planned(workspace: Workspace, fleet_file: Path, use_case: str) -> tuple[
     """The fleet with its plan laid over, and where the plan comes from."""
     declared = load_fleet(fleet_file)
     _pool_of(declared, use_case)
-    if load_plan(fleet_file) is not None:
+    plan_file = load_plan(fleet_file)
+    if plan_file is not None and _pool_of(declared, use_case)[0] in plan_file.pools:
         return declared, "the plan file"
     try:
         plan = plan_capacity(workspace, fleet_file)

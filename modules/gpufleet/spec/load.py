@@ -1,5 +1,6 @@
 """From the files of a fleet to a checked `Fleet`, or to one error that points at the line."""
 
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from gpufleet.spec.plan_file import (
     planned_from,
     strange_pools,
 )
-from gpufleet.spec.problem import Problem, refusal
+from gpufleet.spec.problem import Problem, position, refusal
 from gpufleet.spec.source import Document, FieldPath, Position, dotted, read_document
 from gpufleet.spec.wording import worded
 
@@ -86,7 +87,7 @@ def outdated(path: Path) -> str:
     plan = load_plan(path)
     if plan is None or plan.fleet_digest == planned_from(load_declared(path)[0]):
         return ""
-    return f"{plan_path(path).name} was made for an earlier fleet file: ./fleet plan.capacity"
+    return f"{plan_path(path).name} was made for an earlier fleet file: ./fleet plan.apply"
 
 
 def _load(path: Path) -> tuple[Fleet, Document]:
@@ -100,8 +101,15 @@ def _load(path: Path) -> tuple[Fleet, Document]:
     laid = laid_over(fleet, plan)
     both = laid_positions(document, plan_document)
     if wrong := list(problems(laid)):
-        raise refusal(both, wrong)
+        raise refusal(both, [_mended(problem, both, plan_path(path)) for problem in wrong])
     return laid, both
+
+
+def _mended(problem: Problem, both: Document, plan: Path) -> Problem:
+    """A problem of a generated file is mended by planning again, not by hand."""
+    if position(both, problem.path).file != str(plan):
+        return problem
+    return replace(problem, candidates=(), mend="plan again: ./fleet plan.apply --apply")
 
 
 def _plan(path: Path) -> tuple[PlanFile, Document] | None:
@@ -158,8 +166,8 @@ def _merge(data: dict[str, Any], positions: dict[FieldPath, Position], part: Doc
                 mend="a shared part adds names, and never overrides; keep one of the two",
             )
         data[section] = {**mine, **value} if both else value
-    for path, position in part.positions.items():
-        positions.setdefault(path, position)
+    for path, place in part.positions.items():
+        positions.setdefault(path, place)
 
 
 def _with_catalogue(declared: object) -> object:

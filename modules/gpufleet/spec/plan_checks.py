@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.problem import Problem
-from gpufleet.spec.references import reference
+from gpufleet.spec.references import recurrence, reference
 
 
 def planned_problems(fleet: Fleet) -> Iterator[Problem]:
@@ -22,6 +22,7 @@ def planned_problems(fleet: Fleet) -> Iterator[Problem]:
             except (ZoneInfoNotFoundError, ValueError):
                 what = f"there is no time zone `{prewarm.time_zone}`"
                 yield Problem((*path, "time_zone"), what)
+            yield from recurrence((*path, "recurrence"), prewarm.recurrence)
             for group, replicas in prewarm.replicas.items():
                 here = (*path, "replicas", group)
                 yield from reference(here, "placement of the pool on", group, pool.placements)

@@ -75,14 +75,18 @@ def plan_path(fleet_file: Path) -> Path:
 
 
 def planned_from(fleet: Fleet) -> str:
-    """Digest of what a plan is made from: the same before and after it is laid over.
+    """Digest of what a plan is made from.
 
-    Without what the plan itself sets, and without sections that it does not read.
+    Without sections that it does not read, and without the numbers of replicas of pools that it
+    plans: those it sets whatever they were.
+
+    Args:
+        fleet: as it is declared, without a plan laid over it.
     """
     content = fleet.model_dump(mode="json", by_alias=True, exclude=set(_UNREAD))
     for pool in content["pools"].values():
-        for field in PlannedPool.model_fields:
-            del pool[field]
+        for placement in pool["placements"].values() if pool["use_cases"] else ():
+            del placement["replicas"], placement["max_replicas"]
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return f"sha256:{hashlib.sha256(text.encode()).hexdigest()}"
 
@@ -136,7 +140,8 @@ def plan_file_of(plan: Plan) -> PlanFile:
         fleet=plan.fleet,
         environment=plan.environment,
         fleet_digest=plan.fleet_digest,
-        pools={pool.pool: _planned(pool) for pool in plan.pools},
+        # A pool without use cases of its own was not planned.
+        pools={pool.pool: _planned(pool) for pool in plan.pools if pool.use_cases},
     )
 
 
@@ -168,14 +173,15 @@ def rendered(plan: Plan, fleet_file: str) -> str:
         f"# Capacity plan of {plan.fleet} {plan.environment}, laid over the pools of {fleet_file}.",
         "# Made by `./fleet plan.apply`. Do not edit it: change the fleet file, and plan again.",
         "# Why each number is what it is: ./fleet explain POOL",
-        f"fleet: {made.fleet}",
-        f"environment: {made.environment}",
+        f"fleet: {_text(made.fleet)}",
+        f"environment: {_text(made.environment)}",
         f"fleet_digest: {made.fleet_digest}",
         "",
         "pools:" if made.pools else "pools: {}",
     ]
     for pool in plan.pools:
-        lines += _pool_lines(pool, made.pools[pool.pool])
+        if pool.pool in made.pools:
+            lines += _pool_lines(pool, made.pools[pool.pool])
     return "\n".join(lines) + "\n"
 
 

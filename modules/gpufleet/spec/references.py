@@ -66,10 +66,11 @@ def _demand(fleet: Fleet) -> Iterator[Problem]:
             yield Problem((*at, "hosted"), "restricted data may not leave; remove `hosted`")
         yield from _time_zone((*at, "traffic", "time_zone"), use_case.traffic.time_zone)
         for index, peak in enumerate(use_case.traffic.peaks):
-            yield from _recurrence((*at, "traffic", "peaks", index, "recurrence"), peak.recurrence)
+            yield from recurrence((*at, "traffic", "peaks", index, "recurrence"), peak.recurrence)
 
 
-def _recurrence(path: FieldPath, rule: str) -> Iterator[Problem]:
+def recurrence(path: FieldPath, rule: str) -> Iterator[Problem]:
+    """A problem if a recurrence rule is none, or never happens."""
     try:
         found = starts(rule, FIRST_DAY, FIRST_DAY.replace(year=FIRST_DAY.year + _SEARCH_YEARS))
     except ValueError as error:

@@ -1,5 +1,6 @@
 """Capacity: how many GPUs, of which type, with which limits, at what cost, and why."""
 
+import re
 from pathlib import Path
 
 from invoke import Context
@@ -154,11 +155,13 @@ def replay(
     from gpufleet.spec.errors import BadInput
     from gpufleet.tasks import console, replay_view
 
-    if not (trace and use_case and gpus.isdecimal()):
+    if not (trace and use_case and gpus):
         what = "needs --trace FILE.csv, --gpus N and --use-case NAME"
         raise BadInput(what, mend="see ./fleet --help plan.replay")
-    if queue_limit and not queue_limit.isdecimal():
-        raise BadInput("has to be a whole number", where=f"--queue-limit {queue_limit:.40}")
+    for flag, given in (("--gpus", gpus), ("--queue-limit", queue_limit or "0")):
+        if not re.fullmatch("[0-9]{1,6}", given):
+            what = f"has to be a whole number of at most six digits, not {given:.40}"
+            raise BadInput(what, where=flag)
     here = workspace()
     with console.planning():
         report = run(

@@ -58,12 +58,15 @@ def cron_windows(peak: Prewarm) -> tuple[CronWindow, ...]:
     before = timedelta(seconds=peak.lead_s)
     lasts = timedelta(seconds=peak.duration_s)
     windows = []
+    from_the_end = rule.get("BYMONTHDAY", "").startswith("-")
     for moment, fields, period_s in _moments(rule, peak.recurrence):
         if peak.lead_s + peak.duration_s >= period_s:
             raise CannotSay("an occurrence begins before the last has ended")
-        leap = timedelta(days=fields == "yearly" and moment.month == _FEBRUARY)
+        leap = timedelta(days=from_the_end and moment.month == _FEBRUARY)
         ends = moment + lasts + leap
         windows.append(CronWindow(_cron(moment - before, fields), _cron(ends, fields)))
+    if not windows:
+        raise CannotSay(f"`{peak.recurrence}` happens in leap years only")
     return tuple(windows)
 
 
