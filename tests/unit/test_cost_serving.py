@@ -240,6 +240,26 @@ def test_a_gap_is_said_and_not_guessed(article: Fleet) -> None:
     adds_up(period)
 
 
+def test_a_day_over_a_month_s_end_is_shared_by_its_hours(article: Fleet) -> None:
+    berlin = row(
+        datetime.fromisoformat("2026-12-01T00:00+02:00"),
+        "answers",
+        "answers",
+        1_000_001,
+        hours=24,
+        gpu_hours=168.0,
+    )
+    november, december = actual(
+        article, [berlin], DECEMBER - 24 * HOUR, DECEMBER + 24 * HOUR
+    ).periods
+    assert november.use_cases[0].requests == 83_333
+    assert december.use_cases[0].requests == 916_668
+    assert november.pools[0].served_gpu_hours == 14
+    assert december.pools[0].served_gpu_hours == 154
+    (rest,) = actual(article, [berlin], DECEMBER, DECEMBER + 24 * HOUR).periods
+    assert rest.use_cases[0].requests == 916_668
+
+
 def test_rows_of_all_use_cases_are_split_by_what_is_declared(sample: Fleet) -> None:
     both = row(DECEMBER, "chat", SHARED, 100_000, gpu_hours=64.0)
     (period,) = actual(sample, [both], DECEMBER, DECEMBER + HOUR).periods

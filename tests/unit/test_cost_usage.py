@@ -54,7 +54,10 @@ def test_a_file_of_usage_is_read_line_by_line(tmp_path: Path) -> None:
     [
         ("", "usage.csv", "no rows"),
         (LINE.replace("00:00:00Z", "00:00:00"), ":2: begin", "timezone"),
-        (LINE.replace("00:00:00Z", "00:30:00Z"), ":2", "not a whole hour"),
+        (LINE.replace("00:00:00Z", "00:30:00Z"), ":2: begin", "not a whole hour"),
+        (LINE.replace("00:00:00Z", "00:00:00+05:30"), ":2: begin", "18:30:00+00:00, which is not"),
+        (LINE.replace("2026-11-05", "0001-01-01"), ":2: begin", "outside the years"),
+        (LINE.replace("2026-11-05", "9999-12-31"), ":2: begin", "outside the years"),
         (LINE.replace(",10,9,", ",10,11,"), ":2", "more successful tasks (11) than requests"),
         (LINE.replace(",10,9,", ",-1,,"), ":2: requests", "-1"),
         (LINE.replace(",1.5,", ",nan,"), ":2: gpu_hours", "nan"),
@@ -72,6 +75,13 @@ def test_a_slip_in_a_file_of_usage_is_told_with_its_line(
         read_usage(file)
     assert told.value.where.endswith(where)
     assert says in told.value.what
+
+
+def test_a_row_of_any_offset_is_one_of_utc(tmp_path: Path) -> None:
+    file = tmp_path / "usage.csv"
+    file.write_text(f"{HEAD}\n{LINE.replace('00:00:00Z', '05:30:00+05:30')}\n")
+    ((_, row),) = read_usage(file)
+    assert row.begin.isoformat() == "2026-11-05T00:00:00+00:00"
 
 
 def test_an_unknown_pool_is_told_with_the_nearest_name(sample: Fleet) -> None:

@@ -29,9 +29,12 @@ from gpufleet.reports.focus import write_focus_csv
 from gpufleet.spec import Fleet
 from gpufleet.spec.cost_reports import CostComparison, CostReport
 from gpufleet.spec.errors import BadInput
+from gpufleet.spec.usage import Usage
 
 HOUR: Final = timedelta(hours=1)
 MOST_MONTHS: Final = 60
+_LONGEST: Final = timedelta(days=1)
+"""Of a row of usage."""
 _LOOKED_BACK: Final = timedelta(days=90)
 """How far observed utilization is looked at."""
 
@@ -99,7 +102,7 @@ def forecast_costs(ground: Ground, months: int) -> CostReport:
 
 def actual_costs(ground: Ground, span: Span) -> CostReport:
     """Costs of a period, from the usage that was collected."""
-    rows = ground.usage.between(span.begin, span.end)
+    rows = _rows_in(ground, span)
     return actual(ground.fleet, rows, span.begin, span.end)
 
 
@@ -111,7 +114,7 @@ def compare_costs(ground: Ground, span: Span) -> CostComparison:
     """
     if span.end > midnight(month_of(span.begin.date())[1]):
         raise BadInput("spans more than one month", where=f"{span.begin:%Y-%m-%d}")
-    if not ground.usage.between(span.begin, span.end):
+    if not _rows_in(ground, span):
         raise BadInput(
             "no usage was collected in it",
             where=f"{span.begin:%Y-%m-%d} to {span.end:%Y-%m-%d}",
@@ -119,6 +122,12 @@ def compare_costs(ground: Ground, span: Span) -> CostComparison:
         )
     planned = forecast_of(ground.fleet, [(span.begin, span.end)])
     return compare(planned, actual_costs(ground, span))
+
+
+def _rows_in(ground: Ground, span: Span) -> list[Usage]:
+    """Rows of which an hour lies in a period."""
+    rows = ground.usage.between(span.begin - _LONGEST, span.end)
+    return [row for row in rows if row.begin + row.hours * HOUR > span.begin]
 
 
 def plan_collection(ground: Ground, span: Span, url: str = "") -> CollectPlan:
@@ -176,8 +185,7 @@ def write_collection(ground: Ground, plan: CollectPlan) -> int:
     Raises:
         BadInput: an hour would count twice.
     """
-    day = timedelta(days=1)
-    kept = ground.usage.between(plan.span.begin - day, plan.span.end + day)
+    kept = ground.usage.between(plan.span.begin - _LONGEST, plan.span.end)
     demand_no_contradiction(kept, plan.collected.rows)
     changed = ground.usage.keep(plan.collected.rows)
     if changed:

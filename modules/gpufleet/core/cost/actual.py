@@ -44,7 +44,8 @@ def actual(
 
     Args:
         fleet: declares prices, pools and use cases.
-        rows: of the period; others are left out.
+        rows: that lie in the period, whole or in part; others are left out. Of a row that goes
+            over its end, or that of a month, each part has its hours' share.
         begin: first moment, on a whole hour.
         end: the moment after it.
         capacities: of pools that something better than the fleet file is known about.
@@ -54,7 +55,7 @@ def actual(
     for row in rows:
         if row.pool not in fleet.pools:
             strangers.add(row.pool)
-        elif begin <= row.begin and row.begin + row.hours * _HOUR <= end:
+        else:
             by_pool[row.pool].append(row)
     known = {name: capacity_of(fleet, name) for name in fleet.pools} | dict(capacities or {})
     notes = [note for name in fleet.pools for note in _gaps(name, by_pool[name], begin, end)]
@@ -122,7 +123,7 @@ def _use(  # noqa: PLR0913 - which pool, what was seen of it and when, what it c
     end: datetime,
 ) -> PoolUse:
     pool = fleet.pools[name]
-    rows = [row for row in rows if begin <= row.begin < end]
+    rows = [part for row in rows for part in _part(row, begin, end)]
     hours = len(_observed_hours(rows, begin, end))
     kept = sum(kept_gpus(pool).values()) * hours
     serving = [row for row in rows if row.requests]
@@ -140,6 +141,31 @@ def _use(  # noqa: PLR0913 - which pool, what was seen of it and when, what it c
         watts=_mean_watts(serving),
         planned=False,
     )
+
+
+def _part(row: Usage, begin: datetime, end: datetime) -> list[Usage]:
+    """What of a row lies in a period; the parts of consecutive periods add up to it."""
+    first = max(0, round((begin - row.begin) / _HOUR))
+    after = min(row.hours, round((end - row.begin) / _HOUR))
+    if first >= after:
+        return []
+
+    def share(count: int) -> int:
+        return count * after // row.hours - count * first // row.hours
+
+    return [
+        row.model_copy(
+            update={
+                "begin": row.begin + first * _HOUR,
+                "hours": after - first,
+                "requests": share(row.requests),
+                "successful": None if row.successful is None else share(row.successful),
+                "prompt_tokens": share(row.prompt_tokens),
+                "output_tokens": share(row.output_tokens),
+                "gpu_hours": row.gpu_hours * (after - first) / row.hours,
+            }
+        )
+    ]
 
 
 def _demand(fleet: Fleet, pool: Pool, rows: Sequence[Usage]) -> tuple[Demand, ...]:
