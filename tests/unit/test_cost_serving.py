@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gpufleet.core.cost.actual import actual, observed_utilization
 from gpufleet.core.cost.forecast import forecast
 from gpufleet.core.cost.serving import (
+    ObservedHour,
     capacity_of,
     conservative_utilization,
     month_of,
@@ -197,10 +198,51 @@ def test_only_bursts_over_a_usual_day_s_room_count_as_bursts(sample: Fleet) -> N
     assert burst_share(agents, DECEMBER, JANUARY) > peak_share(agents, DECEMBER, JANUARY) / 3
 
 
-def test_the_conservative_utilization_is_the_lower_quartile_once_a_day_was_seen() -> None:
-    assert conservative_utilization([0.9] * 23, 0.6)[0] == 0.6
-    seen = [0.1, 0.2, 0.3, 0.4] * 6
+def test_the_conservative_utilization_is_what_three_quarters_of_the_work_saw() -> None:
+    assert conservative_utilization([ObservedHour(0.9, 1)] * 23, 0.6)[0] == 0.6
+    seen = [ObservedHour(share, 1) for share in (0.1, 0.2, 0.3, 0.4)] * 6
     assert conservative_utilization(seen, 0.6) == (0.1, "25th percentile of 24 observed hours")
+    nights = [ObservedHour(0.01, 1)] * 100 + [ObservedHour(0.5, 100)] * 24
+    assert conservative_utilization(nights, 0.6)[0] == 0.5
+    still = [ObservedHour(0.0, 0)] * 100 + [ObservedHour(0.5, 1)] * 24
+    assert conservative_utilization(still, 0.6) == (0.5, "25th percentile of 24 observed hours")
+
+
+def test_hours_without_requests_do_not_make_what_was_served_dearer(article: Fleet) -> None:
+    busy = 8 * 3600 * 7 * 6 // 10
+    rows = [
+        row(DECEMBER + hour * HOUR, "answers", "answers", busy if 8 <= hour % 24 < 16 else 0)
+        for hour in range(72)
+    ]
+    seen = forecast(article, date(2027, 1, 1), 1, observed=observed_utilization(article, rows))
+    assert seen.periods[0].pools[0].utilization == pytest.approx(0.6)
+
+
+def test_declared_traffic_that_comes_leaves_the_forecast_as_it_was(sample: Fleet) -> None:
+    rows = []
+    for name, pool in sample.pools.items():
+        steady = sum(each.replicas * each.gpus_per_replica for each in pool.placements.values())
+        for hour in range(14 * 24):
+            begin = DECEMBER + hour * HOUR
+            for each in pool.use_cases:
+                use_case = sample.use_cases[each]
+                count = round(requests_between(use_case.traffic, begin, begin + HOUR))
+                tokens = {
+                    "prompt_tokens": round(count * use_case.tokens.prompt_mean),
+                    "output_tokens": round(count * use_case.tokens.output_mean),
+                    "gpu_hours": steady / len(pool.use_cases),
+                }
+                rows.append(row(begin, name, each, count, **tokens))
+    day = date(2027, 1, 1)
+    before = forecast(sample, day, 1).periods[0]
+    after = forecast(sample, day, 1, observed=observed_utilization(sample, rows)).periods[0]
+    assert after.total == before.total
+    for old, new in zip(before.pools, after.pools, strict=True):
+        assert new.utilization_source.startswith("25th percentile")
+        assert (new.served, new.idle, new.gpu_hours) == (old.served, old.idle, old.gpu_hours)
+        assert old.cost_per_1k is not None
+        assert new.cost_per_1k is not None
+        assert new.cost_per_1k < 2 * old.cost_per_1k
 
 
 def test_an_observed_hour_costs_what_a_person_computes(article: Fleet) -> None:
@@ -280,9 +322,9 @@ def test_work_without_tokens_or_requests_stands_idle(article: Fleet) -> None:
 
 def test_utilization_is_work_over_what_the_running_gpus_could_do(article: Fleet) -> None:
     half = [row(DECEMBER + hour * HOUR, "answers", "answers", 4 * 3600 * 7) for hour in range(3)]
-    assert observed_utilization(article, half) == {"answers": [pytest.approx(0.5)] * 3}
+    assert observed_utilization(article, half) == {"answers": [(0.5, 4 * 3600 * 7 * 225)] * 3}
     day = row(DECEMBER, "answers", "answers", 4 * 3600 * 7 * 24, hours=24, gpu_hours=7 * 24)
-    assert observed_utilization(article, [day]) == {"answers": [pytest.approx(0.5)] * 24}
+    assert observed_utilization(article, [day]) == {"answers": [(0.5, 4 * 3600 * 7 * 225)] * 24}
 
 
 @given(

@@ -13,6 +13,7 @@ from gpufleet.core.cost.serving import (
     NOBODY,
     Capacity,
     Demand,
+    ObservedHour,
     PoolUse,
     capacity_of,
     kept_gpus,
@@ -92,25 +93,22 @@ def by_month(begin: datetime, end: datetime) -> list[tuple[datetime, datetime]]:
     return parts
 
 
-def observed_utilization(
-    fleet: Fleet, rows: Iterable[Usage], capacities: Mapping[str, Capacity] | None = None
-) -> dict[str, list[float]]:
-    """By pool: the share of its running replicas' capacity that was served, once for each hour."""
-    lasted: dict[tuple[str, datetime], int] = {}
-    work: dict[tuple[str, datetime], float] = defaultdict(float)
-    hours: dict[tuple[str, datetime], float] = defaultdict(float)
+def observed_utilization(fleet: Fleet, rows: Iterable[Usage]) -> dict[str, list[ObservedHour]]:
+    """By pool: how its running replicas were used in each hour in which it served requests."""
+    found: dict[tuple[str, datetime], list[Usage]] = defaultdict(list)
     for row in rows:
-        work[row.pool, row.begin] += work_of(row.prompt_tokens, row.output_tokens)
-        hours[row.pool, row.begin] += row.gpu_hours
-        lasted[row.pool, row.begin] = row.hours
-    found: dict[str, list[float]] = defaultdict(list)
-    for (pool, begin), gpu_hours in sorted(hours.items()):
-        if pool not in fleet.pools or not gpu_hours:
+        if row.pool in fleet.pools:
+            found[row.pool, row.begin].append(row)
+    hours: dict[str, list[ObservedHour]] = defaultdict(list)
+    for (pool, _), mine in sorted(found.items()):
+        ran = sum(row.gpu_hours for row in mine)
+        work = sum(work_of(row.prompt_tokens, row.output_tokens) for row in mine)
+        if not ran or not any(row.requests for row in mine):
             continue
-        capacity = (capacities or {}).get(pool) or capacity_of(fleet, pool)
-        share = min(1.0, capacity.gpu_hours(work[pool, begin], 1) / gpu_hours)
-        found[pool] += [share] * lasted[pool, begin]
-    return dict(found)
+        share = min(1.0, capacity_of(fleet, pool).gpu_hours(work, 1) / ran)
+        lasted = mine[0].hours
+        hours[pool] += [ObservedHour(share, work / lasted)] * lasted
+    return dict(hours)
 
 
 def _use(  # noqa: PLR0913 - which pool, what was seen of it and when, what it can do
@@ -130,11 +128,13 @@ def _use(  # noqa: PLR0913 - which pool, what was seen of it and when, what it c
     ran = sum(row.gpu_hours for row in serving)
     work = sum(work_of(row.prompt_tokens, row.output_tokens) for row in serving)
     needed = capacity.gpu_hours(work, 1)
+    utilization = min(1.0, needed / ran) if ran else 0.0
     return PoolUse(
         pool=name,
         hours=hours,
         served_share=min(1.0, ran / kept) if kept else 0.0,
-        utilization=min(1.0, needed / ran) if ran else 0.0,
+        utilization=utilization,
+        price_utilization=utilization,
         utilization_source="observed",
         capacity=capacity,
         demand=_demand(fleet, pool, serving),

@@ -7,6 +7,7 @@ from gpufleet.core.cost.hardware import decimal
 from gpufleet.core.cost.serving import (
     Capacity,
     Demand,
+    ObservedHour,
     PoolUse,
     capacity_of,
     conservative_utilization,
@@ -25,7 +26,7 @@ def forecast(
     day: date,
     months: int,
     *,
-    observed: Mapping[str, Sequence[float]] | None = None,
+    observed: Mapping[str, Sequence[ObservedHour]] | None = None,
     capacities: Mapping[str, Capacity] | None = None,
 ) -> CostReport:
     """Costs of whole months, from the one that a day is in.
@@ -34,7 +35,7 @@ def forecast(
         fleet: declares traffic, prices and placements.
         day: in the first month.
         months: how many.
-        observed: utilization of observed hours by pool.
+        observed: hours by pool, which set the utilization of prices.
         capacities: of pools that something better than the fleet file is known about.
     """
     spans = [month_of(day, ahead) for ahead in range(months)]
@@ -46,7 +47,7 @@ def forecast_of(
     fleet: Fleet,
     periods: Sequence[tuple[datetime, datetime]],
     *,
-    observed: Mapping[str, Sequence[float]] | None = None,
+    observed: Mapping[str, Sequence[ObservedHour]] | None = None,
     capacities: Mapping[str, Capacity] | None = None,
 ) -> CostReport:
     """Costs of any periods between whole hours; arguments as of `forecast`."""
@@ -83,20 +84,26 @@ def planned_use(  # noqa: PLR0913 - what is asked of which pool, when, and what 
     *,
     begin: datetime,
     end: datetime,
-    observed: Sequence[float] = (),
+    observed: Sequence[ObservedHour] = (),
 ) -> PoolUse:
-    """How a pool will be used: what is asked of it, at a conservative utilization."""
+    """How a pool will be used: what is asked of it, at the declared utilization.
+
+    What was observed sets the utilization of prices alone: GPU-hours that requests take follow from
+    declared traffic, not from how quiet the nights were.
+    """
     pool = fleet.pools[pool_name]
     hours = (end - begin).total_seconds() / 3600
-    utilization, source = conservative_utilization(observed, fleet.costs.default_utilization)
+    usual = fleet.costs.default_utilization
+    cautious, source = conservative_utilization(observed, usual)
     demand = tuple(_demand(fleet, name, begin, end) for name in pool.use_cases)
     kept = sum(kept_gpus(pool).values()) * hours
-    needed = capacity.gpu_hours(sum(each.work for each in demand), utilization)
+    needed = capacity.gpu_hours(sum(each.work for each in demand), usual)
     return PoolUse(
         pool=pool_name,
         hours=hours,
         served_share=min(1.0, needed / kept) if kept else 0.0,
-        utilization=utilization,
+        utilization=usual,
+        price_utilization=cautious,
         utilization_source=source,
         capacity=capacity,
         demand=demand,
