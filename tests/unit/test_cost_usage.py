@@ -102,6 +102,15 @@ def test_no_hour_counts_twice() -> None:
         demand_no_contradiction([hour], [usage(hour.begin, SHARED)])
 
 
+def test_days_that_overlap_are_refused_in_a_file_and_beside_what_is_kept() -> None:
+    day, later = usage(BEGIN, hours=24), usage(BEGIN + 12 * HOUR, hours=24)
+    for kept, new in (([], [day, later]), ([later], [day])):
+        with pytest.raises(BadInput, match="12:00 UTC would count twice: two rows of 24 hours"):
+            demand_no_contradiction(kept, new)
+    other = usage(BEGIN + 12 * HOUR, "agent-assist", hours=24)
+    demand_no_contradiction([day], [day, other, usage(BEGIN + 24 * HOUR, hours=24)])
+
+
 def test_an_hour_in_which_a_site_was_not_seen_has_no_row(sample: Fleet) -> None:
     end = BEGIN + HOUR
     cells = {("fra1", "chat", SHARED): 60.0}

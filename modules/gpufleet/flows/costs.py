@@ -164,10 +164,14 @@ def plan_import(ground: Ground, file: Path) -> CollectPlan:
 
 
 def plan_of(ground: Ground, span: Span, *, usage: str = "", prometheus: str = "") -> CollectPlan:
-    """What a CSV file, where one is named, or else Prometheus would give; writes nothing."""
-    if usage:
-        return plan_import(ground, Path(usage))
-    return plan_collection(ground, span, prometheus)
+    """What a CSV file, where one is named, or else Prometheus would give; writes nothing.
+
+    Raises:
+        BadInput: an hour would count twice.
+    """
+    plan = plan_import(ground, Path(usage)) if usage else plan_collection(ground, span, prometheus)
+    _demand_no_contradiction(ground, plan)
+    return plan
 
 
 def write_focus(ground: Ground, report: CostReport, file: str) -> None:
@@ -185,8 +189,7 @@ def write_collection(ground: Ground, plan: CollectPlan) -> int:
     Raises:
         BadInput: an hour would count twice.
     """
-    kept = ground.usage.between(plan.span.begin - _LONGEST, plan.span.end)
-    demand_no_contradiction(kept, plan.collected.rows)
+    _demand_no_contradiction(ground, plan)
     changed = ground.usage.keep(plan.collected.rows)
     if changed:
         ground.note(
@@ -198,6 +201,11 @@ def write_collection(ground: Ground, plan: CollectPlan) -> int:
             rows=changed,
         )
     return changed
+
+
+def _demand_no_contradiction(ground: Ground, plan: CollectPlan) -> None:
+    kept = ground.usage.between(plan.span.begin - _LONGEST, plan.span.end)
+    demand_no_contradiction(kept, plan.collected.rows)
 
 
 def observe(

@@ -86,12 +86,13 @@ def rows_of(fleet: Fleet, observed: Observed, begin: datetime, end: datetime) ->
 def demand_no_contradiction(kept: Iterable[Usage], new: Sequence[Usage]) -> None:
     """Refuse rows that would count an hour twice.
 
-    A day beside its hours, or a pool as a whole beside its use cases.
+    A day beside its hours or a day that overlaps it, or a pool as a whole beside its use cases.
 
     Raises:
         BadInput: naming the first.
     """
     shapes: dict[tuple[str, datetime], tuple[int, bool]] = {}
+    counted: set[tuple[str, str, datetime]] = set()
     replaced = {row.key for row in new}
     for row in [*(each for each in kept if each.key not in replaced), *new]:
         shape = (row.hours, row.use_case == SHARED)
@@ -104,6 +105,15 @@ def demand_no_contradiction(kept: Iterable[Usage], new: Sequence[Usage]) -> None
                     where=f"pool {row.pool}",
                     mend="bring all rows of a day in one form",
                 )
+            cell = (row.pool, row.use_case, at[1])
+            if cell in counted:
+                raise BadInput(
+                    f"{at[1]:%Y-%m-%d %H:%M} UTC would count twice: two rows of {row.hours} hours "
+                    f"of {row.use_case} overlap",
+                    where=f"pool {row.pool}",
+                    mend="let each row begin where the one before it ends",
+                )
+            counted.add(cell)
 
 
 def demand_declared(fleet: Fleet, place: str, row: Usage) -> None:
