@@ -311,6 +311,25 @@ def test_rows_of_all_use_cases_are_split_by_what_is_declared(sample: Fleet) -> N
     adds_up(period)
 
 
+def test_a_use_case_of_less_than_a_hundredth_has_its_exact_share(sample: Fleet) -> None:
+    agents = sample.use_cases["agent-assist"]
+    rare = agents.model_copy(
+        update={"traffic": agents.traffic.model_copy(update={"rate_rps": 0.01})}
+    )
+    fleet = sample.model_copy(update={"use_cases": {**sample.use_cases, "agent-assist": rare}})
+    support = fleet.use_cases["support-chat"]
+    works = [
+        each.traffic.rate_rps * work_of(each.tokens.prompt_mean, each.tokens.output_mean)
+        for each in (support, rare)
+    ]
+    assert works[1] / sum(works) < 0.005
+    both = row(DECEMBER, "chat", SHARED, 10**7, gpu_hours=64.0)
+    (period,) = actual(fleet, [both], DECEMBER, DECEMBER + HOUR).periods
+    counts = {each.use_case: each.requests for each in period.use_cases}
+    assert counts["agent-assist"] == round(10**7 * works[1] / sum(works))
+    assert sum(counts.values()) == 10**7
+
+
 def test_work_without_tokens_or_requests_stands_idle(article: Fleet) -> None:
     (period,) = actual(
         article, [row(DECEMBER, "answers", "answers", 0)], DECEMBER, DECEMBER + HOUR

@@ -4,11 +4,11 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Final
 
 from gpufleet.core.cost.forecast import midnight
 from gpufleet.core.cost.hardware import decimal
-from gpufleet.core.cost.money import split
 from gpufleet.core.cost.serving import (
     NOBODY,
     Capacity,
@@ -170,16 +170,16 @@ def _part(row: Usage, begin: datetime, end: datetime) -> list[Usage]:
 
 def _demand(fleet: Fleet, pool: Pool, rows: Sequence[Usage]) -> tuple[Demand, ...]:
     """What each use case asked for; rows of all together are split by declared work."""
-    requests: dict[str, Decimal] = defaultdict(Decimal)
+    requests: dict[str, Fraction] = defaultdict(Fraction)
     work: dict[str, float] = defaultdict(float)
-    tasks: dict[str, Decimal] = defaultdict(Decimal)
+    tasks: dict[str, Fraction] = defaultdict(Fraction)
     for row in rows:
         for name, share in _shares(fleet, pool, row).items():
-            asked = decimal(row.requests) * share
+            asked = row.requests * share
             requests[name] += asked
             success = fleet.use_cases[name].success_rate if name in fleet.use_cases else 1.0
             counted = row.successful
-            tasks[name] += asked * decimal(success) if counted is None else counted * share
+            tasks[name] += asked * Fraction(success) if counted is None else counted * share
             work[name] += work_of(row.prompt_tokens, row.output_tokens) * float(share)
     return tuple(
         Demand(
@@ -193,13 +193,14 @@ def _demand(fleet: Fleet, pool: Pool, rows: Sequence[Usage]) -> tuple[Demand, ..
     )
 
 
-def _shares(fleet: Fleet, pool: Pool, row: Usage) -> dict[str, Decimal]:
+def _shares(fleet: Fleet, pool: Pool, row: Usage) -> dict[str, Fraction]:
     """The use cases that a row is about, with the share of it that each has."""
     if row.use_case != SHARED or not pool.use_cases:
-        return {row.use_case: Decimal(1)}
+        return {row.use_case: Fraction(1)}
     declared = [fleet.use_cases[name] for name in pool.use_cases]
-    weights = [each.traffic.rate_rps * work_of_request(each.tokens) for each in declared]
-    return dict(zip(pool.use_cases, split(Decimal(1), weights), strict=True))
+    weights = [Fraction(each.traffic.rate_rps * work_of_request(each.tokens)) for each in declared]
+    whole = sum(weights)
+    return {name: weight / whole for name, weight in zip(pool.use_cases, weights, strict=True)}
 
 
 def _mean_watts(rows: Sequence[Usage]) -> Decimal | None:
