@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from gpufleet.core.cost.usage import demand_declared, demand_no_contradiction, rows_of
 from gpufleet.edges.usage_file import read_usage
 from gpufleet.edges.workspace import PROJECT_ROOT
-from gpufleet.flows.costs import Span
+from gpufleet.flows.costs import Span, demand_effect, months_of
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.usage import SHARED, Usage
@@ -168,6 +169,10 @@ def test_a_period_ends_with_the_last_whole_hour() -> None:
         ({"month": "november"}, "not a date"),
         ({"month": "2026-12"}, "over yet"),
         ({"begin": "2026-11-32"}, "not a date"),
+        ({"month": "9999-12"}, "outside the years"),
+        ({"begin": "0001-01-01"}, "outside the years"),
+        ({"begin": "2026-11-01", "end": "9999-12-31"}, "outside the years"),
+        ({"begin": "2000-01-01", "end": "2026-11-01"}, "longer than 60 months"),
         ({"begin": "2026-11-05", "end": "2026-11-01"}, "ends before it begins"),
         ({"begin": "2027-01-01"}, "over yet"),
         ({"end": "2026-11-05"}, "either a month"),
@@ -177,6 +182,41 @@ def test_a_period_ends_with_the_last_whole_hour() -> None:
 def test_a_period_that_is_none_is_told(given: dict[str, str], says: str) -> None:
     with pytest.raises(BadInput, match=says):
         Span.of(NOW, **given)
+
+
+@pytest.mark.parametrize("months", ["abc", "", "0", "61", "-1", "1.5", "²", "00121", "9" * 5000])
+def test_a_number_of_months_that_is_none_is_told(months: str) -> None:
+    with pytest.raises(BadInput, match="whole number from 1 to 60"):
+        months_of(months)
+    assert months_of("12") == 12
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ({"prometheus": "http://127.0.0.1:1"}, "--prometheus"),
+        ({"prometheus": "http://127.0.0.1:1", "usage": "u.csv"}, "--prometheus"),
+        ({"apply": True}, "--apply"),
+        ({"focus": "f.csv", "usage": "u.csv"}, "--focus"),
+        ({"focus": "f.csv", "collect": True}, "--focus"),
+        ({"usage": "u.csv", "collect": True}, "--usage"),
+        ({"usage": "u.csv", "period": "2026-11"}, "--usage"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(given: dict[str, Any], option: str) -> None:
+    none: dict[str, Any] = {
+        "collect": False,
+        "prometheus": "",
+        "usage": "",
+        "apply": False,
+        "focus": "",
+        "period": "",
+    }
+    demand_effect(**none)
+    demand_effect(**none | {"usage": "u.csv", "apply": True, "focus": "f.csv"})
+    with pytest.raises(BadInput) as told:
+        demand_effect(**none | given)
+    assert told.value.where == option
 
 
 @given(text=st.text(max_size=200))
