@@ -262,6 +262,27 @@ def test_an_observed_hour_costs_what_a_person_computes(article: Fleet) -> None:
     adds_up(period)
 
 
+def test_what_ran_beyond_what_is_kept_is_charged_too(article: Fleet) -> None:
+    full = row(DECEMBER, "answers", "answers", 8 * 3600 * 14, gpu_hours=14.0)
+    (period,) = actual(article, [full], DECEMBER, DECEMBER + HOUR).periods
+    (pool,) = period.pools
+    assert pool.gpu_hours == pool.served_gpu_hours == 14
+    # 14 x (1.189712 + 0.1911), and 2 of the 16 of no pool at 1.227932
+    assert pool.served == Decimal("19.33")
+    assert pool.idle == 0
+    assert period.unassigned == Decimal("2.46")
+    adds_up(period)
+
+
+def test_a_pool_that_keeps_too_few_gpus_is_noted(article: Fleet, sample: Fleet) -> None:
+    notes = forecast(article, date(2026, 12, 24), 2).notes
+    short = "pool answers: needs 11 GPUs at 60% in 2026-12, keeps 10"
+    assert [note for note in notes if "needs" in note] == [
+        f"{short}: what is missing is in no amount"
+    ]
+    assert not [note for note in forecast(sample, date(2026, 11, 1), 1).notes if "needs" in note]
+
+
 def test_measured_watts_replace_rated_ones(article: Fleet) -> None:
     cool = row(DECEMBER, "answers", "answers", 8 * 3600 * 7, mean_watts=300)
     (period,) = actual(article, [cool], DECEMBER, DECEMBER + HOUR).periods

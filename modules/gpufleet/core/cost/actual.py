@@ -41,7 +41,8 @@ def actual(
     """Costs of what is over, month by month, or of the part of it that was observed.
 
     GPU-hours in which replicas ran are charged to the requests that they served; those of rows
-    without a request, and what a pool keeps beside them, stand idle.
+    without a request, and what a pool keeps beside them, stand idle. Where more ran than a pool
+    keeps, all that ran is charged.
 
     Args:
         fleet: declares prices, pools and use cases.
@@ -126,13 +127,14 @@ def _use(  # noqa: PLR0913 - which pool, what was seen of it and when, what it c
     kept = sum(kept_gpus(pool).values()) * hours
     serving = [row for row in rows if row.requests]
     ran = sum(row.gpu_hours for row in serving)
+    charged = max(kept, sum(row.gpu_hours for row in rows))
     work = sum(work_of(row.prompt_tokens, row.output_tokens) for row in serving)
     needed = capacity.gpu_hours(work, 1)
     utilization = min(1.0, needed / ran) if ran else 0.0
     return PoolUse(
         pool=name,
         hours=hours,
-        served_share=min(1.0, ran / kept) if kept else 0.0,
+        served_share=ran / charged if kept else 0.0,
         utilization=utilization,
         price_utilization=utilization,
         utilization_source="observed",
@@ -140,6 +142,7 @@ def _use(  # noqa: PLR0913 - which pool, what was seen of it and when, what it c
         demand=_demand(fleet, pool, serving),
         watts=_mean_watts(serving),
         planned=False,
+        over=charged / kept if kept else 1.0,
     )
 
 

@@ -1,5 +1,6 @@
 """What the coming months cost, from declared traffic, prices and placements."""
 
+import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time
 
@@ -53,6 +54,13 @@ def forecast_of(
     """Costs of any periods between whole hours; arguments as of `forecast`."""
     known = {name: capacity_of(fleet, name) for name in fleet.pools} | dict(capacities or {})
     seen = observed or {}
+    uses = [
+        [
+            planned_use(fleet, name, known[name], begin=begin, end=end, observed=seen.get(name, ()))
+            for name in fleet.pools
+        ]
+        for begin, end in periods
+    ]
     return CostReport(
         fleet=fleet.fleet,
         environment=fleet.environment,
@@ -60,20 +68,10 @@ def forecast_of(
         kind="forecast",
         buffer_share=fleet.governance.cost_buffer,
         periods=[
-            period_cost(
-                fleet,
-                [
-                    planned_use(
-                        fleet, name, known[name], begin=begin, end=end, observed=seen.get(name, ())
-                    )
-                    for name in fleet.pools
-                ],
-                begin,
-                end,
-            )
-            for begin, end in periods
+            period_cost(fleet, mine, begin, end)
+            for mine, (begin, end) in zip(uses, periods, strict=True)
         ],
-        notes=[*_notes(fleet, known), *_peaks(fleet, periods)],
+        notes=[*_notes(fleet, known), *_short(fleet, periods, uses), *_peaks(fleet, periods)],
     )
 
 
@@ -125,6 +123,28 @@ def _demand(fleet: Fleet, name: str, begin: datetime, end: datetime) -> Demand:
         successful=requests * use_case.success_rate,
         work=requests * work_of_request(use_case.tokens),
     )
+
+
+def _short(
+    fleet: Fleet, periods: Sequence[tuple[datetime, datetime]], uses: Sequence[Sequence[PoolUse]]
+) -> list[str]:
+    """Pools that keep fewer GPUs than their requests need, in the period that needs most."""
+    most: dict[str, tuple[int, datetime, float]] = {}
+    for (begin, _), mine in zip(periods, uses, strict=True):
+        for use in mine:
+            work = sum(each.work for each in use.demand)
+            needed = math.ceil(use.capacity.gpu_hours(work, use.utilization) / use.hours - 1e-9)
+            if needed > most.get(use.pool, (0,))[0]:
+                most[use.pool] = (needed, begin, use.utilization)
+    found = []
+    for name, (needed, begin, share) in most.items():
+        kept = sum(kept_gpus(fleet.pools[name]).values())
+        if needed > kept:
+            found.append(
+                f"pool {name}: needs {needed} GPUs at {share:.0%} in {begin:%Y-%m}, keeps {kept}: "
+                "what is missing is in no amount"
+            )
+    return found
 
 
 def _peaks(fleet: Fleet, periods: Sequence[tuple[datetime, datetime]]) -> list[str]:

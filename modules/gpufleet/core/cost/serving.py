@@ -67,7 +67,7 @@ class PoolUse:
     hours: float
     """Hours of the period that something is known about."""
     served_share: float
-    """Share of the GPU-hours that it keeps in those hours which serve requests."""
+    """Share of the GPU-hours that are charged to it in those hours which serve requests."""
     utilization: float
     """Of the GPUs in serving GPU-hours, which their power follows."""
     price_utilization: float
@@ -80,6 +80,8 @@ class PoolUse:
     """Measured in serving GPU-hours, W for each GPU."""
     planned: bool = True
     """Whether prices are for planning: at the conservative utilization, with the buffer."""
+    over: float = 1.0
+    """GPU-hours that ran over those that it keeps, where more ran; else 1."""
 
 
 class ObservedHour(NamedTuple):
@@ -185,8 +187,14 @@ def period_cost(
     rates = {name: gpu_hour(fleet, name, day=begin.date()) for name in fleet.node_groups}
     exact = [_exact(fleet, use, rates) for use in known]
     kept = {group: n for pool in fleet.pools.values() for group, n in kept_gpus(pool).items()}
+    beyond = {
+        group: decimal(use.hours) * count * (decimal(use.over) - 1)
+        for use in known
+        for group, count in kept_gpus(fleet.pools[use.pool]).items()
+    }
     unassigned = sum(
-        ((group.gpus - kept.get(name, 0)) * hours * rates[name].total(0))
+        max(Decimal(0), (group.gpus - kept.get(name, 0)) * hours - beyond.get(name, 0))
+        * rates[name].total(0)
         for name, group in fleet.node_groups.items()
     )
     unobserved = sum(
@@ -239,7 +247,7 @@ def _exact(fleet: Fleet, use: PoolUse, rates: Mapping[str, HourlyCost]) -> _Exac
     hours, share = decimal(use.hours), decimal(use.served_share)
     amortization = facility = oncall = power = served = idle = gpu_hours = at = Decimal(0)
     for group, count in kept_gpus(fleet.pools[use.pool]).items():
-        rate, kept = rates[group], hours * count
+        rate, kept = rates[group], hours * count * decimal(use.over)
         working = rate.power_of(use.watts) if use.watts is not None else None
         busy = rate.power_at(use.utilization) if working is None else working
         amortization += kept * rate.amortization
