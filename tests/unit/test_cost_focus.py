@@ -19,13 +19,12 @@ import pytest
 from gpufleet.core.cost.actual import actual
 from gpufleet.core.cost.focus import COLUMNS
 from gpufleet.core.cost.forecast import forecast
-from gpufleet.core.cost.serving import NOBODY
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.reports.focus import focus_csv, write_focus_csv
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.cost_reports import CostReport
 from gpufleet.spec.errors import Failed
-from gpufleet.spec.usage import Usage
+from gpufleet.spec.usage import NOBODY, Usage
 
 DECIMAL: Final = r"-?\d+(\.\d+)?"
 MOMENT: Final = r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z"

@@ -21,9 +21,10 @@ from gpufleet.core.cost.variance import compare
 from gpufleet.core.cost.volume import burst_share, peak_share, requests_between
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import Fleet, load_fleet
+from gpufleet.spec.checks import problems
 from gpufleet.spec.cost_reports import PeriodCost
 from gpufleet.spec.serving import Traffic
-from gpufleet.spec.usage import SHARED, Usage
+from gpufleet.spec.usage import NOBODY, SHARED, Usage
 
 DECEMBER = datetime(2026, 12, 1, tzinfo=UTC)
 JANUARY = datetime(2027, 1, 1, tzinfo=UTC)
@@ -349,6 +350,17 @@ def test_a_use_case_of_less_than_a_hundredth_has_its_exact_share(sample: Fleet) 
     counts = {each.use_case: each.requests for each in period.use_cases}
     assert counts["agent-assist"] == round(10**7 * works[1] / sum(works))
     assert sum(counts.values()) == 10**7
+
+
+@pytest.mark.parametrize(("section", "name"), [("use_cases", SHARED), ("teams", NOBODY)])
+def test_a_name_that_costs_have_a_meaning_for_is_refused(
+    sample: Fleet, section: str, name: str
+) -> None:
+    declared = getattr(sample, section)
+    taken = sample.model_copy(update={section: {**declared, name: next(iter(declared.values()))}})
+    told = [each.path for each in problems(taken) if "is reserved" in each.what]
+    assert told == [(section, name)]
+    assert not list(problems(sample))
 
 
 def test_work_without_tokens_or_requests_stands_idle(article: Fleet) -> None:

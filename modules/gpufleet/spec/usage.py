@@ -63,3 +63,5 @@ class Usage(Spec):
 
 SHARED: Final = "shared"
 """The use case of rows that are about all use cases of a pool together."""
+NOBODY: Final = "nobody"
+"""The team of what no use case can be charged for."""

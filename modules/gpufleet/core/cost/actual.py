@@ -10,7 +10,6 @@ from typing import Final
 from gpufleet.core.cost.forecast import midnight
 from gpufleet.core.cost.hardware import decimal
 from gpufleet.core.cost.serving import (
-    NOBODY,
     Capacity,
     Demand,
     ObservedHour,
@@ -25,7 +24,7 @@ from gpufleet.core.cost.serving import (
 from gpufleet.spec.cost_reports import CostReport
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.serving import Pool
-from gpufleet.spec.usage import SHARED, Usage
+from gpufleet.spec.usage import NOBODY, SHARED, Usage
 
 _HOUR: Final = timedelta(hours=1)
 

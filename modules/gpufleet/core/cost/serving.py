@@ -18,12 +18,11 @@ from gpufleet.spec.cost_reports import CostParts, PeriodCost, PoolCost, TeamCost
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.plans import PoolPlan
 from gpufleet.spec.serving import Pool, Tokens
+from gpufleet.spec.usage import NOBODY
 
 PROMPT_TOKEN_WORK: Final = 0.25
 """Work of a prompt token, of which many are computed at once, over that of an output token: the
 median of input over output price in `spec/hosted_prices.csv`."""
-NOBODY: Final = "nobody"
-"""The team of what no use case can be charged for."""
 _ENOUGH_HOURS: Final = 24
 """Observed hours from which their percentile replaces the declared default."""
 _CONSERVATIVE: Final = 0.25
