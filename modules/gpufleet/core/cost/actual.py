@@ -1,7 +1,7 @@
 """What was served has cost, from rows of observed usage; what was not seen is said, not guessed."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from fractions import Fraction
@@ -34,8 +34,6 @@ def actual(
     rows: Iterable[Usage],
     begin: datetime,
     end: datetime,
-    *,
-    capacities: Mapping[str, Capacity] | None = None,
 ) -> CostReport:
     """Costs of what is over, month by month, or of the part of it that was observed.
 
@@ -49,7 +47,6 @@ def actual(
             over its end, or that of a month, each part has its hours' share.
         begin: first moment, on a whole hour.
         end: the moment after it.
-        capacities: of pools that something better than the fleet file is known about.
     """
     by_pool: dict[str, list[Usage]] = defaultdict(list)
     strangers = set()
@@ -58,7 +55,7 @@ def actual(
             strangers.add(row.pool)
         else:
             by_pool[row.pool].append(row)
-    known = {name: capacity_of(fleet, name) for name in fleet.pools} | dict(capacities or {})
+    known = {name: capacity_of(fleet, name) for name in fleet.pools}
     notes = [note for name in fleet.pools for note in _gaps(name, by_pool[name], begin, end)]
     notes += [f"pool {name} is not declared: its rows are left out" for name in sorted(strangers)]
     return CostReport(

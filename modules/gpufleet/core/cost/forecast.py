@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, time
 
-from gpufleet.core.cost.hardware import decimal
 from gpufleet.core.cost.serving import (
     Capacity,
     Demand,
@@ -28,7 +27,6 @@ def forecast(
     months: int,
     *,
     observed: Mapping[str, Sequence[ObservedHour]] | None = None,
-    capacities: Mapping[str, Capacity] | None = None,
 ) -> CostReport:
     """Costs of whole months, from the one that a day is in.
 
@@ -37,11 +35,10 @@ def forecast(
         day: in the first month.
         months: how many.
         observed: hours by pool, which set the utilization of prices.
-        capacities: of pools that something better than the fleet file is known about.
     """
     spans = [month_of(day, ahead) for ahead in range(months)]
     periods = [(midnight(first), midnight(after)) for first, after in spans]
-    return forecast_of(fleet, periods, observed=observed, capacities=capacities)
+    return forecast_of(fleet, periods, observed=observed)
 
 
 def forecast_of(
@@ -49,10 +46,9 @@ def forecast_of(
     periods: Sequence[tuple[datetime, datetime]],
     *,
     observed: Mapping[str, Sequence[ObservedHour]] | None = None,
-    capacities: Mapping[str, Capacity] | None = None,
 ) -> CostReport:
     """Costs of any periods between whole hours; arguments as of `forecast`."""
-    known = {name: capacity_of(fleet, name) for name in fleet.pools} | dict(capacities or {})
+    known = {name: capacity_of(fleet, name) for name in fleet.pools}
     seen = observed or {}
     uses = [
         [
@@ -169,6 +165,6 @@ def _notes(fleet: Fleet, capacities: Mapping[str, Capacity]) -> list[str]:
     free = [name for name, group in fleet.node_groups.items() if not group.price_per_node]
     if free:
         notes.append(f"no purchase price: {', '.join(free)}")
-    if not sum(decimal(float(shift.monthly_cost)) for shift in fleet.staffing.values()):
+    if not any(shift.monthly_cost for shift in fleet.staffing.values()):
         notes.append("no on-call cost: `staffing` declares none")
     return notes
