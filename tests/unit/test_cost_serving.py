@@ -73,7 +73,7 @@ def test_the_article_s_price_is_what_a_person_computes(article: Fleet) -> None:
     assert answers.requests == 133_920_000
     # 1.319660 an hour / (8 requests/s x 3,600 x 60 %), and 15 % on top
     assert answers.cost_per_1k == Decimal("0.087825")
-    assert answers.cost_per_task == Decimal("0.000088")
+    assert answers.cost_per_task == Decimal("0.000087825")
     # 16 GPUs are owned, 10 kept: at 60 % the requests take 10.4 of them, so none of them is idle
     (pool,) = month.pools
     assert pool.gpus == 10

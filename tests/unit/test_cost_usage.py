@@ -143,6 +143,21 @@ def test_an_hour_that_was_seen_in_part_is_a_gap(sample: Fleet, minutes: float, r
     assert len(found.rows) == rows
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["requests", "output_tokens", "replicas", "minutes", "watts"])
+def test_what_is_no_number_is_not_known(sample: Fleet, name: str, value: float) -> None:
+    end = BEGIN + HOUR
+    cells = {("fra1", "chat", SHARED): 60.0, ("dub1", "chat", SHARED): 60.0}
+    names = ("requests", "prompt_tokens", "output_tokens", "replicas", "minutes", "watts")
+    observed = {each: {end: dict(cells)} for each in names}
+    observed[name][end]["dub1", "chat", SHARED] = value
+    found = rows_of(sample, observed, BEGIN, end)
+    if name == "watts":
+        assert found.rows[0].mean_watts is None
+    else:
+        assert not found.rows
+
+
 def test_measured_boards_get_their_share_of_the_node(sample: Fleet) -> None:
     end = BEGIN + HOUR
     cells = {("fra1", "chat", SHARED): 60.0, ("dub1", "chat", SHARED): 60.0}

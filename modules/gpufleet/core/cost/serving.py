@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Final, NamedTuple
 
 from gpufleet.core.cost.hardware import HourlyCost, decimal, gpu_hour
-from gpufleet.core.cost.money import cents, per_thousand, split, unit_price
+from gpufleet.core.cost.money import cents, per_thousand, split, task_price, unit_price
 from gpufleet.spec.cost_reports import CostParts, PeriodCost, PoolCost, TeamCost, UseCaseCost
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.plans import PoolPlan
@@ -327,7 +327,7 @@ def _use_case_cost(
         idle=idle,
         cost_per_1k=price,
         cost_per_1k_with_idle=per_thousand(served + idle, demand.requests),
-        cost_per_task=None if task is None else unit_price(task),
+        cost_per_task=None if task is None else task_price(task),
     )
 
 
@@ -365,7 +365,7 @@ def _team(name: str, rows: Sequence[UseCaseCost], beside: Decimal) -> TeamCost:
         served=sum((row.served for row in rows), Decimal(0)),
         idle=sum((row.idle for row in rows), beside),
         cost_per_1k=price,
-        cost_per_task=None if task is None else unit_price(task),
+        cost_per_task=None if task is None else task_price(task),
     )
 
 

@@ -14,7 +14,7 @@ from gpufleet.core.cost.hosted import (
     forbidden,
 )
 from gpufleet.core.cost.levers import Smaller, levers
-from gpufleet.core.cost.money import cents, unit_price
+from gpufleet.core.cost.money import cents, task_price, unit_price
 from gpufleet.core.cost.serving import work_of_request
 from gpufleet.core.cost.sides import Traffic
 from gpufleet.spec.fleet import Fleet
@@ -164,7 +164,7 @@ def _choice_cost(case: Case, choice: Choice) -> ChoiceCost:
         monthly=cents(monthly),
         hosted_monthly=cents(hosted),
         cost_per_1k=unit_price(request * 1000),
-        cost_per_task=unit_price(request / decimal(case.use_case.success_rate)),
+        cost_per_task=task_price(request / decimal(case.use_case.success_rate)),
         impossible=case.impossible.get(choice, ""),
     )
 
