@@ -68,6 +68,17 @@ def test_a_mended_row_replaces_the_one_before(ground: Ground, tmp_path: Path) ->
     assert actual_costs(ground, SPAN).periods[0].use_cases[0].requests == 190_000
 
 
+def test_a_row_of_what_is_not_over_yet_is_told_with_its_line(
+    ground: Ground, tmp_path: Path
+) -> None:
+    file = Path(usage_file(tmp_path, 1000, hours=1))
+    now = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
+    file.write_text(file.read_text() + f"\n{now.isoformat()},answers,answers,1,1,1,1\n")
+    with pytest.raises(BadInput, match="not over yet") as told:
+        plan_of(ground, SPAN, usage=str(file))
+    assert told.value.where == f"{file}:3"
+
+
 def test_the_variance_of_what_was_collected_adds_up(ground: Ground, tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="no usage was collected"):
         compare_costs(ground, SPAN)

@@ -19,13 +19,13 @@ import pytest
 from gpufleet.core.cost.actual import actual
 from gpufleet.core.cost.focus import COLUMNS
 from gpufleet.core.cost.forecast import forecast
-from gpufleet.core.cost.serving import NOBODY
+from gpufleet.core.cost.hardware import gpu_hour
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.reports.focus import focus_csv, write_focus_csv
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.cost_reports import CostReport
 from gpufleet.spec.errors import Failed
-from gpufleet.spec.usage import Usage
+from gpufleet.spec.usage import NOBODY, Usage
 
 DECIMAL: Final = r"-?\d+(\.\d+)?"
 MOMENT: Final = r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}Z"
@@ -186,6 +186,40 @@ def test_the_rows_add_up_to_the_report_by_period_and_team(
         assert asked == sum(row.requests for row in period.use_cases)
         teams = {row["SubAccountId"] for row in kinds}
         assert teams == {team.team for team in period.teams} - {NOBODY}
+
+
+def test_hours_follow_gpus_and_amounts_what_they_cost_in_that_month(sample: Fleet) -> None:
+    groups = dict(sample.node_groups)
+    old = groups["fra1-chat"].model_copy(update={"purchased": date(2015, 1, 1)})
+    fleet = sample.model_copy(update={"node_groups": {**groups, "fra1-chat": old}})
+    found = forecast(fleet, date(2026, 11, 1), 1)
+    hours: dict[str, Decimal] = {}
+    asked: dict[str, int] = {}
+    costs: dict[str, Decimal] = {}
+    for row in csv.DictReader(io.StringIO(focus_csv(fleet, found))):
+        if row["ResourceId"].endswith("-chat/chat"):
+            name = row["ResourceId"].split("/")[-2]
+            hours[name] = hours.get(name, Decimal(0)) + Decimal(row["PricingQuantity"])
+            costs[name] = costs.get(name, Decimal(0)) + Decimal(row["BilledCost"])
+            if row["x_CostKind"] == "served":
+                asked[name] = asked.get(name, 0) + int(row["ConsumedQuantity"])
+    # 56 and 48 GPUs for 720 hours, the first of them written off
+    assert float(hours["fra1-chat"]) == pytest.approx(40_320, abs=0.05)
+    assert float(hours["dub1-chat"]) == pytest.approx(34_560, abs=0.05)
+    assert asked["fra1-chat"] / asked["dub1-chat"] == pytest.approx(56 / 48)
+    per_hour = {name: float(costs[name] / hours[name]) for name in hours}
+    rates = {
+        name: float(gpu_hour(fleet, name, day=date(2026, 11, 1)).total(0)) for name in per_hour
+    }
+    assert per_hour["fra1-chat"] / per_hour["dub1-chat"] == pytest.approx(
+        rates["fra1-chat"] / rates["dub1-chat"], rel=0.001
+    )
+
+
+def test_every_row_tells_a_forecast_from_what_was_served(
+    rows: list[dict[str, str]], report: CostReport
+) -> None:
+    assert {json.loads(row["Tags"])["kind"] for row in rows} == {report.kind}
 
 
 def test_a_file_that_cannot_be_written_is_told(sample: Fleet, report: CostReport) -> None:

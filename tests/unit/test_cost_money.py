@@ -6,7 +6,7 @@ from fractions import Fraction
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpufleet.core.cost.money import CENT, split
+from gpufleet.core.cost.money import CENT, split, task_price
 from gpufleet.core.cost.variance import shapley
 
 WEIGHTS = st.lists(st.floats(0, 1e12), min_size=1, max_size=40).filter(any)
@@ -28,6 +28,11 @@ def test_a_split_adds_up_to_the_cent_and_is_fair_to_the_cent(
 def test_the_largest_remainders_get_the_cents_that_are_left() -> None:
     assert split(Decimal("1.00"), [1, 1, 1]) == [Decimal("0.34"), Decimal("0.33"), Decimal("0.33")]
     assert split(Decimal("-0.05"), [1, 3]) == [Decimal("-0.01"), Decimal("-0.04")]
+
+
+def test_a_task_of_a_tiny_model_still_has_a_price() -> None:
+    assert task_price(Decimal("0.0003") / 1000) == Decimal("0.0000003")
+    assert task_price(Decimal("0.087825") / 1000) == Decimal("0.000087825")
 
 
 def test_nothing_is_split_among_nobody() -> None:

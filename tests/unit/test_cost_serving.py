@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpufleet.core.cost.actual import actual, observed_utilization
-from gpufleet.core.cost.forecast import forecast
+from gpufleet.core.cost.forecast import forecast, planned_use
 from gpufleet.core.cost.serving import (
+    ObservedHour,
     capacity_of,
     conservative_utilization,
     month_of,
@@ -20,9 +21,10 @@ from gpufleet.core.cost.variance import compare
 from gpufleet.core.cost.volume import burst_share, peak_share, requests_between
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import Fleet, load_fleet
+from gpufleet.spec.checks import problems
 from gpufleet.spec.cost_reports import PeriodCost
 from gpufleet.spec.serving import Traffic
-from gpufleet.spec.usage import SHARED, Usage
+from gpufleet.spec.usage import NOBODY, SHARED, Usage
 
 DECEMBER = datetime(2026, 12, 1, tzinfo=UTC)
 JANUARY = datetime(2027, 1, 1, tzinfo=UTC)
@@ -71,7 +73,7 @@ def test_the_article_s_price_is_what_a_person_computes(article: Fleet) -> None:
     assert answers.requests == 133_920_000
     # 1.319660 an hour / (8 requests/s x 3,600 x 60 %), and 15 % on top
     assert answers.cost_per_1k == Decimal("0.087825")
-    assert answers.cost_per_task == Decimal("0.000088")
+    assert answers.cost_per_task == Decimal("0.000087825")
     # 16 GPUs are owned, 10 kept: at 60 % the requests take 10.4 of them, so none of them is idle
     (pool,) = month.pools
     assert pool.gpus == 10
@@ -155,12 +157,13 @@ def test_more_traffic_never_serves_for_less(sample: Fleet, more: float) -> None:
             }
         }
     )
-    capacities = {name: capacity_of(sample, name) for name in sample.pools}
-    day = date(2026, 12, 1)
-    before = forecast(sample, day, 1, capacities=capacities).periods[0]
-    after = forecast(grown, day, 1, capacities=capacities).periods[0]
-    for old, new in zip(before.pools, after.pools, strict=True):
-        assert new.served >= old.served
+    for name in sample.pools:
+        capacity = capacity_of(sample, name)
+        before, after = (
+            planned_use(fleet, name, capacity, begin=DECEMBER, end=JANUARY)
+            for fleet in (sample, grown)
+        )
+        assert after.served_share >= before.served_share
 
 
 def test_a_pool_is_split_by_the_work_of_its_use_cases(sample: Fleet) -> None:
@@ -197,10 +200,51 @@ def test_only_bursts_over_a_usual_day_s_room_count_as_bursts(sample: Fleet) -> N
     assert burst_share(agents, DECEMBER, JANUARY) > peak_share(agents, DECEMBER, JANUARY) / 3
 
 
-def test_the_conservative_utilization_is_the_lower_quartile_once_a_day_was_seen() -> None:
-    assert conservative_utilization([0.9] * 23, 0.6)[0] == 0.6
-    seen = [0.1, 0.2, 0.3, 0.4] * 6
+def test_the_conservative_utilization_is_what_three_quarters_of_the_work_saw() -> None:
+    assert conservative_utilization([ObservedHour(0.9, 1)] * 23, 0.6)[0] == 0.6
+    seen = [ObservedHour(share, 1) for share in (0.1, 0.2, 0.3, 0.4)] * 6
     assert conservative_utilization(seen, 0.6) == (0.1, "25th percentile of 24 observed hours")
+    nights = [ObservedHour(0.01, 1)] * 100 + [ObservedHour(0.5, 100)] * 24
+    assert conservative_utilization(nights, 0.6)[0] == 0.5
+    still = [ObservedHour(0.0, 0)] * 100 + [ObservedHour(0.5, 1)] * 24
+    assert conservative_utilization(still, 0.6) == (0.5, "25th percentile of 24 observed hours")
+
+
+def test_hours_without_requests_do_not_make_what_was_served_dearer(article: Fleet) -> None:
+    busy = 8 * 3600 * 7 * 6 // 10
+    rows = [
+        row(DECEMBER + hour * HOUR, "answers", "answers", busy if 8 <= hour % 24 < 16 else 0)
+        for hour in range(72)
+    ]
+    seen = forecast(article, date(2027, 1, 1), 1, observed=observed_utilization(article, rows))
+    assert seen.periods[0].pools[0].utilization == pytest.approx(0.6)
+
+
+def test_declared_traffic_that_comes_leaves_the_forecast_as_it_was(sample: Fleet) -> None:
+    rows = []
+    for name, pool in sample.pools.items():
+        steady = sum(each.replicas * each.gpus_per_replica for each in pool.placements.values())
+        for hour in range(14 * 24):
+            begin = DECEMBER + hour * HOUR
+            for each in pool.use_cases:
+                use_case = sample.use_cases[each]
+                count = round(requests_between(use_case.traffic, begin, begin + HOUR))
+                tokens = {
+                    "prompt_tokens": round(count * use_case.tokens.prompt_mean),
+                    "output_tokens": round(count * use_case.tokens.output_mean),
+                    "gpu_hours": steady / len(pool.use_cases),
+                }
+                rows.append(row(begin, name, each, count, **tokens))
+    day = date(2027, 1, 1)
+    before = forecast(sample, day, 1).periods[0]
+    after = forecast(sample, day, 1, observed=observed_utilization(sample, rows)).periods[0]
+    assert after.total == before.total
+    for old, new in zip(before.pools, after.pools, strict=True):
+        assert new.utilization_source.startswith("25th percentile")
+        assert (new.served, new.idle, new.gpu_hours) == (old.served, old.idle, old.gpu_hours)
+        assert old.cost_per_1k is not None
+        assert new.cost_per_1k is not None
+        assert new.cost_per_1k < 2 * old.cost_per_1k
 
 
 def test_an_observed_hour_costs_what_a_person_computes(article: Fleet) -> None:
@@ -218,6 +262,27 @@ def test_an_observed_hour_costs_what_a_person_computes(article: Fleet) -> None:
     assert answers.cost_per_1k == Decimal("9.67") / Decimal("201.6") // Decimal("1e-6") / 10**6
     assert report.notes == []
     adds_up(period)
+
+
+def test_what_ran_beyond_what_is_kept_is_charged_too(article: Fleet) -> None:
+    full = row(DECEMBER, "answers", "answers", 8 * 3600 * 14, gpu_hours=14.0)
+    (period,) = actual(article, [full], DECEMBER, DECEMBER + HOUR).periods
+    (pool,) = period.pools
+    assert pool.gpu_hours == pool.served_gpu_hours == 14
+    # 14 x (1.189712 + 0.1911), and 2 of the 16 of no pool at 1.227932
+    assert pool.served == Decimal("19.33")
+    assert pool.idle == 0
+    assert period.unassigned == Decimal("2.46")
+    adds_up(period)
+
+
+def test_a_pool_that_keeps_too_few_gpus_is_noted(article: Fleet, sample: Fleet) -> None:
+    notes = forecast(article, date(2026, 12, 24), 2).notes
+    short = "pool answers: needs 11 GPUs at 60% in 2026-12, keeps 10"
+    assert [note for note in notes if "needs" in note] == [
+        f"{short}: what is missing is in no amount"
+    ]
+    assert not [note for note in forecast(sample, date(2026, 11, 1), 1).notes if "needs" in note]
 
 
 def test_measured_watts_replace_rated_ones(article: Fleet) -> None:
@@ -240,6 +305,26 @@ def test_a_gap_is_said_and_not_guessed(article: Fleet) -> None:
     adds_up(period)
 
 
+def test_a_day_over_a_month_s_end_is_shared_by_its_hours(article: Fleet) -> None:
+    berlin = row(
+        datetime.fromisoformat("2026-12-01T00:00+02:00"),
+        "answers",
+        "answers",
+        1_000_001,
+        hours=24,
+        gpu_hours=168.0,
+    )
+    november, december = actual(
+        article, [berlin], DECEMBER - 24 * HOUR, DECEMBER + 24 * HOUR
+    ).periods
+    assert november.use_cases[0].requests == 83_333
+    assert december.use_cases[0].requests == 916_668
+    assert november.pools[0].served_gpu_hours == 14
+    assert december.pools[0].served_gpu_hours == 154
+    (rest,) = actual(article, [berlin], DECEMBER, DECEMBER + 24 * HOUR).periods
+    assert rest.use_cases[0].requests == 916_668
+
+
 def test_rows_of_all_use_cases_are_split_by_what_is_declared(sample: Fleet) -> None:
     both = row(DECEMBER, "chat", SHARED, 100_000, gpu_hours=64.0)
     (period,) = actual(sample, [both], DECEMBER, DECEMBER + HOUR).periods
@@ -247,6 +332,36 @@ def test_rows_of_all_use_cases_are_split_by_what_is_declared(sample: Fleet) -> N
     assert support.requests + agents.requests == 100_000
     assert support.requests > agents.requests
     adds_up(period)
+
+
+def test_a_use_case_of_less_than_a_hundredth_has_its_exact_share(sample: Fleet) -> None:
+    agents = sample.use_cases["agent-assist"]
+    rare = agents.model_copy(
+        update={"traffic": agents.traffic.model_copy(update={"rate_rps": 0.01})}
+    )
+    fleet = sample.model_copy(update={"use_cases": {**sample.use_cases, "agent-assist": rare}})
+    support = fleet.use_cases["support-chat"]
+    works = [
+        each.traffic.rate_rps * work_of(each.tokens.prompt_mean, each.tokens.output_mean)
+        for each in (support, rare)
+    ]
+    assert works[1] / sum(works) < 0.005
+    both = row(DECEMBER, "chat", SHARED, 10**7, gpu_hours=64.0)
+    (period,) = actual(fleet, [both], DECEMBER, DECEMBER + HOUR).periods
+    counts = {each.use_case: each.requests for each in period.use_cases}
+    assert counts["agent-assist"] == round(10**7 * works[1] / sum(works))
+    assert sum(counts.values()) == 10**7
+
+
+@pytest.mark.parametrize(("section", "name"), [("use_cases", SHARED), ("teams", NOBODY)])
+def test_a_name_that_costs_have_a_meaning_for_is_refused(
+    sample: Fleet, section: str, name: str
+) -> None:
+    declared = getattr(sample, section)
+    taken = sample.model_copy(update={section: {**declared, name: next(iter(declared.values()))}})
+    told = [each.path for each in problems(taken) if "is reserved" in each.what]
+    assert told == [(section, name)]
+    assert not list(problems(sample))
 
 
 def test_work_without_tokens_or_requests_stands_idle(article: Fleet) -> None:
@@ -260,9 +375,9 @@ def test_work_without_tokens_or_requests_stands_idle(article: Fleet) -> None:
 
 def test_utilization_is_work_over_what_the_running_gpus_could_do(article: Fleet) -> None:
     half = [row(DECEMBER + hour * HOUR, "answers", "answers", 4 * 3600 * 7) for hour in range(3)]
-    assert observed_utilization(article, half) == {"answers": [pytest.approx(0.5)] * 3}
+    assert observed_utilization(article, half) == {"answers": [(0.5, 4 * 3600 * 7 * 225)] * 3}
     day = row(DECEMBER, "answers", "answers", 4 * 3600 * 7 * 24, hours=24, gpu_hours=7 * 24)
-    assert observed_utilization(article, [day]) == {"answers": [pytest.approx(0.5)] * 24}
+    assert observed_utilization(article, [day]) == {"answers": [(0.5, 4 * 3600 * 7 * 225)] * 24}
 
 
 @given(

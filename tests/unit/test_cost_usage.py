@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from gpufleet.core.cost.usage import demand_declared, demand_no_contradiction, rows_of
 from gpufleet.edges.usage_file import read_usage
 from gpufleet.edges.workspace import PROJECT_ROOT
-from gpufleet.flows.costs import Span
+from gpufleet.flows.costs import Span, demand_effect, months_of
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.usage import SHARED, Usage
@@ -54,7 +55,10 @@ def test_a_file_of_usage_is_read_line_by_line(tmp_path: Path) -> None:
     [
         ("", "usage.csv", "no rows"),
         (LINE.replace("00:00:00Z", "00:00:00"), ":2: begin", "timezone"),
-        (LINE.replace("00:00:00Z", "00:30:00Z"), ":2", "not a whole hour"),
+        (LINE.replace("00:00:00Z", "00:30:00Z"), ":2: begin", "not a whole hour"),
+        (LINE.replace("00:00:00Z", "00:00:00+05:30"), ":2: begin", "18:30:00+00:00, which is not"),
+        (LINE.replace("2026-11-05", "0001-01-01"), ":2: begin", "outside the years"),
+        (LINE.replace("2026-11-05", "9999-12-31"), ":2: begin", "outside the years"),
         (LINE.replace(",10,9,", ",10,11,"), ":2", "more successful tasks (11) than requests"),
         (LINE.replace(",10,9,", ",-1,,"), ":2: requests", "-1"),
         (LINE.replace(",1.5,", ",nan,"), ":2: gpu_hours", "nan"),
@@ -74,6 +78,13 @@ def test_a_slip_in_a_file_of_usage_is_told_with_its_line(
     assert says in told.value.what
 
 
+def test_a_row_of_any_offset_is_one_of_utc(tmp_path: Path) -> None:
+    file = tmp_path / "usage.csv"
+    file.write_text(f"{HEAD}\n{LINE.replace('00:00:00Z', '05:30:00+05:30')}\n")
+    ((_, row),) = read_usage(file)
+    assert row.begin.isoformat() == "2026-11-05T00:00:00+00:00"
+
+
 def test_an_unknown_pool_is_told_with_the_nearest_name(sample: Fleet) -> None:
     row = usage(BEGIN).model_copy(update={"pool": "chatt"})
     with pytest.raises(BadInput) as told:
@@ -90,6 +101,15 @@ def test_no_hour_counts_twice() -> None:
         demand_no_contradiction([hour], [usage(BEGIN, hours=24)])
     with pytest.raises(BadInput, match="whole pool and of one use case"):
         demand_no_contradiction([hour], [usage(hour.begin, SHARED)])
+
+
+def test_days_that_overlap_are_refused_in_a_file_and_beside_what_is_kept() -> None:
+    day, later = usage(BEGIN, hours=24), usage(BEGIN + 12 * HOUR, hours=24)
+    for kept, new in (([], [day, later]), ([later], [day])):
+        with pytest.raises(BadInput, match="12:00 UTC would count twice: two rows of 24 hours"):
+            demand_no_contradiction(kept, new)
+    other = usage(BEGIN + 12 * HOUR, "agent-assist", hours=24)
+    demand_no_contradiction([day], [day, other, usage(BEGIN + 24 * HOUR, hours=24)])
 
 
 def test_an_hour_in_which_a_site_was_not_seen_has_no_row(sample: Fleet) -> None:
@@ -123,6 +143,21 @@ def test_an_hour_that_was_seen_in_part_is_a_gap(sample: Fleet, minutes: float, r
     assert len(found.rows) == rows
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+@pytest.mark.parametrize("name", ["requests", "output_tokens", "replicas", "minutes", "watts"])
+def test_what_is_no_number_is_not_known(sample: Fleet, name: str, value: float) -> None:
+    end = BEGIN + HOUR
+    cells = {("fra1", "chat", SHARED): 60.0, ("dub1", "chat", SHARED): 60.0}
+    names = ("requests", "prompt_tokens", "output_tokens", "replicas", "minutes", "watts")
+    observed = {each: {end: dict(cells)} for each in names}
+    observed[name][end]["dub1", "chat", SHARED] = value
+    found = rows_of(sample, observed, BEGIN, end)
+    if name == "watts":
+        assert found.rows[0].mean_watts is None
+    else:
+        assert not found.rows
+
+
 def test_measured_boards_get_their_share_of_the_node(sample: Fleet) -> None:
     end = BEGIN + HOUR
     cells = {("fra1", "chat", SHARED): 60.0, ("dub1", "chat", SHARED): 60.0}
@@ -149,6 +184,10 @@ def test_a_period_ends_with_the_last_whole_hour() -> None:
         ({"month": "november"}, "not a date"),
         ({"month": "2026-12"}, "over yet"),
         ({"begin": "2026-11-32"}, "not a date"),
+        ({"month": "9999-12"}, "outside the years"),
+        ({"begin": "0001-01-01"}, "outside the years"),
+        ({"begin": "2026-11-01", "end": "9999-12-31"}, "outside the years"),
+        ({"begin": "2000-01-01", "end": "2026-11-01"}, "longer than 60 months"),
         ({"begin": "2026-11-05", "end": "2026-11-01"}, "ends before it begins"),
         ({"begin": "2027-01-01"}, "over yet"),
         ({"end": "2026-11-05"}, "either a month"),
@@ -158,6 +197,41 @@ def test_a_period_ends_with_the_last_whole_hour() -> None:
 def test_a_period_that_is_none_is_told(given: dict[str, str], says: str) -> None:
     with pytest.raises(BadInput, match=says):
         Span.of(NOW, **given)
+
+
+@pytest.mark.parametrize("months", ["abc", "", "0", "61", "-1", "1.5", "²", "00121", "9" * 5000])
+def test_a_number_of_months_that_is_none_is_told(months: str) -> None:
+    with pytest.raises(BadInput, match="whole number from 1 to 60"):
+        months_of(months)
+    assert months_of("12") == 12
+
+
+@pytest.mark.parametrize(
+    ("given", "option"),
+    [
+        ({"prometheus": "http://127.0.0.1:1"}, "--prometheus"),
+        ({"prometheus": "http://127.0.0.1:1", "usage": "u.csv"}, "--prometheus"),
+        ({"apply": True}, "--apply"),
+        ({"focus": "f.csv", "usage": "u.csv"}, "--focus"),
+        ({"focus": "f.csv", "collect": True}, "--focus"),
+        ({"usage": "u.csv", "collect": True}, "--usage"),
+        ({"usage": "u.csv", "period": "2026-11"}, "--usage"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(given: dict[str, Any], option: str) -> None:
+    none: dict[str, Any] = {
+        "collect": False,
+        "prometheus": "",
+        "usage": "",
+        "apply": False,
+        "focus": "",
+        "period": "",
+    }
+    demand_effect(**none)
+    demand_effect(**none | {"usage": "u.csv", "apply": True, "focus": "f.csv"})
+    with pytest.raises(BadInput) as told:
+        demand_effect(**none | given)
+    assert told.value.where == option
 
 
 @given(text=st.text(max_size=200))

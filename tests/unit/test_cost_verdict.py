@@ -23,7 +23,7 @@ from gpufleet.spec.plans import (
     UseCasePrediction,
 )
 from gpufleet.spec.prices import PriceTable, built_in_prices
-from gpufleet.spec.serving import HostedAlternative, Traffic
+from gpufleet.spec.serving import HostedAlternative, Peak, Traffic
 from gpufleet.spec.verdicts import Choice, DecisionReport, Verdict
 
 TODAY = date(2026, 11, 20)
@@ -252,8 +252,29 @@ def test_what_saves_least_for_its_hosted_spending_stays_local_first(sample: Flee
     assert turned.use_case == min(hosted, key=saved_by).use_case
 
 
+def test_a_cap_holds_in_the_dearest_month_and_not_on_average(article: Fleet) -> None:
+    yearly = Peak(
+        name="december",
+        recurrence="FREQ=YEARLY;BYMONTH=12;BYMONTHDAY=1",
+        duration_s=30 * 86_400,
+        multiplier=3,
+    )
+    nano = HostedAlternative(provider="openai", model="gpt-5-nano", monthly_cap=Decimal(12_000))
+    flat = changed(article, "answers", hosted=nano)
+    assert "over" not in verdict(decided(flat), "answers").reasons.cost
+    traffic = flat.use_cases["answers"].traffic.model_copy(update={"peaks": [yearly]})
+    found = verdict(decided(changed(flat, "answers", traffic=traffic)), "answers")
+    whole = next(each for each in found.choices if each.choice is Choice.HOSTED)
+    # 50 requests/s at 0.000065 each, for 30 days of December three times as many
+    assert whole.hosted_monthly < nano.monthly_cap
+    assert "25,552.80 at the API in the dearest month is over" in whole.impossible
+
+
 def test_more_traffic_than_the_cap_holds_turns_a_hybrid_into_local(sample: Fleet) -> None:
-    found = verdict(decided(sample), "agent-assist")
+    declared = sample.use_cases["agent-assist"].hosted
+    assert declared is not None
+    fits = declared.model_copy(update={"monthly_cap": Decimal(5_000)})
+    found = verdict(decided(changed(sample, "agent-assist", hosted=fits)), "agent-assist")
     assert found.verdict is Choice.HYBRID
     more = next(each for each in found.scenarios if (each.traffic, each.utilization) == (1.3, 1))
     assert more.verdict is Choice.LOCAL

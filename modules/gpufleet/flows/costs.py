@@ -1,5 +1,6 @@
 """Costs: forecast from the fleet file, actual from observed usage, and why they differ."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -29,9 +30,13 @@ from gpufleet.reports.focus import write_focus_csv
 from gpufleet.spec import Fleet
 from gpufleet.spec.cost_reports import CostComparison, CostReport
 from gpufleet.spec.errors import BadInput
+from gpufleet.spec.usage import FIRST_YEAR, LAST_YEAR, Usage
 
 HOUR: Final = timedelta(hours=1)
 MOST_MONTHS: Final = 60
+_LONGEST_SPAN: Final = timedelta(days=31 * MOST_MONTHS)
+_LONGEST: Final = timedelta(days=1)
+"""Of a row of usage."""
 _LOOKED_BACK: Final = timedelta(days=90)
 """How far observed utilization is looked at."""
 
@@ -69,6 +74,8 @@ class Span:
         over = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
         if span.end <= span.begin:
             raise BadInput("ends before it begins", where=f"{begin} to {end}")
+        if span.end - span.begin > _LONGEST_SPAN:
+            raise BadInput(f"is longer than {MOST_MONTHS} months", where=f"{begin} to {end}")
         if span.begin >= over:
             raise BadInput("nothing of it is over yet", where=f"{span.begin:%Y-%m-%d}")
         return cls(span.begin, min(span.end, over))
@@ -81,6 +88,50 @@ class CollectPlan:
     span: Span
     source: str
     collected: Collected
+
+
+def months_of(text: str) -> int:
+    """A number of months as people type it.
+
+    Raises:
+        BadInput: it is none, or not from 1 to 60.
+    """
+    if not re.fullmatch("[0-9]{1,2}", text) or not 1 <= int(text) <= MOST_MONTHS:
+        what = f"has to be a whole number from 1 to {MOST_MONTHS}"
+        raise BadInput(what, where=f"--months {text}")
+    return int(text)
+
+
+def demand_effect(  # noqa: PLR0913 - the options of one task
+    *, collect: bool, prometheus: str, usage: str, apply: bool, focus: str, period: str
+) -> None:
+    """Refuse options of `cost.actual` that would do nothing beside the others.
+
+    Args:
+        collect: whether Prometheus is asked.
+        prometheus: its address.
+        usage: a CSV file.
+        apply: whether what either gives is kept.
+        focus: a file for the amounts.
+        period: the month or first day that is asked for; empty where none is.
+
+    Raises:
+        BadInput: naming the option.
+    """
+    taken = collect or bool(usage)
+    for needless, option, why in (
+        (usage and collect, "--usage", "is another source than `--collect`: give one of them"),
+        (prometheus and not collect, "--prometheus", "does nothing without `--collect`"),
+        (
+            usage and period,
+            "--usage",
+            "has its own period: leave out `--month`, `--begin`, `--end`",
+        ),
+        (apply and not taken, "--apply", "does nothing without `--collect` or `--usage`"),
+        (focus and taken and not apply, "--focus", "does nothing here without `--apply`"),
+    ):
+        if needless:
+            raise BadInput(why, where=option)
 
 
 def forecast_costs(ground: Ground, months: int) -> CostReport:
@@ -99,7 +150,7 @@ def forecast_costs(ground: Ground, months: int) -> CostReport:
 
 def actual_costs(ground: Ground, span: Span) -> CostReport:
     """Costs of a period, from the usage that was collected."""
-    rows = ground.usage.between(span.begin, span.end)
+    rows = _rows_in(ground, span)
     return actual(ground.fleet, rows, span.begin, span.end)
 
 
@@ -111,7 +162,7 @@ def compare_costs(ground: Ground, span: Span) -> CostComparison:
     """
     if span.end > midnight(month_of(span.begin.date())[1]):
         raise BadInput("spans more than one month", where=f"{span.begin:%Y-%m-%d}")
-    if not ground.usage.between(span.begin, span.end):
+    if not _rows_in(ground, span):
         raise BadInput(
             "no usage was collected in it",
             where=f"{span.begin:%Y-%m-%d} to {span.end:%Y-%m-%d}",
@@ -119,6 +170,12 @@ def compare_costs(ground: Ground, span: Span) -> CostComparison:
         )
     planned = forecast_of(ground.fleet, [(span.begin, span.end)])
     return compare(planned, actual_costs(ground, span))
+
+
+def _rows_in(ground: Ground, span: Span) -> list[Usage]:
+    """Rows of which an hour lies in a period."""
+    rows = ground.usage.between(span.begin - _LONGEST, span.end)
+    return [row for row in rows if row.begin + row.hours * HOUR > span.begin]
 
 
 def plan_collection(ground: Ground, span: Span, url: str = "") -> CollectPlan:
@@ -146,8 +203,11 @@ def plan_import(ground: Ground, file: Path) -> CollectPlan:
         BadInput: with the line.
     """
     placed = read_usage(file)
+    now = ground.clock()
     for place, row in placed:
         demand_declared(ground.fleet, place, row)
+        if (end := row.begin + row.hours * HOUR) > now:
+            raise BadInput(f"ends at {end:%Y-%m-%d %H:%M} UTC, which is not over yet", where=place)
     rows = [row for _, row in placed]
     begin = min(row.begin for row in rows)
     end = max(row.begin + row.hours * HOUR for row in rows)
@@ -155,10 +215,14 @@ def plan_import(ground: Ground, file: Path) -> CollectPlan:
 
 
 def plan_of(ground: Ground, span: Span, *, usage: str = "", prometheus: str = "") -> CollectPlan:
-    """What a CSV file, where one is named, or else Prometheus would give; writes nothing."""
-    if usage:
-        return plan_import(ground, Path(usage))
-    return plan_collection(ground, span, prometheus)
+    """What a CSV file, where one is named, or else Prometheus would give; writes nothing.
+
+    Raises:
+        BadInput: an hour would count twice.
+    """
+    plan = plan_import(ground, Path(usage)) if usage else plan_collection(ground, span, prometheus)
+    _demand_no_contradiction(ground, plan)
+    return plan
 
 
 def write_focus(ground: Ground, report: CostReport, file: str) -> None:
@@ -176,9 +240,7 @@ def write_collection(ground: Ground, plan: CollectPlan) -> int:
     Raises:
         BadInput: an hour would count twice.
     """
-    day = timedelta(days=1)
-    kept = ground.usage.between(plan.span.begin - day, plan.span.end + day)
-    demand_no_contradiction(kept, plan.collected.rows)
+    _demand_no_contradiction(ground, plan)
     changed = ground.usage.keep(plan.collected.rows)
     if changed:
         ground.note(
@@ -190,6 +252,11 @@ def write_collection(ground: Ground, plan: CollectPlan) -> int:
             rows=changed,
         )
     return changed
+
+
+def _demand_no_contradiction(ground: Ground, plan: CollectPlan) -> None:
+    kept = ground.usage.between(plan.span.begin - _LONGEST, plan.span.end)
+    demand_no_contradiction(kept, plan.collected.rows)
 
 
 def observe(
@@ -232,8 +299,12 @@ def _embedded_urls(ground: Ground) -> list[str]:
 
 
 def _day(text: str, option: str) -> date:
+    mend = "such as 2026-11" if option == "--month" else "such as 2026-11-05"
     try:
-        return date.fromisoformat(text)
+        day = date.fromisoformat(text)
     except ValueError:
-        mend = "such as 2026-11" if option == "--month" else "such as 2026-11-05"
         raise BadInput("is not a date", where=f"{option} {text}", mend=mend) from None
+    if not FIRST_YEAR <= day.year <= LAST_YEAR:
+        what = f"lies outside the years {FIRST_YEAR} to {LAST_YEAR}"
+        raise BadInput(what, where=f"{option} {text}", mend=mend)
+    return day

@@ -17,6 +17,7 @@ from gpufleet.spec.problem import Problem
 from gpufleet.spec.references import reference, references
 from gpufleet.spec.serving import POOL_ARGUMENTS, ModelRevision, Placement, Pool, UseCase
 from gpufleet.spec.source import FieldPath
+from gpufleet.spec.usage import NOBODY, SHARED
 
 GIB: Final = 2**30
 MINIMUM_KV_TOKENS: Final = 8192
@@ -35,6 +36,16 @@ def _slug(fleet: Fleet) -> Iterator[Problem]:
     if len(fleet.slug) > MAX_LABEL:
         what = f"`{fleet.slug}` is longer than {MAX_LABEL} characters"
         yield Problem(("fleet",), what, mend="shorten `fleet` or `environment`")
+
+
+def _reserved(fleet: Fleet) -> Iterator[Problem]:
+    """Names that costs have a meaning of their own for."""
+    for section, name, why in (
+        ("use_cases", SHARED, "rows of usage name all use cases of a pool together so"),
+        ("teams", NOBODY, "costs name so what no team can be charged for"),
+    ):
+        if name in getattr(fleet, section):
+            yield Problem((section, name), f"is reserved: {why}", mend="choose another name")
 
 
 def _models(fleet: Fleet) -> Iterator[Problem]:
@@ -223,6 +234,7 @@ def _approvers(fleet: Fleet) -> Iterator[Problem]:
 _CHECKS: Final[tuple[Callable[[Fleet], Iterator[Problem]], ...]] = (
     references,
     _slug,
+    _reserved,
     _models,
     _targets,
     _pools,

@@ -33,17 +33,17 @@ _SPAN_HELP = {
     }
 )
 def forecast(
-    _: Context, months: int = 3, focus: str = "", fleet: str = "", json: bool = False
+    _: Context, months: str = "3", focus: str = "", fleet: str = "", json: bool = False
 ) -> None:
     """What the coming months cost, by declared traffic with its peaks.
 
     Example: ./fleet cost.forecast --months 6 --focus forecast.csv
     """
-    from gpufleet.flows.costs import forecast_costs, write_focus
+    from gpufleet.flows.costs import forecast_costs, months_of, write_focus
     from gpufleet.tasks import cost_view
 
     ground = _ground(fleet)
-    report = forecast_costs(ground, months)
+    report = forecast_costs(ground, months_of(months))
     if focus:
         write_focus(ground, report, focus)
     if json:
@@ -84,6 +84,14 @@ def actual(
     from gpufleet.flows import costs
     from gpufleet.tasks import cost_view
 
+    costs.demand_effect(
+        collect=collect,
+        prometheus=prometheus,
+        usage=usage,
+        apply=apply,
+        focus=focus,
+        period=month or begin or end,
+    )
     ground = _ground(fleet)
     span = costs.Span.of(ground.clock(), month=month, begin=begin, end=end)
     if collect or usage:

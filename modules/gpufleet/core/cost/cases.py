@@ -20,7 +20,8 @@ from gpufleet.spec.serving import UseCase
 from gpufleet.spec.verdicts import Choice
 
 _YEAR: Final = timedelta(days=365)
-_MONTHS: Final = 12
+MONTHS: Final = 12
+"""Of the year that verdicts look at."""
 _YEAR_HOURS: Final = 8760
 
 
@@ -36,19 +37,23 @@ class Case:
     impossible: Mapping[Choice, str]
     """Why a choice cannot be taken, whatever it costs."""
     cap: Decimal | None
-    """Most that may be spent at a hosted API in a month."""
+    """Most that may be spent at a hosted API in any calendar month."""
 
 
 def traffic_of(use_case: UseCase, day: date) -> Traffic:
     """A use case's traffic over the year from this month on."""
-    begin = midnight(month_of(day)[0])
+    spans = [[midnight(each) for each in month_of(day, ahead)] for ahead in range(MONTHS)]
+    begin = spans[0][0]
     declared = use_case.traffic
     year = requests_between(declared, begin, begin + _YEAR)
     peak = declared.rate_rps * max([1.0, *(each.multiplier for each in declared.peaks)])
     return Traffic(
-        requests=year / _MONTHS,
+        requests=year / MONTHS,
         burst_share=burst_share(declared, begin, begin + _YEAR),
         mean_over_peak=year / (_YEAR_HOURS * 3600) / peak,
+        months=tuple(
+            (requests_between(declared, *span), burst_share(declared, *span)) for span in spans
+        ),
     )
 
 
@@ -121,10 +126,10 @@ def _caps(fleet: Fleet, use_case: UseCase) -> list[tuple[Decimal, str]]:
 
 def _over_cap(fleet: Fleet, use_case: UseCase, sides: Sides, choice: Choice) -> str:
     """Why the hosted spending of a choice goes over a cap of its own; empty where it does not."""
-    _, hosted = sides.monthly(choice)
+    hosted = max(sides.hosted_by_month(choice))
     for cap, name in _caps(fleet, use_case):
         if hosted > cap:
-            return f"{cents(hosted):,} a month at the API is over `{name}` ({cap:,})"
+            return f"{cents(hosted):,} at the API in the dearest month is over `{name}` ({cap:,})"
     return ""
 
 
@@ -134,9 +139,10 @@ def best_of(
     """The cheapest choice that is possible, local of equal ones, and what each costs."""
     costs = {}
     for choice in Choice:
-        monthly, hosted = case.sides.monthly(choice, traffic, utilization)
-        if choice not in case.impossible and (case.cap is None or hosted <= case.cap):
-            costs[choice] = cents(monthly)
+        if choice in case.impossible:
+            continue
+        if case.cap is None or max(case.sides.hosted_by_month(choice, traffic)) <= case.cap:
+            costs[choice] = cents(case.sides.monthly(choice, traffic, utilization)[0])
     if not costs:
         return Choice.LOCAL, {}
     return min(costs, key=lambda choice: costs[choice]), costs

@@ -80,12 +80,12 @@ def focus_rows(fleet: Fleet, report: CostReport) -> Iterator[Row]:
 
     Args:
         fleet: declares sites, regions and teams.
-        report: a forecast's rows say so in `x_CostKind`.
+        report: the tag `kind` of every row tells whether it is a `forecast` or `actual`.
     """
     for period in report.periods:
         base = _base(fleet, report, period)
         for pool in period.pools:
-            yield from _pool_rows(fleet, base, pool)
+            yield from _pool_rows(fleet, base, period, pool)
         yield from _rest(fleet, base, period)
 
 
@@ -100,7 +100,9 @@ def _rest(fleet: Fleet, base: Row, period: PeriodCost) -> Iterator[Row]:
         if not amount:
             continue
         counts = {group: n for group, n in gpus.items() if n}
-        for group, share in zip(counts, split(amount, _weights(fleet, counts)), strict=True):
+        for group, share in zip(
+            counts, split(amount, _weights(fleet, counts, period)), strict=True
+        ):
             hours = (period.end - period.begin).total_seconds() / 3600 * counts[group]
             took = cents(decimal(hours)) if kind == "unassigned" else Decimal(0)
             yield (
@@ -112,9 +114,10 @@ def _rest(fleet: Fleet, base: Row, period: PeriodCost) -> Iterator[Row]:
             )
 
 
-def _weights(fleet: Fleet, gpus: Mapping[str, int]) -> list[Decimal]:
-    """What the GPUs of each node group cost, to split an amount by."""
-    costs = [gpu_hour(fleet, group).total(0) * count for group, count in gpus.items()]
+def _weights(fleet: Fleet, gpus: Mapping[str, int], period: PeriodCost) -> list[Decimal]:
+    """What the GPUs of each node group cost in a period, to split an amount by."""
+    day = period.begin.date()
+    costs = [gpu_hour(fleet, group, day=day).total(0) * count for group, count in gpus.items()]
     return costs if any(costs) else [Decimal(count) for count in gpus.values()]
 
 
@@ -142,35 +145,39 @@ def _base(fleet: Fleet, report: CostReport, period: PeriodCost) -> Row:
     }
 
 
-def _pool_rows(fleet: Fleet, base: Row, pool: PoolCost) -> Iterator[Row]:
-    """A pool's rows: each use case and the idle rest, on each node group by its GPUs."""
+def _pool_rows(fleet: Fleet, base: Row, period: PeriodCost, pool: PoolCost) -> Iterator[Row]:
+    """A pool's rows: each use case and the idle rest, on each node group by its GPUs.
+
+    Amounts follow what the GPUs cost; hours, requests and tasks follow their number.
+    """
     kept = {group: n for group, n in kept_gpus(fleet.pools[pool.pool]).items() if n}
     if not kept:
         return
-    weights = _weights(fleet, kept)
+    weights, counts = _weights(fleet, kept, period), list(kept.values())
     columns: list[list[Row]] = []
     for use_case in pool.use_cases:
         amounts = split(use_case.served, weights)
-        hours = split(use_case.gpu_hours, weights)
-        requests = split(use_case.requests * CENT, weights)
-        tasks = split(use_case.successful * CENT, weights)
+        hours = split(use_case.gpu_hours, counts)
+        requests = split(use_case.requests * CENT, counts)
+        tasks = split(use_case.successful * CENT, counts)
+        named = _served(fleet, base, pool, use_case)
         columns.append(
             [
-                _amounts(amount) | _served(fleet, pool, use_case, took, asked / CENT, done / CENT)
+                named | _amounts(amount) | _quantities(took, asked / CENT, done / CENT)
                 for amount, took, asked, done in zip(amounts, hours, requests, tasks, strict=True)
             ]
         )
-    columns.append(_idle_rows(pool, weights))
+    columns.append([base | row for row in _idle_rows(pool, weights, counts)])
     for index, group in enumerate(kept):
         for column in columns:
-            yield base | _resource(fleet, pool.pool, group) | column[index]
+            yield column[index] | _resource(fleet, pool.pool, group)
 
 
-def _idle_rows(pool: PoolCost, weights: list[Decimal]) -> list[Row]:
+def _idle_rows(pool: PoolCost, weights: list[Decimal], counts: list[int]) -> list[Row]:
     served = sum((row.gpu_hours for row in pool.use_cases), Decimal(0))
     amounts = split(pool.idle, weights)
     # What is served is rounded by use case; the rest is never less than nothing.
-    hours = split(max(Decimal(0), pool.gpu_hours - served), weights)
+    hours = split(max(Decimal(0), pool.gpu_hours - served), counts)
     what = f"Idle GPUs of pool {pool.pool}"
     return [
         _amounts(amount) | _idle(what, took) | {"x_CostKind": "idle"}
@@ -178,31 +185,33 @@ def _idle_rows(pool: PoolCost, weights: list[Decimal]) -> list[Row]:
     ]
 
 
-def _served(
-    fleet: Fleet, pool: PoolCost, row: UseCaseCost, gpu_hours: Decimal, *counts: Decimal
-) -> Row:
-    requests, tasks = counts
+def _served(fleet: Fleet, base: Row, pool: PoolCost, row: UseCaseCost) -> Row:
+    """What is the same for a use case on every node group."""
     declared = row.use_case in fleet.use_cases
-    return {
+    return base | {
         "ChargeDescription": f"Requests of {row.use_case} served by pool {pool.pool}",
         "ChargeFrequency": "Usage-Based",
-        "ConsumedQuantity": _number(requests),
-        "ConsumedUnit": _REQUESTS,
-        "PricingQuantity": _number(gpu_hours),
-        "PricingUnit": _GPU_HOURS,
         "SubAccountId": row.team if declared else "",
         "SubAccountName": f"team {row.team}" if declared else "",
         "Tags": _tags(
-            environment=fleet.environment,
-            fleet=fleet.fleet,
+            **json.loads(base["Tags"]),
             pool=pool.pool,
             use_case=row.use_case,
             **({"cost_center": fleet.teams[row.team].cost_center} if declared else {}),
         ),
         "x_CostKind": "served",
         "x_CostPer1kRequests": "" if row.cost_per_1k is None else _number(row.cost_per_1k),
-        "x_SuccessfulTasks": _number(tasks),
         "x_Utilization": f"{pool.utilization:.6f}",
+    }
+
+
+def _quantities(gpu_hours: Decimal, requests: Decimal, tasks: Decimal) -> Row:
+    return {
+        "ConsumedQuantity": _number(requests),
+        "ConsumedUnit": _REQUESTS,
+        "PricingQuantity": _number(gpu_hours),
+        "PricingUnit": _GPU_HOURS,
+        "x_SuccessfulTasks": _number(tasks),
     }
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 CENT: Final = Decimal("0.01")
 _UNIT_PRICE: Final = Decimal("0.000001")
+_TASK_PRICE: Final = Decimal("0.000000001")
 _THOUSAND: Final = 1000
 
 
@@ -18,6 +19,11 @@ def cents(amount: Decimal) -> Decimal:
 def unit_price(amount: Decimal) -> Decimal:
     """A price for one of many: cents are too coarse."""
     return amount.quantize(_UNIT_PRICE, ROUND_HALF_EVEN)
+
+
+def task_price(amount: Decimal) -> Decimal:
+    """A price for one task: a thousandth of what a thousand cost, to as many digits that count."""
+    return amount.quantize(_TASK_PRICE, ROUND_HALF_EVEN)
 
 
 def per_thousand(amount: Decimal, count: float) -> Decimal | None:

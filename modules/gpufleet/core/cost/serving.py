@@ -3,25 +3,26 @@
 Every amount is whole cents, and every split adds up to what was split.
 """
 
+import bisect
+import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from decimal import Decimal
-from typing import Final
+from typing import Final, NamedTuple
 
 from gpufleet.core.cost.hardware import HourlyCost, decimal, gpu_hour
-from gpufleet.core.cost.money import cents, per_thousand, split, unit_price
+from gpufleet.core.cost.money import cents, per_thousand, split, task_price, unit_price
 from gpufleet.spec.cost_reports import CostParts, PeriodCost, PoolCost, TeamCost, UseCaseCost
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.plans import PoolPlan
 from gpufleet.spec.serving import Pool, Tokens
+from gpufleet.spec.usage import NOBODY
 
 PROMPT_TOKEN_WORK: Final = 0.25
 """Work of a prompt token, of which many are computed at once, over that of an output token: the
 median of input over output price in `spec/hosted_prices.csv`."""
-NOBODY: Final = "nobody"
-"""The team of what no use case can be charged for."""
 _ENOUGH_HOURS: Final = 24
 """Observed hours from which their percentile replaces the declared default."""
 _CONSERVATIVE: Final = 0.25
@@ -65,15 +66,30 @@ class PoolUse:
     hours: float
     """Hours of the period that something is known about."""
     served_share: float
-    """Share of the GPU-hours that it keeps in those hours which serve requests."""
+    """Share of the GPU-hours that are charged to it in those hours which serve requests."""
     utilization: float
+    """Of the GPUs in serving GPU-hours, which their power follows."""
+    price_utilization: float
+    """At which prices are made: conservative in a forecast, the same where it was observed."""
     utilization_source: str
+    """Of `price_utilization`."""
     capacity: Capacity
     demand: tuple[Demand, ...]
     watts: Decimal | None = None
     """Measured in serving GPU-hours, W for each GPU."""
     planned: bool = True
-    """Whether prices are for planning: at the utilization, with the buffer."""
+    """Whether prices are for planning: at the conservative utilization, with the buffer."""
+    over: float = 1.0
+    """GPU-hours that ran over those that it keeps, where more ran; else 1."""
+
+
+class ObservedHour(NamedTuple):
+    """How a pool was used in one hour."""
+
+    utilization: float
+    """Share of its running replicas' capacity that was served."""
+    work: float
+    """Units of work that were served."""
 
 
 def work_of(prompt_tokens: float, output_tokens: float) -> float:
@@ -138,17 +154,20 @@ def _busiest_work(fleet: Fleet, pool: Pool) -> float:
     )
 
 
-def conservative_utilization(observed: Sequence[float], default: float) -> tuple[float, str]:
+def conservative_utilization(observed: Sequence[ObservedHour], default: float) -> tuple[float, str]:
     """The utilization that prices are made with, and where it comes from.
 
-    The 25th percentile of observed hours by the nearest rank, so that it was really seen; the
-    default before a day was observed.
+    The 25th percentile of observed hours, weighted by what each served: three quarters of the work
+    were served at this utilization or a higher one. It is one that was really seen; quiet hours
+    count for the little that they served, and hours without requests for nothing. The default holds
+    before 24 hours with requests were observed.
     """
-    if len(observed) < _ENOUGH_HOURS:
+    serving = sorted(hour for hour in observed if hour.work > 0)
+    if len(serving) < _ENOUGH_HOURS:
         return default, "default, before a day was observed"
-    ranked = sorted(observed)
-    low = ranked[math.ceil(_CONSERVATIVE * len(ranked)) - 1]
-    return min(1.0, max(_LEAST, low)), f"25th percentile of {len(ranked)} observed hours"
+    upto = list(itertools.accumulate(hour.work for hour in serving))
+    low = serving[bisect.bisect_left(upto, _CONSERVATIVE * upto[-1])].utilization
+    return min(1.0, max(_LEAST, low)), f"25th percentile of {len(serving)} observed hours"
 
 
 def period_cost(
@@ -167,8 +186,14 @@ def period_cost(
     rates = {name: gpu_hour(fleet, name, day=begin.date()) for name in fleet.node_groups}
     exact = [_exact(fleet, use, rates) for use in known]
     kept = {group: n for pool in fleet.pools.values() for group, n in kept_gpus(pool).items()}
+    beyond = {
+        group: decimal(use.hours) * count * (decimal(use.over) - 1)
+        for use in known
+        for group, count in kept_gpus(fleet.pools[use.pool]).items()
+    }
     unassigned = sum(
-        ((group.gpus - kept.get(name, 0)) * hours * rates[name].total(0))
+        max(Decimal(0), (group.gpus - kept.get(name, 0)) * hours - beyond.get(name, 0))
+        * rates[name].total(0)
         for name, group in fleet.node_groups.items()
     )
     unobserved = sum(
@@ -221,7 +246,7 @@ def _exact(fleet: Fleet, use: PoolUse, rates: Mapping[str, HourlyCost]) -> _Exac
     hours, share = decimal(use.hours), decimal(use.served_share)
     amortization = facility = oncall = power = served = idle = gpu_hours = at = Decimal(0)
     for group, count in kept_gpus(fleet.pools[use.pool]).items():
-        rate, kept = rates[group], hours * count
+        rate, kept = rates[group], hours * count * decimal(use.over)
         working = rate.power_of(use.watts) if use.watts is not None else None
         busy = rate.power_at(use.utilization) if working is None else working
         amortization += kept * rate.amortization
@@ -231,7 +256,7 @@ def _exact(fleet: Fleet, use: PoolUse, rates: Mapping[str, HourlyCost]) -> _Exac
         idle += kept * (1 - share) * rate.total(0)
         power += kept * (share * busy + (1 - share) * rate.power_at(0))
         gpu_hours += kept
-        at += kept * rate.total(use.utilization)
+        at += kept * rate.total(use.price_utilization)
     mean = at / gpu_hours if gpu_hours else Decimal(0)
     return _Exact(amortization, facility, oncall, power, served, idle, gpu_hours, mean)
 
@@ -248,7 +273,7 @@ def _pool_cost(
         gpus=sum(kept_gpus(fleet.pools[use.pool]).values()),
         gpu_hours=cents(exact.gpu_hours),
         served_gpu_hours=cents(served_hours),
-        utilization=use.utilization,
+        utilization=use.price_utilization,
         utilization_source=use.utilization_source,
         capacity_source=use.capacity.source,
         parts=CostParts(**dict(zip(names, amounts, strict=True))),
@@ -285,7 +310,7 @@ def _use_case_cost(
     served, idle, gpu_hours = amounts
     price = per_thousand(served, demand.requests)
     if use.planned and demand.requests:
-        needed = use.capacity.gpu_hours(demand.work / demand.requests, use.utilization)
+        needed = use.capacity.gpu_hours(demand.work / demand.requests, use.price_utilization)
         buffered = exact.gpu_hour_at_utilization * (1 + decimal(fleet.governance.cost_buffer))
         price = unit_price(1000 * decimal(needed) * buffered)
     successes = demand.successful / demand.requests if demand.requests else 0.0
@@ -302,7 +327,7 @@ def _use_case_cost(
         idle=idle,
         cost_per_1k=price,
         cost_per_1k_with_idle=per_thousand(served + idle, demand.requests),
-        cost_per_task=None if task is None else unit_price(task),
+        cost_per_task=None if task is None else task_price(task),
     )
 
 
@@ -340,7 +365,7 @@ def _team(name: str, rows: Sequence[UseCaseCost], beside: Decimal) -> TeamCost:
         served=sum((row.served for row in rows), Decimal(0)),
         idle=sum((row.idle for row in rows), beside),
         cost_per_1k=price,
-        cost_per_task=None if task is None else unit_price(task),
+        cost_per_task=None if task is None else task_price(task),
     )
 
 

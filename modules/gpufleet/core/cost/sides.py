@@ -18,13 +18,15 @@ _ONE: Final = Decimal(1)
 
 @dataclass(frozen=True)
 class Traffic:
-    """What a use case brings in an average month."""
+    """What a use case brings in an average month, and in each one of a year."""
 
     requests: float
     burst_share: float
     """Share of them that exceeds a usual day's busiest hour."""
     mean_over_peak: float
     """Mean rate over the rate of the highest declared peak."""
+    months: tuple[tuple[float, float], ...]
+    """Requests and burst share of each calendar month, which caps are compared with."""
 
 
 @dataclass(frozen=True)
@@ -99,15 +101,25 @@ class Sides:
         """What a choice costs in a month, and what of it is hosted; not yet rounded."""
         if choice is Choice.LOCAL:
             return self.local.monthly * max(_ONE, traffic) / utilization, Decimal(0)
-        price = self.hosted_request or Decimal(0)
-        requests = decimal(self.traffic.requests)
+        hosted = self._hosted(choice, traffic, self.traffic.requests, self.traffic.burst_share)
         if choice is Choice.HOSTED:
-            hosted = price * requests * traffic
             return hosted, hosted
-        steady = (self.local.monthly - self.local.burst) / utilization
-        over = decimal(self.traffic.burst_share)
-        hosted = price * requests * (over * traffic + (1 - over) * max(Decimal(0), traffic - 1))
-        return steady + hosted, hosted
+        return (self.local.monthly - self.local.burst) / utilization + hosted, hosted
+
+    def hosted_by_month(self, choice: Choice, traffic: Decimal = _ONE) -> list[Decimal]:
+        """What of a choice is hosted in each calendar month of a year; not yet rounded."""
+        return [self._hosted(choice, traffic, *month) for month in self.traffic.months]
+
+    def _hosted(
+        self, choice: Choice, traffic: Decimal, requests: float, burst_share: float
+    ) -> Decimal:
+        if choice is Choice.LOCAL:
+            return Decimal(0)
+        whole = (self.hosted_request or Decimal(0)) * decimal(requests)
+        if choice is Choice.HOSTED:
+            return whole * traffic
+        over = decimal(burst_share)
+        return whole * (over * traffic + (1 - over) * max(Decimal(0), traffic - 1))
 
     def alone(self, requests: int) -> tuple[Decimal, Decimal]:
         """What so many requests of a month cost locally and hosted, if the use case stood alone."""

@@ -1,5 +1,6 @@
 """Rows of usage: the queries that give them, how they are put together, what contradicts them."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -17,6 +18,8 @@ POOL: Final = names.metric_label(names.POOL)
 USE_CASE: Final = names.metric_label(names.USE_CASE)
 _BY: Final = f"{SITE}, {POOL}, {USE_CASE}"
 _HOUR: Final = timedelta(hours=1)
+_COUNTED: Final = ("requests", "prompt_tokens", "output_tokens", "replicas", "minutes")
+"""Queries without which an hour is not known."""
 _WHOLE: Final = 57
 """Minutes of an hour in which replicas were seen, from which the hour counts as observed."""
 
@@ -86,12 +89,13 @@ def rows_of(fleet: Fleet, observed: Observed, begin: datetime, end: datetime) ->
 def demand_no_contradiction(kept: Iterable[Usage], new: Sequence[Usage]) -> None:
     """Refuse rows that would count an hour twice.
 
-    A day beside its hours, or a pool as a whole beside its use cases.
+    A day beside its hours or a day that overlaps it, or a pool as a whole beside its use cases.
 
     Raises:
         BadInput: naming the first.
     """
     shapes: dict[tuple[str, datetime], tuple[int, bool]] = {}
+    counted: set[tuple[str, str, datetime]] = set()
     replaced = {row.key for row in new}
     for row in [*(each for each in kept if each.key not in replaced), *new]:
         shape = (row.hours, row.use_case == SHARED)
@@ -104,6 +108,15 @@ def demand_no_contradiction(kept: Iterable[Usage], new: Sequence[Usage]) -> None
                     where=f"pool {row.pool}",
                     mend="bring all rows of a day in one form",
                 )
+            cell = (row.pool, row.use_case, at[1])
+            if cell in counted:
+                raise BadInput(
+                    f"{at[1]:%Y-%m-%d %H:%M} UTC would count twice: two rows of {row.hours} hours "
+                    f"of {row.use_case} overlap",
+                    where=f"pool {row.pool}",
+                    mend="let each row begin where the one before it ends",
+                )
+            counted.add(cell)
 
 
 def demand_declared(fleet: Fleet, place: str, row: Usage) -> None:
@@ -120,12 +133,18 @@ def demand_declared(fleet: Fleet, place: str, row: Usage) -> None:
 
 
 def _rows_of_hour(fleet: Fleet, pool: str, observed: Observed, hour: datetime) -> list[Usage]:
-    """A pool's rows of one hour; none where a site that runs it was not seen whole."""
+    """A pool's rows of one hour; none where a site that runs it was not seen whole.
+
+    Nor where Prometheus gives no number: NaN, or infinity.
+    """
     at = hour + _HOUR
     minutes = observed["minutes"].get(at, {})
     cells = [cell for cell in minutes if cell[1] == pool]
     unseen = _sites(fleet, pool) - {cell[0] for cell in cells}
     if not cells or unseen or any(minutes[cell] < _WHOLE for cell in cells):
+        return []
+    counted = [observed[name].get(at, {}).get(cell, 0.0) for name in _COUNTED for cell in cells]
+    if not all(map(math.isfinite, counted)):
         return []
     by_use_case: dict[str, list[Cell]] = {}
     for cell in cells:
@@ -171,7 +190,8 @@ def _watts(
     fleet: Fleet, pool: str, gpu_hours: Mapping[Cell, float], watts: Mapping[Cell, float]
 ) -> float | None:
     """Mean of the measured boards with their share of the node; None unless all are measured."""
-    if not sum(gpu_hours.values()) or not gpu_hours.keys() <= watts.keys():
+    measured = all(math.isfinite(watts.get(cell, math.nan)) for cell in gpu_hours)
+    if not measured or not sum(gpu_hours.values()):
         return None
     node_w = {
         fleet.node_groups[group].site: fleet.node_groups[group].idle_power_w

@@ -6,7 +6,7 @@ from datetime import date
 from decimal import Decimal
 from typing import Final
 
-from gpufleet.core.cost.cases import Case, best_of, cases_of, traffic_of
+from gpufleet.core.cost.cases import MONTHS, Case, best_of, cases_of, traffic_of
 from gpufleet.core.cost.hardware import decimal
 from gpufleet.core.cost.hosted import (
     demand_fresh,
@@ -14,7 +14,7 @@ from gpufleet.core.cost.hosted import (
     forbidden,
 )
 from gpufleet.core.cost.levers import Smaller, levers
-from gpufleet.core.cost.money import cents, unit_price
+from gpufleet.core.cost.money import cents, task_price, unit_price
 from gpufleet.core.cost.serving import work_of_request
 from gpufleet.core.cost.sides import Traffic
 from gpufleet.spec.fleet import Fleet
@@ -50,8 +50,8 @@ class WorkCost:
 def decide(fleet: Fleet, plans: Sequence[PoolPlan], table: PriceTable, day: date) -> DecisionReport:
     """The verdict on every use case of planned pools.
 
-    Hosted spending of all together stays within `budget.hosted_monthly`: what saves least for each
-    amount spent there stays local first.
+    Hosted spending of all together stays within `budget.hosted_monthly` in every calendar month:
+    what saves least for each amount spent there stays local first.
 
     Args:
         fleet: declares the use cases.
@@ -102,11 +102,13 @@ def _over_budget(fleet: Fleet, cases: Sequence[Case]) -> dict[str, str]:
             continue
         _, hosted = case.sides.monthly(choice)
         saved = costs[Choice.LOCAL] - costs[choice]
-        wanted.append((saved / max(hosted, Decimal("0.01")), hosted, case.name))
-    left, over = fleet.budget.hosted_monthly, {}
-    for _, hosted, name in sorted(wanted, reverse=True):
-        if hosted <= left:
-            left -= hosted
+        by_month = case.sides.hosted_by_month(choice)
+        wanted.append((saved / max(hosted, Decimal("0.01")), by_month, case.name))
+    spent, over = [Decimal(0)] * MONTHS, {}
+    for _, by_month, name in sorted(wanted, reverse=True):
+        together = [before + more for before, more in zip(spent, by_month, strict=True)]
+        if max(together) <= fleet.budget.hosted_monthly:
+            spent = together
         else:
             over[name] = f"`budget.hosted_monthly` ({fleet.budget.hosted_monthly:,}) is used up"
     return over
@@ -162,7 +164,7 @@ def _choice_cost(case: Case, choice: Choice) -> ChoiceCost:
         monthly=cents(monthly),
         hosted_monthly=cents(hosted),
         cost_per_1k=unit_price(request * 1000),
-        cost_per_task=unit_price(request / decimal(case.use_case.success_rate)),
+        cost_per_task=task_price(request / decimal(case.use_case.success_rate)),
         impossible=case.impossible.get(choice, ""),
     )
 
