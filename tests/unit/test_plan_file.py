@@ -20,7 +20,9 @@ from gpufleet.spec.errors import BadInput
 from gpufleet.spec.load import load_declared, load_plan, load_positions, outdated
 from gpufleet.spec.plan_file import laid_over, plan_file_of, plan_path, planned_from, rendered
 from gpufleet.spec.plans import PlannedPlacement
+from gpufleet.spec.problem import position
 from gpufleet.spec.serving import Prewarm, UseCaseLimits
+from gpufleet.spec.source import Document
 
 ARTICLE = PROJECT_ROOT / "fleets/article/production.yaml"
 DECLARED = load_declared(ARTICLE)[0]
@@ -241,3 +243,7 @@ def test_what_is_written_is_what_is_read(
     plan_path(file).write_text(text, encoding="utf-8")
     assert load_plan(file) == plan_file_of(plan)
     assert rendered(plan, file.name) == text
+
+
+def test_a_field_without_any_position_stands_at_the_beginning() -> None:
+    assert str(position(Document({}, {}), ("pools", "chat"))) == "the fleet file:1:1"

@@ -41,6 +41,11 @@ REQUESTS: Final = 5_000
 """Simulated for each seed of a stream that hardly varies; more, up to `MOST_REQUESTS`, where few
 bursts carry its 95th percentile, or answers are long beside the time that this takes."""
 MOST_REQUESTS: Final = 16_000
+MOST_TRACED: Final = 100_000
+"""Simulated beside a trace that is slower than other streams; a longer trace counts for itself."""
+FEWEST_SEEN: Final = 100
+"""Requests of each use case in a simulation at least: a rarer one is simulated as often, since a
+95th percentile of a handful is luck, and of none unknown."""
 SIMULATED_REPLICAS: Final = 48
 """Larger pools are simulated as an equal part of themselves: a part has a little less to share, so
 that its answer is on the careful side."""
@@ -186,8 +191,9 @@ class _Search:
         part = [_part_of(stream, self._parts) for stream in streams]
         duration_s = _duration_s(part, targets)
         self._goals = [each if each.use_case in traced else _with_margin(each) for each in targets]
+        seen = [_seen_enough(stream, duration_s) for stream in part]
         self._traffic: list[Requests] = [
-            arrivals(part, duration_s=duration_s, seed=seed + number)
+            arrivals(seen, duration_s=duration_s, seed=seed + number)
             for number in range(seeds if declared else 1)
         ]
         self._seen: dict[int, tuple[Prediction, ...]] = {}
@@ -304,16 +310,26 @@ def _part_of(stream: Stream, parts: int) -> Stream:
     return replace(stream, rate_rps=stream.rate_rps / parts, index_of_dispersion=index)
 
 
+def _seen_enough(stream: Stream, duration_s: float) -> Stream:
+    """A stream of which enough requests arrive to tell what they see."""
+    fewest = FEWEST_SEEN if stream.trace is None else min(FEWEST_SEEN, len(stream.trace))
+    return replace(stream, rate_rps=max(stream.rate_rps, fewest / duration_s))
+
+
 def _duration_s(streams: Sequence[Stream], targets: Sequence[Target]) -> float:
     """Long enough for a 95th percentile, and for swings that outlast an answer."""
-    spans = [len(stream.trace) / stream.rate_rps for stream in streams if stream.trace is not None]
-    if spans:
-        return max(spans)
     rate = sum(stream.rate_rps for stream in streams)
-    variance = max(rate_variance(stream, WINDOW_S) for stream in streams)
+    traces = [(len(s.trace), len(s.trace) / s.rate_rps) for s in streams if s.trace is not None]
+    whole_s = max((span_s for _, span_s in traces), default=0.0)
+    most = max(MOST_TRACED, *(count for count, _ in traces)) if traces else MOST_REQUESTS
+    declared = [stream for stream in streams if stream.trace is None]
+    if not declared:
+        return min(whole_s, most / rate)
+    variance = max(rate_variance(stream, WINDOW_S) for stream in declared)
     least = min(MOST_REQUESTS, REQUESTS * (1 + 3 * variance))
     swing_s = min(_LONGEST_SWING_S, max(target.p95_s for target in targets))
-    return min(max(least / rate, STRATA * swing_s), MOST_REQUESTS / rate)
+    usual_s = min(max(least / rate, STRATA * swing_s), MOST_REQUESTS / rate)
+    return min(max(whole_s, usual_s), most / rate)
 
 
 def _longest_wait_s(
