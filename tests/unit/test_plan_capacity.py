@@ -118,6 +118,59 @@ def test_declared_peaks_are_pre_warmed_where_a_pool_scales(sample: Plan) -> None
             assert placement.replicas <= replicas <= placement.max_replicas
 
 
+NIGHT = """use_cases:
+  night:
+    team: support
+    class: interactive
+    model: llama-3.1-8b
+    traffic: {rate_rps: RATE, hourly: HOURLY}
+    tokens: {prompt_mean: 500, prompt_p95: 1200, output_mean: 100, output_p95: 200, output_max: 512}
+    slo: {p95_s: P95, ttft_p95_s: TTFT, error_rate: 0.001, availability: 0.995}
+    rto_s: 30min
+    rpo_s: 1h
+    data_class: internal
+    residency: [eu]
+"""
+
+
+def with_night(
+    file: Path, *, p95: str = "2s", ttft: str = "500ms", rate: float = 20, by_day: float = 0
+) -> Path:
+    """A second use case of the article's pool, busy while the first one sleeps."""
+    day = [0] * 8 + [1] * 12 + [0] * 4
+    edit(file, "rate_rps: 50}", f"rate_rps: 50, hourly: {day}}}")
+    edit(file, "use_cases: [answers]", "use_cases: [answers, night]")
+    night = NIGHT.replace("HOURLY", str([1] * 5 + [by_day] * 19)).replace("RATE", str(rate))
+    return edit(file, "use_cases:\n", night.replace("P95", p95).replace("TTFT", ttft))
+
+
+@pytest.mark.parametrize("by_day", [0, 0.02])
+def test_a_use_case_that_sleeps_in_the_pools_busiest_hour_is_predicted(
+    file: Path, by_day: float
+) -> None:
+    pool = only(plan_capacity(HERE, with_night(file, rate=45, by_day=by_day)))
+    assert [seen.use_case for seen in pool.by_use_case] == ["answers", "night"]
+    for seen in pool.by_use_case:
+        assert 0 < seen.p95_s <= seen.p95_limit_s
+        assert seen.ttft_p95_s <= seen.ttft_p95_limit_s
+    limits = {name: limit.concurrency_limit for name, limit in pool.limits.items()}
+    # Each has the pool to itself in its busiest hour.
+    assert limits["night"] == limits["answers"]
+
+
+def test_a_promise_to_a_use_case_that_sleeps_in_the_busiest_hour_is_kept(file: Path) -> None:
+    easy = only(plan_capacity(HERE, file))
+    strict = only(plan_capacity(HERE, with_night(file, rate=45, p95="280ms", ttft="100ms")))
+    assert strict.replicas_max > easy.replicas_max
+    night = strict.by_use_case[1]
+    assert night.p95_s <= night.p95_limit_s
+
+
+def test_a_target_that_is_unreachable_at_night_is_refused(file: Path) -> None:
+    with pytest.raises(BadInput, match="reaches its targets"):
+        plan_capacity(HERE, with_night(file, p95="50ms", ttft="10ms"))
+
+
 @pytest.mark.parametrize(
     ("before", "after", "code", "what"),
     [

@@ -131,22 +131,15 @@ def _predicted(settled: Settled, by_use_case: list[UseCasePrediction]) -> Predic
 def _limits(settled: Settled) -> dict[str, UseCaseLimits]:
     """What the gateway accepts of each use case.
 
-    Its share of the work at the peak decides how many it may have in flight, and what its first
-    token may still wait, how long its requests may stand in a queue.
+    Its share of the work in its own busiest hour decides how many it may have in flight, and what
+    its first token may still wait, how long its requests may stand in a queue.
     """
     in_flight = settled.most * (settled.candidate.concurrency_limit + settled.at_peak.queue_limit)
-    weights = [
-        rate * work_of_request(use_case.tokens)
-        for rate, use_case in zip(
-            settled.demand.peak.rates_rps, settled.demand.use_cases, strict=True
-        )
-    ]
     speed = settled.candidate.speed
     limits = {}
-    for name, use_case, weight in zip(
-        settled.demand.names, settled.demand.use_cases, weights, strict=True
-    ):
-        share = min(1.0, _BURST_SHARE * weight / sum(weights))
+    demand = settled.demand
+    for index, (name, use_case) in enumerate(zip(demand.names, demand.use_cases, strict=True)):
+        share = min(1.0, _BURST_SHARE * demand.own_share(index))
         prompt = use_case.tokens.prompt_p95
         prefill = prompt * (speed.prefill_token_s + speed.attention_s * prompt / 2)
         left = use_case.slo.ttft_p95_s - speed.first_token_s - prefill

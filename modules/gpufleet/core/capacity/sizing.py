@@ -84,11 +84,12 @@ class Sized:
     """By replicas: p95 and TTFT p95 of the target that is nearest to its limit, s."""
 
 
-def fewest_replicas(
+def fewest_replicas(  # noqa: PLR0913 - what is asked, and within which bounds
     streams: Sequence[Stream],
     targets: Sequence[Target],
     speed: ReplicaSpeed,
     *,
+    least: int = 1,
     most: int,
     seed: int,
 ) -> Sized | None:
@@ -98,6 +99,7 @@ def fewest_replicas(
         streams: of the pool's use cases, at the rates that it is sized for.
         targets: of the same use cases.
         speed: of one replica.
+        least: replicas that run in any case.
         most: replicas that there is room for.
         seed: of the simulated traffic.
 
@@ -105,7 +107,7 @@ def fewest_replicas(
         Unreachable: no number of replicas would do.
     """
     search = _Search(streams, targets, speed, seed)
-    replicas = search.fewest(most)
+    replicas = search.fewest(most, least)
     if replicas is None:
         return None
     smooth = _Search(_smooth(streams), targets, speed, seed, seeds=1).fewest(replicas)
@@ -199,15 +201,15 @@ class _Search:
         self._seen: dict[int, tuple[Prediction, ...]] = {}
         self._votes: dict[int, bool] = {}
 
-    def fewest(self, most: int) -> int | None:
-        """The fewest replicas that hold, at most `most`."""
-        lower = -(-self._bounds.lower // self._parts)
+    def fewest(self, most: int, least: int = 1) -> int | None:
+        """The fewest replicas that hold, from `least` to `most`."""
+        lower = max(-(-self._bounds.lower // self._parts), (least - self._doubt) // self._parts)
         upper = most // self._parts
         likely = -(-self._bounds.likely // self._parts)
         found = first_true(self._holds_part, lower, likely, upper)
         if found is None:
             return most if self.holds(most) and most >= self._bounds.lower else None
-        return min(most, found * self._parts + self._doubt)
+        return min(most, max(least, found * self._parts + self._doubt))
 
     def holds(self, replicas: int) -> bool:
         """Whether so many keep every promise."""
