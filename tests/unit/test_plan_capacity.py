@@ -212,6 +212,19 @@ def test_an_unreachable_target_tells_what_is_reachable_and_where_it_stands(file:
     assert "use_cases.answers.slo" in refused.value.where
 
 
+def test_a_trace_of_a_few_requests_is_no_evidence(file: Path) -> None:
+    rows = [f"{number / 50:.2f},500,100" for number in range(500)]
+    header = "arrival_s,prompt_tokens,output_tokens"
+    edit(file, "rate_rps: 50}", "rate_rps: 50, trace: short.csv}")
+    short = file.with_name("short.csv")
+    short.write_text("\n".join([header, *rows[:499]]) + "\n")
+    with pytest.raises(BadInput, match="a trace of 499 requests tells too little") as refused:
+        plan_capacity(HERE, file)
+    assert "use_cases.answers.traffic.trace" in refused.value.where
+    short.write_text("\n".join([header, *rows]) + "\n")
+    assert only(plan_capacity(HERE, file)).replicas_max >= 7
+
+
 def test_an_inventory_that_is_too_small_is_told_with_what_fits(file: Path) -> None:
     edit(file, "rate_rps: 50", "rate_rps: 200")
     with pytest.raises(PolicyRefused) as refused:

@@ -36,6 +36,9 @@ PEAK_AFTER_LOSS: Final = 0.999
 below it, in the busiest hour of a usual day. At 0.999 less than nine hours of a year are left, and
 a site that is lost in a peak is away for longer."""
 
+FEWEST_TRACED: Final = 500
+"""Requests of a recorded trace from which its 95th percentile rests on 25 requests."""
+
 
 @dataclass
 class _Way:
@@ -174,6 +177,7 @@ def _case(
     """A pool with every way to serve it."""
     demand = PoolDemand.of(fleet, name, traces)
     _demand_traffic(demand, sources)
+    _demand_evidence(demand, sources)
     stands = allowed(fleet, name)
     if not stands:
         raise BadInput(
@@ -205,6 +209,17 @@ def _demand_traffic(demand: PoolDemand, sources: Sources) -> None:
                 f"use case `{name}` has no traffic in any hour",
                 where=sources.at(("use_cases", name, "traffic")),
                 mend="give `hourly` and `weekly` a share above 0, or remove the use case",
+            )
+
+
+def _demand_evidence(demand: PoolDemand, sources: Sources) -> None:
+    for name, trace in zip(demand.names, demand.traces, strict=True):
+        if trace is not None and len(trace) < FEWEST_TRACED:
+            raise BadInput(
+                f"a trace of {len(trace)} requests tells too little of the traffic of `{name}`",
+                where=sources.at(("use_cases", name, "traffic", "trace")),
+                mend=f"record {FEWEST_TRACED} requests at least, or declare `index_of_dispersion` "
+                "in its place",
             )
 
 
