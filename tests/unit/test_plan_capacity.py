@@ -116,6 +116,14 @@ def test_declared_peaks_are_pre_warmed_where_a_pool_scales(sample: Plan) -> None
         for group, replicas in peak.replicas.items():
             placement = chat.placements[group]
             assert placement.replicas <= replicas <= placement.max_replicas
+        # What is kept for the loss of a site is not started for a peak.
+        assert sum(peak.replicas.values()) * chat.tp <= chat.gpus_steady + chat.gpus_burst
+
+
+def test_a_single_peak_starts_what_the_plan_says_it_needs(sample: Plan) -> None:
+    legal = next(pool for pool in sample.pools if pool.pool == "legal")
+    (peak,) = legal.prewarm
+    assert sum(peak.replicas.values()) * legal.tp == legal.gpus_steady + legal.gpus_burst
 
 
 NIGHT = """use_cases:
