@@ -8,6 +8,7 @@ import pytest
 
 from gpufleet.core.capacity.outlook import capacity_change, p95_share
 from gpufleet.core.capacity.what_if import Change, changed
+from gpufleet.core.plan_difference import pool_differences
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows.outlook import outlook
 from gpufleet.flows.plans import apply_plan, explain, plan_capacity, what_if
@@ -99,6 +100,18 @@ def test_the_loss_of_a_site_leaves_what_was_promised(sample: Plan) -> None:
     by_site = [placement.max_replicas for placement in chat.placements.values()]
     assert sum(by_site) - max(by_site) >= at_peak
     assert chat.headroom.site_loss == (chat.replicas_max - at_peak) * chat.tp
+
+
+def test_gpus_are_those_whose_cost_stands_beside_them(sample: Plan) -> None:
+    for pool in sample.pools:
+        placed = pool.placements.values()
+        assert pool.gpus == sum(
+            each.max_replicas * each.nodes_per_replica * each.gpus_per_node for each in placed
+        )
+    assert sample.gpus == sum(pool.gpus for pool in sample.pools)
+    difference = pool_differences(sample, sample, [], [])
+    assert difference.gpus_before == difference.gpus_after == sample.gpus
+    assert sum(pool.gpus_after for pool in difference.pools) == sample.gpus
 
 
 def test_batch_pools_always_run_what_their_peak_needs(sample: Plan) -> None:
