@@ -205,6 +205,7 @@ def test_a_target_that_is_unreachable_at_night_is_refused(file: Path) -> None:
             "has no traffic in any hour",
         ),
         ("rate_rps: 50", "rate_rps: 500", EXIT_POLICY, "16 fit"),
+        ("rate_rps: 50", "rate_rps: 50000", EXIT_POLICY, "needs more than 4096 replicas"),
         ("freeze_cal", BUDGET.replace("MONTHLY", "1000"), EXIT_POLICY, "the budget is 1,000"),
         (
             "rate_rps: 50}",

@@ -17,7 +17,7 @@ from gpufleet.core.capacity.choice import Cannot, Demand, Ground, Option, Patter
 from gpufleet.core.capacity.demand import PoolDemand
 from gpufleet.core.capacity.grounds import allowed, declared_sites, grounds, spare_places
 from gpufleet.core.capacity.headroom import Failures, repair_s
-from gpufleet.core.capacity.needs import Needs, expected, simulated
+from gpufleet.core.capacity.needs import MOST_REPLICAS, Needs, expected, simulated
 from gpufleet.core.capacity.options import Candidate, candidates
 from gpufleet.core.capacity.pool_plan import kept_as_declared, pool_plan
 from gpufleet.core.capacity.replica import Evidence
@@ -60,6 +60,8 @@ class _Case:
     keeps_site_loss: bool
     ways: list[_Way] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    too_large: bool = False
+    """Whether a way would reach the targets with more replicas than are planned."""
     surprise: float = 1.0
     """How much more a simulation has found than was expected; what was not simulated yet is taken
     to surprise as much."""
@@ -92,7 +94,18 @@ class _Case:
 
         Raises:
             BadInput: what is reachable, by each way.
+            PolicyRefused: only more replicas than are planned would do.
         """
+        if self.too_large and not self.ways:
+            raise PolicyRefused(
+                f"pool `{self.name}` needs more than {MOST_REPLICAS} replicas, the most of a plan",
+                where=sources.at(
+                    *(("use_cases", name, "traffic", "rate_rps") for name in self.demand.names)
+                ),
+                mend="\n  ".join(
+                    ["give its use cases a pool each, or split them", *dict.fromkeys(self.dropped)]
+                ),
+            )
         if not self.ways:
             raise BadInput(
                 f"no way to serve pool `{self.name}` reaches its targets",
@@ -112,7 +125,9 @@ def make_plan(fleet: Fleet, traces: Mapping[str, Trace], sources: Sources) -> Pl
     Raises:
         BadInput: a target that nothing reaches, a model that fits no GPU, use cases of a pool that
             share no region, a use case without traffic.
-        PolicyRefused: the inventory or the budget holds no plan; with what fits.
+        PolicyRefused: the inventory or the budget holds no plan; with what fits. Or a pool needs
+            more replicas than are planned.
+        Failed: the choice over the node groups was not found.
     """
     every = grounds(fleet)
     cases = {
@@ -257,7 +272,8 @@ def _simulate(fleet: Fleet, case: _Case, index: int, sources: Sources) -> None:
     way = case.ways[index]
     try:
         needs = simulated(case.demand, way.candidate)
-        why = "needs more replicas than any fleet has"
+        case.too_large |= needs is None
+        why = f"needs more than {MOST_REPLICAS} replicas"
     except Unreachable as unreachable:
         needs, why = None, str(unreachable)
     if needs is not None:
