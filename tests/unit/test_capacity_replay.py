@@ -1,6 +1,7 @@
 """A recorded trace through a declared pool: what it tells, and what it refuses."""
 
 import itertools
+import re
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,26 @@ def test_the_measured_rate_of_the_article_holds_on_seven_and_not_on_six(trace: P
     assert short.served + short.shed + short.failed == 6000
     assert enough.rate_rps == pytest.approx(50, rel=0.05)
     assert enough.utilization == pytest.approx(50 / 56, rel=0.06)
+
+
+def test_a_measured_rate_is_of_the_pools_mix_whichever_use_case_is_looked_at(
+    trace: Path, tmp_path: Path
+) -> None:
+    text = ARTICLE.read_text()
+    at, end = text.index("  answers:\n"), text.index("measurements:")
+    longer = (
+        text[at:end].replace("  answers:", "  reports:", 1).replace("rate_rps: 50", "rate_rps: 2")
+    )
+    longer = re.sub(
+        r"output_mean: \d+, output_p95: \d+", "output_mean: 400, output_p95: 400", longer
+    )
+    assert "output_mean: 400" in longer
+    text = text[:end] + longer.rstrip() + "\n" + text[end:]
+    file = tmp_path / "production.yaml"
+    file.write_text(text.replace("use_cases: [answers]", "use_cases: [answers, reports]"))
+    answers, reports = (replay(file, trace, name, 8) for name in ("answers", "reports"))
+    assert answers.evidence == "measured-rate"
+    assert answers.e2e_s == reports.e2e_s
 
 
 def test_a_queue_limit_sheds_what_would_have_waited_and_nothing_is_lost(trace: Path) -> None:

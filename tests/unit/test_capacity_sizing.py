@@ -140,6 +140,28 @@ def test_what_is_sized_lies_above_the_lower_bound_and_keeps_its_promise(
     assert sized.replicas in numbers
 
 
+def test_a_slow_trace_beside_a_fast_stream_is_simulated_for_a_bounded_time() -> None:
+    count = 500
+    trace = Trace(np.linspace(0, 49_900, count), np.full(count, 500), np.full(count, 100))
+    streams = [Stream(0, 0.0005, 1.0, SHORT, trace), Stream(1, 10.0, 1.0, SHORT)]
+    targets = [CHAT, replace(CHAT, use_case=1)]
+    duration_s = sizing._duration_s(streams, targets)
+    assert duration_s * 10 <= sizing.MOST_TRACED
+    sized = fewest_replicas(streams, targets, LLM, most=100, seed=1)
+    assert sized is not None
+    assert [keeps(*pair) for pair in zip(sized.predictions, targets, strict=True)] == [True, True]
+
+
+def test_a_rare_use_case_is_seen_beside_a_busy_one() -> None:
+    streams = [Stream(0, 1e-4, 1.0, SHORT), Stream(1, 17.0, 1.0, SHORT)]
+    sized = fewest_replicas(streams, [CHAT, replace(CHAT, use_case=1)], LLM, most=100, seed=1)
+    alone = fewest_replicas(streams[1:], [replace(CHAT, use_case=1)], LLM, most=100, seed=1)
+    assert sized is not None
+    assert alone is not None
+    assert sized.replicas == alone.replicas
+    assert 0 < sized.predictions[0].p95_s <= CHAT.p95_s
+
+
 def test_each_use_case_of_a_pool_keeps_its_own_promise() -> None:
     streams = [Stream(0, 8.0, 4.0, SHORT), Stream(1, 4.0, 4.0, SHORT)]
     easy, strict = CHAT, replace(CHAT, use_case=1, ttft_p95_s=0.08)

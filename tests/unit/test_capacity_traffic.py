@@ -46,6 +46,23 @@ def test_the_profile_is_in_local_time_on_both_sides_of_a_clock_change() -> None:
             assert rates[index] == rate_at(traffic, moment)
 
 
+def test_a_local_hour_that_begins_within_one_of_utc_is_not_lost() -> None:
+    busy_at_nine = [0.1] * 9 + [1.0] + [0.1] * 14
+    traffic = Traffic(rate_rps=10, time_zone="Asia/Kolkata", hourly=busy_at_nine)
+    rates = hourly_rates(traffic, peaks=False)
+    # 9:00 to 10:00 in India is 3:30 to 4:30 in UTC.
+    assert list(rates[24:48]) == [1.0] * 3 + [10.0] * 2 + [1.0] * 19
+    whole = Traffic(rate_rps=10, time_zone="Asia/Tokyo", hourly=busy_at_nine)
+    assert sum(hourly_rates(whole, peaks=False)[24:48] == 10) == 1
+
+
+def test_the_busiest_hour_of_one_use_case_is_where_it_asks_most() -> None:
+    day = Traffic(rate_rps=10, hourly=[0.0] * 9 + [1.0] * 8 + [0.0] * 7)
+    night = Traffic(rate_rps=1, hourly=[1.0] * 2 + [0.5] * 22)
+    assert busiest_hour([day, night], [1, 1], peaks=True).rates_rps == (10, 0.5)
+    assert busiest_hour([day, night], [1, 1], peaks=True, of=1).rates_rps == (0, 1)
+
+
 def test_a_weekday_is_the_local_one() -> None:
     weekly = [0, 0, 0, 0, 0, 0, 1]
     traffic = Traffic(rate_rps=1, time_zone="Pacific/Auckland", weekly=weekly)

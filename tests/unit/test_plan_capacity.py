@@ -8,6 +8,7 @@ import pytest
 
 from gpufleet.core.capacity.outlook import capacity_change, p95_share
 from gpufleet.core.capacity.what_if import Change, changed
+from gpufleet.core.plan_difference import pool_differences
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows.outlook import outlook
 from gpufleet.flows.plans import apply_plan, explain, plan_capacity, what_if
@@ -101,6 +102,18 @@ def test_the_loss_of_a_site_leaves_what_was_promised(sample: Plan) -> None:
     assert chat.headroom.site_loss == (chat.replicas_max - at_peak) * chat.tp
 
 
+def test_gpus_are_those_whose_cost_stands_beside_them(sample: Plan) -> None:
+    for pool in sample.pools:
+        placed = pool.placements.values()
+        assert pool.gpus == sum(
+            each.max_replicas * each.nodes_per_replica * each.gpus_per_node for each in placed
+        )
+    assert sample.gpus == sum(pool.gpus for pool in sample.pools)
+    difference = pool_differences(sample, sample, [], [])
+    assert difference.gpus_before == difference.gpus_after == sample.gpus
+    assert sum(pool.gpus_after for pool in difference.pools) == sample.gpus
+
+
 def test_batch_pools_always_run_what_their_peak_needs(sample: Plan) -> None:
     for pool in sample.pools:
         if pool.class_.value == "batch":
@@ -116,6 +129,67 @@ def test_declared_peaks_are_pre_warmed_where_a_pool_scales(sample: Plan) -> None
         for group, replicas in peak.replicas.items():
             placement = chat.placements[group]
             assert placement.replicas <= replicas <= placement.max_replicas
+        # What is kept for the loss of a site is not started for a peak.
+        assert sum(peak.replicas.values()) * chat.tp <= chat.gpus_steady + chat.gpus_burst
+
+
+def test_a_single_peak_starts_what_the_plan_says_it_needs(sample: Plan) -> None:
+    legal = next(pool for pool in sample.pools if pool.pool == "legal")
+    (peak,) = legal.prewarm
+    assert sum(peak.replicas.values()) * legal.tp == legal.gpus_steady + legal.gpus_burst
+
+
+NIGHT = """use_cases:
+  night:
+    team: support
+    class: interactive
+    model: llama-3.1-8b
+    traffic: {rate_rps: RATE, hourly: HOURLY}
+    tokens: {prompt_mean: 500, prompt_p95: 1200, output_mean: 100, output_p95: 200, output_max: 512}
+    slo: {p95_s: P95, ttft_p95_s: TTFT, error_rate: 0.001, availability: 0.995}
+    rto_s: 30min
+    rpo_s: 1h
+    data_class: internal
+    residency: [eu]
+"""
+
+
+def with_night(
+    file: Path, *, p95: str = "2s", ttft: str = "500ms", rate: float = 20, by_day: float = 0
+) -> Path:
+    """A second use case of the article's pool, busy while the first one sleeps."""
+    day = [0] * 8 + [1] * 12 + [0] * 4
+    edit(file, "rate_rps: 50}", f"rate_rps: 50, hourly: {day}}}")
+    edit(file, "use_cases: [answers]", "use_cases: [answers, night]")
+    night = NIGHT.replace("HOURLY", str([1] * 5 + [by_day] * 19)).replace("RATE", str(rate))
+    return edit(file, "use_cases:\n", night.replace("P95", p95).replace("TTFT", ttft))
+
+
+@pytest.mark.parametrize("by_day", [0, 0.02])
+def test_a_use_case_that_sleeps_in_the_pools_busiest_hour_is_predicted(
+    file: Path, by_day: float
+) -> None:
+    pool = only(plan_capacity(HERE, with_night(file, rate=45, by_day=by_day)))
+    assert [seen.use_case for seen in pool.by_use_case] == ["answers", "night"]
+    for seen in pool.by_use_case:
+        assert 0 < seen.p95_s <= seen.p95_limit_s
+        assert seen.ttft_p95_s <= seen.ttft_p95_limit_s
+    limits = {name: limit.concurrency_limit for name, limit in pool.limits.items()}
+    # Each has the pool to itself in its busiest hour.
+    assert limits["night"] == limits["answers"]
+
+
+def test_a_promise_to_a_use_case_that_sleeps_in_the_busiest_hour_is_kept(file: Path) -> None:
+    easy = only(plan_capacity(HERE, file))
+    strict = only(plan_capacity(HERE, with_night(file, rate=45, p95="280ms", ttft="100ms")))
+    assert strict.replicas_max > easy.replicas_max
+    night = strict.by_use_case[1]
+    assert night.p95_s <= night.p95_limit_s
+
+
+def test_a_target_that_is_unreachable_at_night_is_refused(file: Path) -> None:
+    with pytest.raises(BadInput, match="reaches its targets"):
+        plan_capacity(HERE, with_night(file, p95="50ms", ttft="10ms"))
 
 
 @pytest.mark.parametrize(
@@ -131,6 +205,7 @@ def test_declared_peaks_are_pre_warmed_where_a_pool_scales(sample: Plan) -> None
             "has no traffic in any hour",
         ),
         ("rate_rps: 50", "rate_rps: 500", EXIT_POLICY, "16 fit"),
+        ("rate_rps: 50", "rate_rps: 50000", EXIT_POLICY, "needs more than 4096 replicas"),
         ("freeze_cal", BUDGET.replace("MONTHLY", "1000"), EXIT_POLICY, "the budget is 1,000"),
         (
             "rate_rps: 50}",
@@ -157,6 +232,19 @@ def test_an_unreachable_target_tells_what_is_reachable_and_where_it_stands(file:
         plan_capacity(HERE, file)
     assert "a request that has a replica alone takes" in refused.value.mend
     assert "use_cases.answers.slo" in refused.value.where
+
+
+def test_a_trace_of_a_few_requests_is_no_evidence(file: Path) -> None:
+    rows = [f"{number / 50:.2f},500,100" for number in range(500)]
+    header = "arrival_s,prompt_tokens,output_tokens"
+    edit(file, "rate_rps: 50}", "rate_rps: 50, trace: short.csv}")
+    short = file.with_name("short.csv")
+    short.write_text("\n".join([header, *rows[:499]]) + "\n")
+    with pytest.raises(BadInput, match="a trace of 499 requests tells too little") as refused:
+        plan_capacity(HERE, file)
+    assert "use_cases.answers.traffic.trace" in refused.value.where
+    short.write_text("\n".join([header, *rows]) + "\n")
+    assert only(plan_capacity(HERE, file)).replicas_max >= 7
 
 
 def test_an_inventory_that_is_too_small_is_told_with_what_fits(file: Path) -> None:

@@ -3,9 +3,11 @@
 from collections.abc import Iterator
 from itertools import product
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import OptimizeResult
 
 from gpufleet.core.capacity.choice import (
     Cannot,
@@ -16,6 +18,7 @@ from gpufleet.core.capacity.choice import (
     Stand,
     choose,
 )
+from gpufleet.spec.errors import Failed
 
 Picked = dict[str, tuple[int, dict[str, Stand]]]
 
@@ -238,3 +241,15 @@ def test_nodes_that_a_site_keeps_free_are_taken_by_nobody() -> None:
         choose({"pool": demand}, grounds, {"east": 1})
     assert cannot.value.lacking == {"pool": 1}
     assert dict(cannot.value.fitting["pool"].stands) == {"own": Stand(2, 2)}
+
+
+@pytest.mark.parametrize("x", [None, np.ones(4)])
+def test_a_choice_that_is_not_proven_best_is_refused(
+    monkeypatch: pytest.MonkeyPatch, x: object
+) -> None:
+    ended = OptimizeResult(status=1, x=x, message="Time limit reached.")
+    monkeypatch.setattr("scipy.optimize.milp", lambda *_, **__: ended)
+    grounds = {"e": ground("east", 4), "w": ground("west", 4, cost=9.0)}
+    demand = Demand((option(1, 2),), ("e", "w"), keeps_site_loss=False, autoscaled=True)
+    with pytest.raises(Failed, match="Time limit reached"):
+        choose({"first": demand, "second": demand}, grounds)

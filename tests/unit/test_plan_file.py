@@ -20,7 +20,9 @@ from gpufleet.spec.errors import BadInput
 from gpufleet.spec.load import load_declared, load_plan, load_positions, outdated
 from gpufleet.spec.plan_file import plan_file_of, plan_path, rendered
 from gpufleet.spec.plans import PlannedPlacement
+from gpufleet.spec.problem import position
 from gpufleet.spec.serving import Prewarm, UseCaseLimits
+from gpufleet.spec.source import Document
 
 ARTICLE = PROJECT_ROOT / "fleets/article/production.yaml"
 DECLARED = load_declared(ARTICLE)[0]
@@ -270,3 +272,7 @@ def test_a_prewarm_rule_that_is_none_is_refused(file: Path, rule: str) -> None:
     write(file, prewarm=[prewarm])
     with pytest.raises(BadInput, match="recurrence"):
         load_fleet(file)
+
+
+def test_a_field_without_any_position_stands_at_the_beginning() -> None:
+    assert str(position(Document({}, {}), ("pools", "chat"))) == "the fleet file:1:1"

@@ -77,8 +77,8 @@ def _running(plan: Plan) -> Decimal:
 def _difference(before: PoolPlan, after: PoolPlan) -> PoolDifference:
     return PoolDifference(
         pool=before.pool,
-        gpus_before=before.gpus_steady + before.gpus_burst,
-        gpus_after=after.gpus_steady + after.gpus_burst,
+        gpus_before=before.gpus,
+        gpus_after=after.gpus,
         replicas_max_before=before.replicas_max,
         replicas_max_after=after.replicas_max,
         gpu_type_before=before.gpu_type,

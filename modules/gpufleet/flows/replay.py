@@ -8,9 +8,8 @@ import numpy as np
 
 from gpufleet.core.capacity.arrivals import index_of_dispersion
 from gpufleet.core.capacity.bounds import Target
-from gpufleet.core.capacity.memory import DoesNotFit
+from gpufleet.core.capacity.demand import PoolDemand
 from gpufleet.core.capacity.requests import FAILED, SERVED, SHED, Floats, Limits, Requests
-from gpufleet.core.capacity.shapes import UnknownModel
 from gpufleet.core.capacity.simulator import simulate
 from gpufleet.core.capacity.sizing import TIMEOUT_S, keeps, predict
 from gpufleet.core.capacity.speed import speed_of
@@ -61,6 +60,8 @@ def replay(  # noqa: PLR0913 - a trace, a pool, and its limits
     gpu_type = fleet.node_groups[group_name].gpu_type
     use_case = fleet.use_cases[use_case_name]
     try:
+        # The pool's replicas serve all its use cases, so that the plan's mean lengths are theirs.
+        prompt, output = PoolDemand.of(fleet, pool_name, {}).mean_tokens()
         speed = speed_of(
             fleet,
             pool.model,
@@ -69,10 +70,10 @@ def replay(  # noqa: PLR0913 - a trace, a pool, and its limits
             nodes_per_replica=placement.nodes_per_replica,
             concurrency_limit=pool.concurrency_limit,
             memory_utilization=pool.memory_utilization,
-            mean_prompt_tokens=use_case.tokens.prompt_mean,
-            mean_output_tokens=use_case.tokens.output_mean,
+            mean_prompt_tokens=prompt,
+            mean_output_tokens=output,
         )
-    except (DoesNotFit, UnknownModel) as error:
+    except ValueError as error:
         raise BadInput(str(error), where=f"{fleet_file}: pools.{pool_name}") from None
     trace = trace_of(trace_file)
     requests = Requests(

@@ -32,7 +32,7 @@ class PoolDifference(Spec):
 
     pool: str
     gpus_before: int
-    """Steady and burst."""
+    """Steady, burst, and for the loss of a site: those of its cost."""
     gpus_after: int
     replicas_max_before: int
     replicas_max_after: int

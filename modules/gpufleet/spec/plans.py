@@ -117,6 +117,11 @@ class PoolPlan(Spec):
     """Around the chosen number, at the peak: GPUs, p95, p95 of the time to the first token, s."""
     explain: list[ArithmeticStep]
 
+    @property
+    def gpus(self) -> int:
+        """GPUs that the pool runs at most, for the loss of a site too: those of its cost."""
+        return self.gpus_steady + self.gpus_burst + self.headroom.site_loss
+
 
 class Totals(Spec):
     """The whole environment against its budget."""
@@ -152,8 +157,8 @@ class Plan(Spec):
 
     @property
     def gpus(self) -> int:
-        """GPUs that the pools run at most."""
-        return sum(pool.gpus_steady + pool.gpus_burst for pool in self.pools)
+        """GPUs that the pools run at most, for the loss of a site too: those of their cost."""
+        return sum(pool.gpus for pool in self.pools)
 
 
 class TrafficPoint(Spec):
@@ -162,7 +167,7 @@ class TrafficPoint(Spec):
     traffic: float
     """Requests as a multiple of the declared ones."""
     gpus: int
-    """GPUs that the pools would run at most."""
+    """GPUs that the pools would run at most, for the loss of a site too."""
     cost_monthly: Decimal
     """Of those GPUs, in the fleet's currency."""
     cost_per_1k: Decimal

@@ -10,6 +10,7 @@ from gpufleet.spec.source import Document, FieldPath, Position, dotted
 
 MAX_SHOWN: Final = 10
 _NEAR: Final = 0.6
+_BEGINNING: Final = Position("the fleet file", 1, 1)
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,10 @@ def _where(document: Document, problem: Problem) -> str:
 
 
 def position(document: Document, path: FieldPath) -> Position:
-    """Where a field stands, or else the nearest part above it that was written."""
-    while path not in document.positions:
+    """Where a field stands, or else the nearest part above it that was written.
+
+    Of a document without any position, its beginning.
+    """
+    while path and path not in document.positions:
         path = path[:-1]
-    return document.positions[path]
+    return document.positions.get(path, _BEGINNING)

@@ -46,6 +46,9 @@ _R2: Final = np.array([0.7548776662466927, 0.5698402909980532])
 _FEWEST_REGIMES: Final = 40
 """In whose random order no regime tells much of the next."""
 _SHORTEST_BURST_S: Final = 1e-3
+_FEWEST_IN_REGIME: Final = 0.05
+"""Requests of a mean regime at least: of shorter ones a request sees nothing, and a simulation of
+few requests would have millions."""
 _WIDEST: Final = 6.0
 """Largest sigma of lengths."""
 _Z95: Final = NormalDist().inv_cdf(0.95)
@@ -259,7 +262,8 @@ def burst_shape(rate_rps: float, index_of_dispersion: float) -> tuple[float, flo
     """Variance of the bursts' factor and mean length of a regime, s; 0 where there are none.
 
     The variance of the mean of a regime process over a window is `variance * g(window / length)`,
-    with `g(x) = 2 (x - 1 + exp(-x)) / x^2`.
+    with `g(x) = 2 (x - 1 + exp(-x)) / x^2`. Regimes that would be too short for the rate are longer
+    and vary less, at the same index; an index within 0.1 of 1 may be left without bursts.
     """
     whole = (index_of_dispersion - 1) / (rate_rps * WINDOW_S)
     wanted = (1 + whole) / (1 + swing_variance(index_of_dispersion)) - 1
@@ -273,7 +277,10 @@ def burst_shape(rate_rps: float, index_of_dispersion: float) -> tuple[float, flo
             low = middle
         else:
             high = middle
-    return variance, high
+    length_s = max(high, _FEWEST_IN_REGIME / rate_rps)
+    variance = wanted / _smoothed(WINDOW_S / length_s) if length_s > high else variance
+    # A factor that is silent or exponential has a variance of 1 at least.
+    return (variance, length_s) if variance >= 1 else (0.0, 0.0)
 
 
 def rate_variance(stream: Stream, window_s: float) -> float:

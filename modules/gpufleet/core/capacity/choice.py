@@ -19,11 +19,14 @@ import numpy as np
 
 from gpufleet.core.capacity.patterns import Demand, Ground, Option, Pattern, Stand, patterns
 from gpufleet.core.capacity.requests import Floats
+from gpufleet.spec.errors import Failed
 
 __all__ = ["Cannot", "Demand", "Ground", "Option", "Pattern", "Stand", "choose"]
 
 _TOLERANCE: Final = 1e-7
 _TIME_LIMIT_S: Final = 60.0
+_OPTIMAL: Final = 0
+"""Status of `milp` for a proven minimum."""
 
 
 class Cannot(Exception):
@@ -54,6 +57,7 @@ def choose(
 
     Raises:
         Cannot: the node groups do not hold every pool's peak.
+        Failed: the solver ended without a proven best choice.
     """
     free = keep_free or {}
     shared = _shared(demands, grounds, free)
@@ -209,7 +213,11 @@ def _minimum(
     values: Floats,
     rows: Sequence[tuple[dict[int, float], float, float]],
 ) -> Floats:
-    """Which columns are taken at the minimum of their values."""
+    """Which columns are taken at the minimum of their values.
+
+    Raises:
+        Failed: the solver ended without a proven minimum.
+    """
     # Most plans need no program, and do not pay for scipy.
     from scipy.optimize import Bounds, LinearConstraint, milp  # noqa: PLC0415
     from scipy.sparse import csr_array  # noqa: PLC0415
@@ -229,7 +237,12 @@ def _minimum(
         constraints=LinearConstraint(matrix, [low for _, low, _ in rows], [r[2] for r in rows]),
         options={"mip_rel_gap": 0.0, "time_limit": _TIME_LIMIT_S},
     )
-    if result.x is None:
-        raise RuntimeError(f"the solver ended without an answer: {result.message}")
+    if result.status != _OPTIMAL:
+        # What a time limit leaves is an answer, but not the best one, nor the same everywhere.
+        raise Failed(
+            f"no best choice of node groups was found: {result.message}",
+            where="the choice over the fleet",
+            mend="let fewer pools share node groups, or plan on a machine that is less busy",
+        )
     taken: Floats = np.round(result.x)
     return taken

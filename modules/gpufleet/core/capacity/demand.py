@@ -1,9 +1,10 @@
 """What a pool has to hold: its use cases' traffic in the busiest hours, and their targets."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Final
 
 from gpufleet.core.capacity.arrivals import Stream, Trace
 from gpufleet.core.capacity.bounds import Target
@@ -11,6 +12,9 @@ from gpufleet.core.capacity.traffic import BusiestHour, busiest_hour
 from gpufleet.core.cost.serving import work_of_request
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.serving import UseCase
+
+_NEARLY: Final = 0.9
+"""Share of a use case's busiest hour from which the pool's busiest hour speaks for it too."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,33 @@ class PoolDemand:
         """The busiest hour of all, declared peaks included."""
         return self._busiest(peaks=True)
 
+    @cached_property
+    def own_hours(self) -> tuple[BusiestHour, ...]:
+        """The busiest hour of each use case, declared peaks included."""
+        return tuple(self._busiest(peaks=True, of=index) for index in range(len(self.names)))
+
+    @cached_property
+    def peak_hours(self) -> tuple[BusiestHour, ...]:
+        """`peak`, and the busiest hours of the use cases of which it tells too little."""
+        return self._with_quiet(self.peak, self.own_hours)
+
+    @cached_property
+    def usual_hours(self) -> tuple[BusiestHour, ...]:
+        """The same of a usual week."""
+        own = (self._busiest(peaks=False, of=index) for index in range(len(self.names)))
+        return self._with_quiet(self.usual, own)
+
+    @staticmethod
+    def _with_quiet(
+        busiest: BusiestHour, own_hours: Iterable[BusiestHour]
+    ) -> tuple[BusiestHour, ...]:
+        quiet = (
+            hour
+            for index, hour in enumerate(own_hours)
+            if busiest.rates_rps[index] < _NEARLY * hour.rates_rps[index]
+        )
+        return (busiest, *{hour.begin: hour for hour in quiet}.values())
+
     @property
     def is_flat(self) -> bool:
         """Whether the peak asks no more than a usual day does."""
@@ -65,11 +96,16 @@ class PoolDemand:
             for rate, use_case in zip(hour.rates_rps, self.use_cases, strict=True)
         )
 
-    def _busiest(self, *, peaks: bool) -> BusiestHour:
+    def _busiest(self, *, peaks: bool, of: int | None = None) -> BusiestHour:
         traffics = [use_case.traffic for use_case in self.use_cases]
-        return busiest_hour(
-            traffics, [work_of_request(u.tokens) for u in self.use_cases], peaks=peaks
-        )
+        works = [work_of_request(use_case.tokens) for use_case in self.use_cases]
+        return busiest_hour(traffics, works, peaks=peaks, of=of)
+
+    def own_share(self, index: int) -> float:
+        """A use case's share of the pool's work in its own busiest hour."""
+        hour = self.own_hours[index]
+        own = hour.rates_rps[index] * work_of_request(self.use_cases[index].tokens)
+        return own / self.work(hour)
 
     def streams(self, hour: BusiestHour) -> list[Stream]:
         """Its arrivals in an hour; use cases that are silent then are left out."""

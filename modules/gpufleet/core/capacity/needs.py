@@ -48,8 +48,10 @@ def expected(demand: PoolDemand, candidate: Candidate) -> Needs:
     Raises:
         Unreachable: no number of replicas holds a target.
     """
-    streams, targets = demand.streams(demand.peak), demand.targets(demand.peak)
-    most = closed_form_bounds(streams, targets, candidate.speed).likely
+    most = max(
+        closed_form_bounds(demand.streams(hour), demand.targets(hour), candidate.speed).likely
+        for hour in demand.peak_hours
+    )
     usual = demand.share_of(most)
     return Needs(steady=usual, usual=usual, most=most)
 
@@ -57,30 +59,65 @@ def expected(demand: PoolDemand, candidate: Candidate) -> Needs:
 def simulated(demand: PoolDemand, candidate: Candidate) -> Needs | None:
     """What it needs; None where `MOST_REPLICAS` are too few.
 
-    The peak is simulated as bursty as it is declared, a usual day with smooth arrivals. What the
-    bursts of a usual day take is the number of the peak, in the proportion of the work.
+    The peak is simulated as bursty as it is declared, and so is the busiest hour of each use case
+    that is quiet in it; a usual day with smooth arrivals. What the bursts of a usual day take is
+    the number of the peak, in the proportion of the work.
 
     Raises:
         Unreachable: no number of replicas holds a target.
     """
-    at_peak = fewest_replicas(
-        demand.streams(demand.peak),
-        demand.targets(demand.peak),
-        candidate.speed,
-        most=MOST_REPLICAS,
-        seed=SEED,
-    )
+    at_peak = _at_peak(demand, candidate)
     if at_peak is None:
         return None
     steady = at_peak.smooth_replicas
     if not demand.is_flat:
-        found = smooth_replicas(
-            demand.streams(demand.usual),
-            demand.targets(demand.usual),
-            candidate.speed,
-            most=at_peak.replicas,
-            seed=SEED,
-        )
-        steady = at_peak.replicas if found is None else found
+        found = [
+            smooth_replicas(
+                demand.streams(hour),
+                demand.targets(hour),
+                candidate.speed,
+                most=at_peak.replicas,
+                seed=SEED,
+            )
+            for hour in demand.usual_hours
+        ]
+        steady = max(at_peak.replicas if each is None else each for each in found)
     usual = max(steady, demand.share_of(at_peak.replicas))
     return Needs(steady=steady, usual=usual, most=at_peak.replicas, at_peak=at_peak)
+
+
+def _at_peak(demand: PoolDemand, candidate: Candidate) -> Sized | None:
+    """What holds in the pool's busiest hour and in those of its use cases.
+
+    Each use case's prediction is of the hour that tells most of it.
+    """
+    hours = demand.peak_hours
+    by_hour: dict[int, Sized] = {}
+    least, pending = 1, list(range(len(hours)))
+    while pending:
+        at = pending.pop(0)
+        sized = fewest_replicas(
+            demand.streams(hours[at]),
+            demand.targets(hours[at]),
+            candidate.speed,
+            least=least,
+            most=MOST_REPLICAS,
+            seed=SEED,
+        )
+        if sized is None:
+            return None
+        by_hour[at] = sized
+        if sized.replicas > least:
+            # Hours that were seen with fewer are seen again with as many as will run.
+            least = sized.replicas
+            pending += [seen for seen, found in by_hour.items() if found.replicas < least]
+    told = {}
+    for index in range(len(demand.names)):
+        at = max(by_hour, key=lambda hour: hours[hour].rates_rps[index])
+        told[index] = next(p for p in by_hour[at].predictions if p.use_case == index)
+    return replace(
+        by_hour[0],
+        smooth_replicas=max(sized.smooth_replicas for sized in by_hour.values()),
+        queue_limit=max(sized.queue_limit for sized in by_hour.values()),
+        predictions=tuple(told.values()),
+    )

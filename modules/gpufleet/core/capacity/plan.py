@@ -17,7 +17,7 @@ from gpufleet.core.capacity.choice import Cannot, Demand, Ground, Option, Patter
 from gpufleet.core.capacity.demand import PoolDemand
 from gpufleet.core.capacity.grounds import allowed, declared_sites, grounds, spare_places
 from gpufleet.core.capacity.headroom import Failures, repair_s
-from gpufleet.core.capacity.needs import Needs, expected, simulated
+from gpufleet.core.capacity.needs import MOST_REPLICAS, Needs, expected, simulated
 from gpufleet.core.capacity.options import Candidate, candidates
 from gpufleet.core.capacity.pool_plan import kept_as_declared, pool_plan
 from gpufleet.core.capacity.replica import Evidence
@@ -35,6 +35,9 @@ PEAK_AFTER_LOSS: Final = 0.999
 """Promised availability from which the loss of a site has to pass unseen even at the declared peak;
 below it, in the busiest hour of a usual day. At 0.999 less than nine hours of a year are left, and
 a site that is lost in a peak is away for longer."""
+
+FEWEST_TRACED: Final = 500
+"""Requests of a recorded trace from which its 95th percentile rests on 25 requests."""
 
 
 @dataclass
@@ -57,6 +60,8 @@ class _Case:
     keeps_site_loss: bool
     ways: list[_Way] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
+    too_large: bool = False
+    """Whether a way would reach the targets with more replicas than are planned."""
     surprise: float = 1.0
     """How much more a simulation has found than was expected; what was not simulated yet is taken
     to surprise as much."""
@@ -89,7 +94,18 @@ class _Case:
 
         Raises:
             BadInput: what is reachable, by each way.
+            PolicyRefused: only more replicas than are planned would do.
         """
+        if self.too_large and not self.ways:
+            raise PolicyRefused(
+                f"pool `{self.name}` needs more than {MOST_REPLICAS} replicas, the most of a plan",
+                where=sources.at(
+                    *(("use_cases", name, "traffic", "rate_rps") for name in self.demand.names)
+                ),
+                mend="\n  ".join(
+                    ["give its use cases a pool each, or split them", *dict.fromkeys(self.dropped)]
+                ),
+            )
         if not self.ways:
             raise BadInput(
                 f"no way to serve pool `{self.name}` reaches its targets",
@@ -109,7 +125,9 @@ def make_plan(fleet: Fleet, traces: Mapping[str, Trace], sources: Sources) -> Pl
     Raises:
         BadInput: a target that nothing reaches, a model that fits no GPU, use cases of a pool that
             share no region, a use case without traffic.
-        PolicyRefused: the inventory or the budget holds no plan; with what fits.
+        PolicyRefused: the inventory or the budget holds no plan; with what fits. Or a pool needs
+            more replicas than are planned.
+        Failed: the choice over the node groups was not found.
     """
     every = grounds(fleet)
     cases = {
@@ -174,6 +192,7 @@ def _case(
     """A pool with every way to serve it."""
     demand = PoolDemand.of(fleet, name, traces)
     _demand_traffic(demand, sources)
+    _demand_evidence(demand, sources)
     stands = allowed(fleet, name)
     if not stands:
         raise BadInput(
@@ -205,6 +224,17 @@ def _demand_traffic(demand: PoolDemand, sources: Sources) -> None:
                 f"use case `{name}` has no traffic in any hour",
                 where=sources.at(("use_cases", name, "traffic")),
                 mend="give `hourly` and `weekly` a share above 0, or remove the use case",
+            )
+
+
+def _demand_evidence(demand: PoolDemand, sources: Sources) -> None:
+    for name, trace in zip(demand.names, demand.traces, strict=True):
+        if trace is not None and len(trace) < FEWEST_TRACED:
+            raise BadInput(
+                f"a trace of {len(trace)} requests tells too little of the traffic of `{name}`",
+                where=sources.at(("use_cases", name, "traffic", "trace")),
+                mend=f"record {FEWEST_TRACED} requests at least, or declare `index_of_dispersion` "
+                "in its place",
             )
 
 
@@ -242,7 +272,8 @@ def _simulate(fleet: Fleet, case: _Case, index: int, sources: Sources) -> None:
     way = case.ways[index]
     try:
         needs = simulated(case.demand, way.candidate)
-        why = "needs more replicas than any fleet has"
+        case.too_large |= needs is None
+        why = f"needs more than {MOST_REPLICAS} replicas"
     except Unreachable as unreachable:
         needs, why = None, str(unreachable)
     if needs is not None:

@@ -6,7 +6,7 @@ from decimal import Decimal
 from typing import Final
 
 from gpufleet.core.capacity.arithmetic import arithmetic
-from gpufleet.core.capacity.choice import Ground
+from gpufleet.core.capacity.choice import Ground, Stand
 from gpufleet.core.capacity.headroom import kept_available, wave_nodes
 from gpufleet.core.capacity.prewarm import CannotSay, cron_windows, lead_s
 from gpufleet.core.capacity.settled import Settled
@@ -131,22 +131,15 @@ def _predicted(settled: Settled, by_use_case: list[UseCasePrediction]) -> Predic
 def _limits(settled: Settled) -> dict[str, UseCaseLimits]:
     """What the gateway accepts of each use case.
 
-    Its share of the work at the peak decides how many it may have in flight, and what its first
-    token may still wait, how long its requests may stand in a queue.
+    Its share of the work in its own busiest hour decides how many it may have in flight, and what
+    its first token may still wait, how long its requests may stand in a queue.
     """
     in_flight = settled.most * (settled.candidate.concurrency_limit + settled.at_peak.queue_limit)
-    weights = [
-        rate * work_of_request(use_case.tokens)
-        for rate, use_case in zip(
-            settled.demand.peak.rates_rps, settled.demand.use_cases, strict=True
-        )
-    ]
     speed = settled.candidate.speed
     limits = {}
-    for name, use_case, weight in zip(
-        settled.demand.names, settled.demand.use_cases, weights, strict=True
-    ):
-        share = min(1.0, _BURST_SHARE * weight / sum(weights))
+    demand = settled.demand
+    for index, (name, use_case) in enumerate(zip(demand.names, demand.use_cases, strict=True)):
+        share = min(1.0, _BURST_SHARE * demand.own_share(index))
         prompt = use_case.tokens.prompt_p95
         prefill = prompt * (speed.prefill_token_s + speed.attention_s * prompt / 2)
         left = use_case.slo.ttft_p95_s - speed.first_token_s - prefill
@@ -164,7 +157,7 @@ def _prewarm(fleet: Fleet, settled: Settled) -> tuple[list[Prewarm], list[str]]:
     works = [work_of_request(use_case.tokens) for use_case in demand.use_cases]
     added = demand.work(demand.peak) - demand.work(demand.usual)
     stands = settled.chosen.stands
-    if added <= 0 or settled.most == settled.steady:
+    if added <= 0 or settled.peak == settled.steady:
         return [], []
     prewarm, untold = [], []
     for use_case, work in zip(demand.use_cases, works, strict=True):
@@ -177,10 +170,7 @@ def _prewarm(fleet: Fleet, settled: Settled) -> tuple[list[Prewarm], list[str]]:
                 time_zone=use_case.traffic.time_zone,
                 lead_s=lead_s(model),
                 duration_s=peak.duration_s,
-                replicas={
-                    group: stand.replicas + math.ceil(share * (stand.most - stand.replicas))
-                    for group, stand in stands.items()
-                },
+                replicas=_started(stands, math.ceil(share * (settled.peak - settled.steady))),
             )
             if made in prewarm:
                 continue
@@ -190,6 +180,17 @@ def _prewarm(fleet: Fleet, settled: Settled) -> tuple[list[Prewarm], list[str]]:
             except CannotSay as why:
                 untold.append(f"pool {settled.name} is not pre-warmed for `{peak.name}`: {why}")
     return prewarm, untold
+
+
+def _started(stands: Mapping[str, Stand], more: int) -> dict[str, int]:
+    """So many replicas more than always run, by group in proportion to its room for them."""
+    room = {group: stand.most - stand.replicas for group, stand in stands.items()}
+    exact = {group: more * places / sum(room.values()) for group, places in room.items()}
+    added = {group: math.floor(share) for group, share in exact.items()}
+    fullest = sorted(room, key=lambda group: added[group] - exact[group])
+    for group in fullest[: more - sum(added.values())]:
+        added[group] += 1
+    return {group: stand.replicas + added[group] for group, stand in stands.items()}
 
 
 def _headroom(

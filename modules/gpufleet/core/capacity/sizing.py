@@ -41,6 +41,11 @@ REQUESTS: Final = 5_000
 """Simulated for each seed of a stream that hardly varies; more, up to `MOST_REQUESTS`, where few
 bursts carry its 95th percentile, or answers are long beside the time that this takes."""
 MOST_REQUESTS: Final = 16_000
+MOST_TRACED: Final = 100_000
+"""Simulated beside a trace that is slower than other streams; a longer trace counts for itself."""
+FEWEST_SEEN: Final = 100
+"""Requests of each use case in a simulation at least: a rarer one is simulated as often, since a
+95th percentile of a handful is luck, and of none unknown."""
 SIMULATED_REPLICAS: Final = 48
 """Larger pools are simulated as an equal part of themselves: a part has a little less to share, so
 that its answer is on the careful side."""
@@ -79,11 +84,12 @@ class Sized:
     """By replicas: p95 and TTFT p95 of the target that is nearest to its limit, s."""
 
 
-def fewest_replicas(
+def fewest_replicas(  # noqa: PLR0913 - what is asked, and within which bounds
     streams: Sequence[Stream],
     targets: Sequence[Target],
     speed: ReplicaSpeed,
     *,
+    least: int = 1,
     most: int,
     seed: int,
 ) -> Sized | None:
@@ -93,6 +99,7 @@ def fewest_replicas(
         streams: of the pool's use cases, at the rates that it is sized for.
         targets: of the same use cases.
         speed: of one replica.
+        least: replicas that run in any case.
         most: replicas that there is room for.
         seed: of the simulated traffic.
 
@@ -100,7 +107,7 @@ def fewest_replicas(
         Unreachable: no number of replicas would do.
     """
     search = _Search(streams, targets, speed, seed)
-    replicas = search.fewest(most)
+    replicas = search.fewest(most, least)
     if replicas is None:
         return None
     smooth = _Search(_smooth(streams), targets, speed, seed, seeds=1).fewest(replicas)
@@ -186,22 +193,23 @@ class _Search:
         part = [_part_of(stream, self._parts) for stream in streams]
         duration_s = _duration_s(part, targets)
         self._goals = [each if each.use_case in traced else _with_margin(each) for each in targets]
+        seen = [_seen_enough(stream, duration_s) for stream in part]
         self._traffic: list[Requests] = [
-            arrivals(part, duration_s=duration_s, seed=seed + number)
+            arrivals(seen, duration_s=duration_s, seed=seed + number)
             for number in range(seeds if declared else 1)
         ]
         self._seen: dict[int, tuple[Prediction, ...]] = {}
         self._votes: dict[int, bool] = {}
 
-    def fewest(self, most: int) -> int | None:
-        """The fewest replicas that hold, at most `most`."""
-        lower = -(-self._bounds.lower // self._parts)
+    def fewest(self, most: int, least: int = 1) -> int | None:
+        """The fewest replicas that hold, from `least` to `most`."""
+        lower = max(-(-self._bounds.lower // self._parts), (least - self._doubt) // self._parts)
         upper = most // self._parts
         likely = -(-self._bounds.likely // self._parts)
         found = first_true(self._holds_part, lower, likely, upper)
         if found is None:
             return most if self.holds(most) and most >= self._bounds.lower else None
-        return min(most, found * self._parts + self._doubt)
+        return min(most, max(least, found * self._parts + self._doubt))
 
     def holds(self, replicas: int) -> bool:
         """Whether so many keep every promise."""
@@ -304,16 +312,26 @@ def _part_of(stream: Stream, parts: int) -> Stream:
     return replace(stream, rate_rps=stream.rate_rps / parts, index_of_dispersion=index)
 
 
+def _seen_enough(stream: Stream, duration_s: float) -> Stream:
+    """A stream of which enough requests arrive to tell what they see."""
+    fewest = FEWEST_SEEN if stream.trace is None else min(FEWEST_SEEN, len(stream.trace))
+    return replace(stream, rate_rps=max(stream.rate_rps, fewest / duration_s))
+
+
 def _duration_s(streams: Sequence[Stream], targets: Sequence[Target]) -> float:
     """Long enough for a 95th percentile, and for swings that outlast an answer."""
-    spans = [len(stream.trace) / stream.rate_rps for stream in streams if stream.trace is not None]
-    if spans:
-        return max(spans)
     rate = sum(stream.rate_rps for stream in streams)
-    variance = max(rate_variance(stream, WINDOW_S) for stream in streams)
+    traces = [(len(s.trace), len(s.trace) / s.rate_rps) for s in streams if s.trace is not None]
+    whole_s = max((span_s for _, span_s in traces), default=0.0)
+    most = max(MOST_TRACED, *(count for count, _ in traces)) if traces else MOST_REQUESTS
+    declared = [stream for stream in streams if stream.trace is None]
+    if not declared:
+        return min(whole_s, most / rate)
+    variance = max(rate_variance(stream, WINDOW_S) for stream in declared)
     least = min(MOST_REQUESTS, REQUESTS * (1 + 3 * variance))
     swing_s = min(_LONGEST_SWING_S, max(target.p95_s for target in targets))
-    return min(max(least / rate, STRATA * swing_s), MOST_REQUESTS / rate)
+    usual_s = min(max(least / rate, STRATA * swing_s), MOST_REQUESTS / rate)
+    return min(max(whole_s, usual_s), most / rate)
 
 
 def _longest_wait_s(

@@ -24,19 +24,18 @@ def totals_of(fleet: Fleet, pools: list[PoolPlan]) -> Totals:
     return Totals(
         gpus_steady=sum(pool.gpus_steady for pool in pools),
         gpus_burst=sum(pool.gpus_burst for pool in pools),
-        gpus_headroom=sum(
-            pool.headroom.failures
-            + pool.headroom.maintenance
-            + pool.headroom.surge
-            + pool.headroom.site_loss
-            for pool in pools
-        ),
+        gpus_headroom=sum(map(_headroom_of, pools)),
         gpus_owned=owned_gpus(fleet),
         cost_monthly=total,
         cost_idle_monthly=idle,
         budget_monthly=budget.monthly if budget else None,
         budget_left_monthly=left,
     )
+
+
+def _headroom_of(pool: PoolPlan) -> int:
+    kept = pool.headroom
+    return kept.failures + kept.maintenance + kept.surge + kept.site_loss
 
 
 def explained(
@@ -46,9 +45,11 @@ def explained(
     for field in ("gpus_steady", "gpus_burst"):
         parts = " + ".join(f"{getattr(pool, field)} of {pool.pool}" for pool in pools)
         yield ArithmeticStep(number=field, text=f"{parts} = {getattr(totals, field)}")
+    kept_back = " + ".join(f"{_headroom_of(pool)} of {pool.pool}" for pool in pools)
     yield ArithmeticStep(
         number="gpus_headroom",
-        text="GPUs of every pool for failures, maintenance, rollouts and the loss of a site",
+        text=f"for failures, maintenance, rollouts and the loss of a site: {kept_back} = "
+        f"{totals.gpus_headroom}",
     )
     groups = [("node_groups", name, "nodes") for name in fleet.node_groups]
     yield ArithmeticStep(
@@ -91,7 +92,7 @@ def _idle_monthly(fleet: Fleet, pools: list[PoolPlan]) -> Decimal:
 
 def smaller_spending(fleet: Fleet, pools: list[PoolPlan], totals: Totals) -> list[Smaller]:
     """What a budget that is too small could pay for, the most first."""
-    running = totals.gpus_steady + totals.gpus_burst + sum(p.headroom.site_loss for p in pools)
+    running = sum(pool.gpus for pool in pools)
     owned = totals.gpus_owned
     without_idle = totals.cost_monthly - totals.cost_idle_monthly
     smaller = [

@@ -90,14 +90,20 @@ def mean_rates_by_hour(traffic: Traffic) -> Floats:
 def hourly_rates(traffic: Traffic, *, peaks: bool) -> Floats:
     """Requests/s by UTC hour of `YEARS`, shape (HOURS,).
 
-    An hour that a peak touches has the peak's rate: capacity has to be there for it.
+    An hour that a peak touches has the peak's rate, and where local hours begin within those of UTC
+    the larger rate of both: capacity has to be there for it.
     """
-    rates: Floats = usual_rates(traffic)[_week_hours(traffic.time_zone)]
+    usual, (first, last) = usual_rates(traffic), _touched_hours(traffic.time_zone)
+    rates: Floats = np.maximum(usual[first], usual[last])
     return rates * _multipliers(traffic)[0] if peaks else rates
 
 
 def busiest_hour(
-    traffics: Sequence[Traffic], weights: Sequence[float], *, peaks: bool
+    traffics: Sequence[Traffic],
+    weights: Sequence[float],
+    *,
+    peaks: bool,
+    of: int | None = None,
 ) -> BusiestHour:
     """The hour in which use cases that share a pool ask most of it, the first of equals.
 
@@ -105,9 +111,13 @@ def busiest_hour(
         traffics: of each use case.
         weights: what one request of each takes, such as its seconds of a replica.
         peaks: whether declared peaks count.
+        of: the busiest of the hours in which this use case asks most; all hours without it.
     """
     rates = np.array([hourly_rates(traffic, peaks=peaks) for traffic in traffics])
-    hour = int(np.argmax(np.asarray(weights) @ rates))
+    work = np.asarray(weights) @ rates
+    if of is not None:
+        work = np.where(rates[of] >= rates[of].max(), work, -1.0)
+    hour = int(np.argmax(work))
     return BusiestHour(
         begin=_BEGIN + timedelta(hours=hour),
         rates_rps=tuple(float(rate) for rate in rates[:, hour]),
@@ -151,9 +161,17 @@ def _peak_hours(recurrence: str, duration_s: float, time_zone: str) -> Floats:
     return share
 
 
-@functools.lru_cache(maxsize=64)
 def _week_hours(time_zone: str) -> Integers:
-    """Local hour of the week, from Monday 0:00, by UTC hour of `YEARS`; shape (HOURS,)."""
+    """Local hour of the week, from Monday 0:00, at the begin of each UTC hour; shape (HOURS,)."""
+    return _touched_hours(time_zone)[0]
+
+
+@functools.lru_cache(maxsize=64)
+def _touched_hours(time_zone: str) -> tuple[Integers, Integers]:
+    """First and last local hour of the week, from Monday 0:00, that a UTC hour of `YEARS` touches.
+
+    They differ in zones that are not whole hours from UTC. Each has shape (HOURS,).
+    """
     zone = ZoneInfo(time_zone)
     days = HOURS // 24
     offsets = [_offset_s(zone, _BEGIN + timedelta(days=day)) for day in range(days + 1)]
@@ -163,10 +181,14 @@ def _week_hours(time_zone: str) -> Integers:
             by_hour[day * 24 : day * 24 + 24] = [
                 _offset_s(zone, _BEGIN + timedelta(days=day, hours=hour)) for hour in range(24)
             ]
-    local = (_BEGIN.weekday() * 24 * _HOUR_S + np.arange(HOURS) * _HOUR_S + by_hour) // _HOUR_S
-    week_hours: Integers = (local % _WEEK_HOURS).astype(np.int64)
-    week_hours.setflags(write=False)
-    return week_hours
+    begin_s = _BEGIN.weekday() * 24 * _HOUR_S + np.arange(HOURS) * _HOUR_S + by_hour
+    first, last = (
+        (moment_s // _HOUR_S % _WEEK_HOURS).astype(np.int64)
+        for moment_s in (begin_s, begin_s + _HOUR_S - 1)
+    )
+    for hours in (first, last):
+        hours.setflags(write=False)
+    return first, last
 
 
 def _offset_s(zone: ZoneInfo, moment: datetime) -> int:
