@@ -14,7 +14,7 @@ def read_usage(file: Path) -> list[tuple[str, Usage]]:
         BadInput: the file cannot be read, a line of it is wrong, or two are about the same.
     """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"cannot be read: {error}", where=str(file)) from None
     rows = list(read_rows(text, str(file), Usage))
