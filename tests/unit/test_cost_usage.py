@@ -50,6 +50,12 @@ def test_a_file_of_usage_is_read_line_by_line(tmp_path: Path) -> None:
     assert row.mean_watts is None
 
 
+def test_a_spreadsheet_s_byte_order_mark_is_no_part_of_a_column(tmp_path: Path) -> None:
+    file = tmp_path / "usage.csv"
+    file.write_text(f"{HEAD}\n{LINE}\n", encoding="utf-8-sig")
+    assert len(read_usage(file)) == 1
+
+
 @pytest.mark.parametrize(
     ("lines", "where", "says"),
     [

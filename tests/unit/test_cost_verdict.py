@@ -270,6 +270,16 @@ def test_a_cap_holds_in_the_dearest_month_and_not_on_average(article: Fleet) -> 
     assert "25,552.80 at the API in the dearest month is over" in whole.impossible
 
 
+def test_the_budget_of_all_holds_in_the_dearest_month_and_not_on_average(sample: Fleet) -> None:
+    free = decided(sample)
+    assert sample.budget is not None
+    average = sample.budget.model_copy(update={"hosted_monthly": free.hosted_monthly})
+    report = decided(sample.model_copy(update={"budget": average}))
+    assert report.hosted_monthly < free.hosted_monthly
+    used_up = [each for each in report.verdicts if "is used up" in each.reasons.cost]
+    assert {each.verdict for each in used_up} == {Choice.LOCAL}
+
+
 def test_more_traffic_than_the_cap_holds_turns_a_hybrid_into_local(sample: Fleet) -> None:
     declared = sample.use_cases["agent-assist"].hosted
     assert declared is not None
