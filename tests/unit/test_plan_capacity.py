@@ -184,6 +184,7 @@ def test_a_promise_to_a_use_case_that_sleeps_in_the_busiest_hour_is_kept(file: P
     easy = only(plan_capacity(HERE, file))
     strict = only(plan_capacity(HERE, with_night(file, rate=45, p95="280ms", ttft="100ms")))
     assert strict.replicas_max > easy.replicas_max
+    assert "and at another hour answers 0 + night 45 = 45" in told(strict.explain, "replicas_max")
     night = strict.by_use_case[1]
     assert night.p95_s <= night.p95_limit_s
 

@@ -1,6 +1,6 @@
 """How each number of a pool's plan came about, step by step, with its source."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from gpufleet.core.capacity.headroom import kept_available, wave_nodes
@@ -62,8 +62,8 @@ def _replicas(settled: Settled, plan: PoolPlan, sources: Sources) -> Iterator[Ar
     unit = settled.gpus_per_replica
     yield ArithmeticStep(
         number="replicas_min",
-        text=f"busiest hour of a usual day: {_asked(settled, demand.usual)}; smooth arrivals hold "
-        f"the targets with {needs.steady} replicas, simulated",
+        text=f"busiest hour of a usual day: {_asked(settled, demand.usual_hours)}; "
+        f"smooth arrivals hold the targets with {needs.steady} replicas, simulated",
         source=sources.at(*rates, *slos),
     )
     more = ""
@@ -84,7 +84,7 @@ def _replicas(settled: Settled, plan: PoolPlan, sources: Sources) -> Iterator[Ar
     ]
     yield ArithmeticStep(
         number="replicas_max",
-        text=f"declared peak{named}: {_asked(settled, demand.peak)}; as bursty as declared, "
+        text=f"declared peak{named}: {_asked(settled, demand.peak_hours)}; as bursty as declared, "
         f"{needs.most} replicas hold the targets, simulated; smooth arrivals would need "
         f"{settled.at_peak.smooth_replicas}{_for_site_loss(settled)}",
         source=sources.at(*peak_sources, *spread),
@@ -108,7 +108,7 @@ def _predictions(settled: Settled, plan: PoolPlan, sources: Sources) -> Iterator
     for seen in plan.by_use_case:
         yield ArithmeticStep(
             number="predicted",
-            text=f"{seen.use_case} on {settled.peak} replicas at the declared peak, simulated: "
+            text=f"{seen.use_case} on {settled.peak} replicas in its busiest hour, simulated: "
             f"p95 {seen.p95_s:g} of {seen.p95_limit_s:g} s, first token {seen.ttft_p95_s:g} of "
             f"{seen.ttft_p95_limit_s:g} s, {seen.error_rate:.2%} of {seen.error_rate_limit:.2%} "
             "lost",
@@ -135,13 +135,17 @@ def _for_site_loss(settled: Settled) -> str:
     return f"; {settled.most} so that the loss of a site passes"
 
 
-def _asked(settled: Settled, hour: BusiestHour) -> str:
-    rates = [
-        f"{name} {rate:.4g}"
-        for name, rate in zip(settled.demand.names, hour.rates_rps, strict=True)
-    ]
-    total = sum(hour.rates_rps)
-    return f"{' + '.join(rates)}{f' = {total:.4g}' if len(rates) > 1 else ''} requests/s"
+def _asked(settled: Settled, hours: Sequence[BusiestHour]) -> str:
+    """Requests of the pool's busiest hour, and of those of use cases that are quiet in it."""
+    told = []
+    for hour in hours:
+        rates = [
+            f"{name} {rate:.4g}"
+            for name, rate in zip(settled.demand.names, hour.rates_rps, strict=True)
+        ]
+        total = f" = {sum(hour.rates_rps):.4g}" if len(rates) > 1 else ""
+        told.append(f"{' + '.join(rates)}{total} requests/s")
+    return ", and at another hour ".join(told)
 
 
 def _limits(settled: Settled, plan: PoolPlan, sources: Sources) -> Iterator[ArithmeticStep]:
@@ -177,7 +181,8 @@ def _limits(settled: Settled, plan: PoolPlan, sources: Sources) -> Iterator[Arit
             number=f"limits.{name}",
             text=f"{limits.concurrency_limit} of {in_flight} places ({plan.replicas_max} replicas "
             f"x ({plan.concurrency_limit} + {plan.queue_limit})): at most twice its share of the "
-            f"work; {limits.queue_time_limit_s:g} s are left of its first token's target",
+            f"work in its busiest hour; {limits.queue_time_limit_s:g} s are left of "
+            "its first token's target",
             source=sources.at(("use_cases", name, "slo", "ttft_p95_s")),
         )
     for peak in plan.prewarm:
