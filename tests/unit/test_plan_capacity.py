@@ -1,5 +1,6 @@
 """The plan of an environment: what it promises it holds, and what it cannot hold it says."""
 
+import math
 import re
 import shutil
 from pathlib import Path
@@ -16,7 +17,7 @@ from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import EXIT_BAD_INPUT, EXIT_POLICY, BadInput, FleetError, PolicyRefused
 from gpufleet.spec.load import load_declared, outdated
 from gpufleet.spec.plan_file import plan_path
-from gpufleet.spec.plans import Headroom, Plan, PoolPlan, Totals
+from gpufleet.spec.plans import ArithmeticStep, Headroom, Plan, PoolPlan, Totals
 
 HERE = Workspace(PROJECT_ROOT)
 ARTICLE = PROJECT_ROOT / "fleets/article/production.yaml"
@@ -183,6 +184,7 @@ def test_a_promise_to_a_use_case_that_sleeps_in_the_busiest_hour_is_kept(file: P
     easy = only(plan_capacity(HERE, file))
     strict = only(plan_capacity(HERE, with_night(file, rate=45, p95="280ms", ttft="100ms")))
     assert strict.replicas_max > easy.replicas_max
+    assert "and at another hour answers 0 + night 45 = 45" in told(strict.explain, "replicas_max")
     night = strict.by_use_case[1]
     assert night.p95_s <= night.p95_limit_s
 
@@ -425,6 +427,42 @@ def test_every_number_that_the_page_shows_is_explained(sample: Plan) -> None:
     totals = {step.number for step in sample.explain}
     own = {"cost_idle_monthly", "budget_monthly"}
     assert set(Totals.model_fields) - own == totals
+
+
+def told(steps: list[ArithmeticStep], number: str) -> str:
+    (text,) = (step.text for step in steps if step.number == number)
+    return text
+
+
+def test_a_measured_rate_keeps_the_concurrency_that_it_was_measured_with(file: Path) -> None:
+    pool = only(plan_capacity(HERE, file))
+    assert "as declared, since the rate was measured with it" in told(
+        pool.explain, "concurrency_limit"
+    )
+    queue = told(pool.explain, "queue_limit")
+    assert "would miss the target" in queue
+    assert "doubled until no more are refused than may be lost" in queue
+
+
+def factors(text: str) -> list[float]:
+    """The numbers of a product, as it is written."""
+    return [float(each.replace(",", "")) for each in re.findall(r"(?<![\w-])[0-9][0-9.,]*", text)]
+
+
+def test_costs_and_headroom_show_arithmetic_that_comes_out(sample: Plan) -> None:
+    for pool in sample.pools:
+        sums = told(pool.explain, "cost_monthly").split(" = ")[0].split(" + ")
+        assert len(sums) == len(pool.placements)
+        products = [re.sub(r" of \S+ x", " x", each) for each in sums]
+        total = sum(math.prod(factors(each)) for each in products)
+        assert total == pytest.approx(float(pool.cost_monthly), rel=1e-4)
+        per_1k = told(pool.explain, "cost_per_1k").split(" = ")[0]
+        requests, gpu_s, _, hour_s, hourly, buffer = factors(per_1k)
+        price = requests * gpu_s / hour_s * hourly * buffer
+        assert price == pytest.approx(float(pool.cost_per_1k or 0), rel=2e-3, abs=1e-4)
+    parts, total_text = told(sample.explain, "gpus_headroom").split(": ")[1].split(" = ")
+    counts = [int(part.split()[0]) for part in parts.split(" + ")]
+    assert sum(counts) == int(total_text) == sample.totals.gpus_headroom
 
 
 def test_where_nothing_can_be_planned_the_present_numbers_are_explained(file: Path) -> None:

@@ -1,17 +1,19 @@
 """How each number of a pool's plan came about, step by step, with its source."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 from gpufleet.core.capacity.headroom import kept_available, wave_nodes
-from gpufleet.core.capacity.replica import UNBOUNDED_TOKENS
+from gpufleet.core.capacity.replica import UNBOUNDED_TOKENS, Evidence
 from gpufleet.core.capacity.settled import Settled
 from gpufleet.core.capacity.traffic import BusiestHour
+from gpufleet.core.cost.hardware import HOURS_PER_MONTH, gpu_hour
 from gpufleet.core.sources import Sources
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.plans import ArithmeticStep, PoolPlan
 
 _DAY_S: Final = 86_400
+_HOUR_S: Final = 3600
 
 
 def arithmetic(
@@ -23,7 +25,7 @@ def arithmetic(
     yield from _predictions(settled, plan, sources)
     yield from _limits(settled, plan, sources)
     yield from _headroom(fleet, settled, plan, sources)
-    yield from _money(fleet, plan, sources)
+    yield from _money(fleet, settled, plan, sources)
 
 
 def _speed(settled: Settled, plan: PoolPlan, sources: Sources) -> Iterator[ArithmeticStep]:
@@ -60,8 +62,8 @@ def _replicas(settled: Settled, plan: PoolPlan, sources: Sources) -> Iterator[Ar
     unit = settled.gpus_per_replica
     yield ArithmeticStep(
         number="replicas_min",
-        text=f"busiest hour of a usual day: {_asked(settled, demand.usual)}; smooth arrivals hold "
-        f"the targets with {needs.steady} replicas, simulated",
+        text=f"busiest hour of a usual day: {_asked(settled, demand.usual_hours)}; "
+        f"smooth arrivals hold the targets with {needs.steady} replicas, simulated",
         source=sources.at(*rates, *slos),
     )
     more = ""
@@ -82,7 +84,7 @@ def _replicas(settled: Settled, plan: PoolPlan, sources: Sources) -> Iterator[Ar
     ]
     yield ArithmeticStep(
         number="replicas_max",
-        text=f"declared peak{named}: {_asked(settled, demand.peak)}; as bursty as declared, "
+        text=f"declared peak{named}: {_asked(settled, demand.peak_hours)}; as bursty as declared, "
         f"{needs.most} replicas hold the targets, simulated; smooth arrivals would need "
         f"{settled.at_peak.smooth_replicas}{_for_site_loss(settled)}",
         source=sources.at(*peak_sources, *spread),
@@ -106,7 +108,7 @@ def _predictions(settled: Settled, plan: PoolPlan, sources: Sources) -> Iterator
     for seen in plan.by_use_case:
         yield ArithmeticStep(
             number="predicted",
-            text=f"{seen.use_case} on {settled.peak} replicas at the declared peak, simulated: "
+            text=f"{seen.use_case} on {settled.peak} replicas in its busiest hour, simulated: "
             f"p95 {seen.p95_s:g} of {seen.p95_limit_s:g} s, first token {seen.ttft_p95_s:g} of "
             f"{seen.ttft_p95_limit_s:g} s, {seen.error_rate:.2%} of {seen.error_rate_limit:.2%} "
             "lost",
@@ -133,27 +135,40 @@ def _for_site_loss(settled: Settled) -> str:
     return f"; {settled.most} so that the loss of a site passes"
 
 
-def _asked(settled: Settled, hour: BusiestHour) -> str:
-    rates = [
-        f"{name} {rate:.4g}"
-        for name, rate in zip(settled.demand.names, hour.rates_rps, strict=True)
-    ]
-    total = sum(hour.rates_rps)
-    return f"{' + '.join(rates)}{f' = {total:.4g}' if len(rates) > 1 else ''} requests/s"
+def _asked(settled: Settled, hours: Sequence[BusiestHour]) -> str:
+    """Requests of the pool's busiest hour, and of those of use cases that are quiet in it."""
+    told = []
+    for hour in hours:
+        rates = [
+            f"{name} {rate:.4g}"
+            for name, rate in zip(settled.demand.names, hour.rates_rps, strict=True)
+        ]
+        total = f" = {sum(hour.rates_rps):.4g}" if len(rates) > 1 else ""
+        told.append(f"{' + '.join(rates)}{total} requests/s")
+    return ", and at another hour ".join(told)
 
 
 def _limits(settled: Settled, plan: PoolPlan, sources: Sources) -> Iterator[ArithmeticStep]:
+    why = (
+        "as declared, since the rate was measured with it"
+        if settled.candidate.speed.evidence is Evidence.MEASURED_RATE
+        else "more would make answers slower than promised, outgrow the KV cache, or save no "
+        "replica"
+    )
     yield ArithmeticStep(
         number="concurrency_limit",
-        text=f"{plan.concurrency_limit} in flight at a replica: more would make answers slower "
-        "than promised, outgrow the KV cache, or save no replica",
+        text=f"{plan.concurrency_limit} in flight at a replica: {why}",
         source=sources.at(("pools", plan.pool, "concurrency_limit")),
     )
     yield ArithmeticStep(
         number="queue_limit",
-        text=f"{plan.queue_limit} may wait at a replica: whoever came behind them would miss the "
-        "target all the same",
-        source=sources.at(*(("use_cases", n, "slo", "ttft_p95_s") for n in settled.demand.names)),
+        text=f"{plan.queue_limit} may wait at a replica: as many as it serves in the longest wait "
+        "that the targets leave, since whoever came behind them would miss the target all the "
+        "same; doubled until no more are refused than may be lost, simulated",
+        source=sources.at(
+            *(("use_cases", n, "slo", "ttft_p95_s") for n in settled.demand.names),
+            *(("use_cases", n, "slo", "error_rate") for n in settled.demand.names),
+        ),
     )
     yield ArithmeticStep(
         number="queue_time_target_s",
@@ -166,7 +181,8 @@ def _limits(settled: Settled, plan: PoolPlan, sources: Sources) -> Iterator[Arit
             number=f"limits.{name}",
             text=f"{limits.concurrency_limit} of {in_flight} places ({plan.replicas_max} replicas "
             f"x ({plan.concurrency_limit} + {plan.queue_limit})): at most twice its share of the "
-            f"work; {limits.queue_time_limit_s:g} s are left of its first token's target",
+            f"work in its busiest hour; {limits.queue_time_limit_s:g} s are left of "
+            "its first token's target",
             source=sources.at(("use_cases", name, "slo", "ttft_p95_s")),
         )
     for peak in plan.prewarm:
@@ -220,24 +236,32 @@ def _headroom(
     )
 
 
-def _money(fleet: Fleet, plan: PoolPlan, sources: Sources) -> Iterator[ArithmeticStep]:
+def _money(
+    fleet: Fleet, settled: Settled, plan: PoolPlan, sources: Sources
+) -> Iterator[ArithmeticStep]:
     prices = [("node_groups", group, "price_per_node") for group in plan.placements]
     share = fleet.costs.default_utilization
-    gpus = sum(
-        each.max_replicas * each.nodes_per_replica * each.gpus_per_node
-        for each in plan.placements.values()
-    )
+    parts = [
+        f"{each.max_replicas * each.nodes_per_replica * each.gpus_per_node} GPUs of {group} x "
+        f"{HOURS_PER_MONTH:g} hours x {gpu_hour(fleet, group).total(share):.4f}"
+        for group, each in plan.placements.items()
+    ]
     yield ArithmeticStep(
         number="cost_monthly",
-        text=f"{gpus} GPUs that may run x 730 hours: hardware, power at "
-        f"{share:.0%} utilization, facility and on-call: {plan.cost_monthly:,} {fleet.currency}",
+        text=f"{' + '.join(parts)} = {plan.cost_monthly:,} {fleet.currency}; a GPU-hour is "
+        f"hardware, power at {share:.0%} utilization, facility and on-call",
         source=sources.at(*prices),
     )
     if plan.cost_per_1k is not None:
+        gpu_s = settled.request_gpu_hours(fleet, plan) * _HOUR_S
+        gpus = settled.most * settled.gpus_per_replica
+        hourly = plan.cost_monthly / HOURS_PER_MONTH / gpus
+        buffer = fleet.governance.cost_buffer
         yield ArithmeticStep(
             number="cost_per_1k",
-            text=f"{plan.cost_per_1k} {fleet.currency} for 1,000 requests at {share:.0%} "
-            f"utilization, with {fleet.governance.cost_buffer:.0%} buffer",
+            text=f"1,000 requests x {gpu_s:.4g} GPU-seconds at {share:.0%} utilization / "
+            f"{_HOUR_S:,} x {hourly:.4f} a GPU-hour x {1 + buffer:g} with its buffer = "
+            f"{plan.cost_per_1k} {fleet.currency}",
             source=sources.at(("costs", "default_utilization"), ("governance", "cost_buffer")),
         )
     if plan.cost_per_1k_usd is not None and fleet.currency != "USD":

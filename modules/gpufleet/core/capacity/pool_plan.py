@@ -12,7 +12,7 @@ from gpufleet.core.capacity.prewarm import CannotSay, cron_windows, lead_s
 from gpufleet.core.capacity.settled import Settled
 from gpufleet.core.cost.hardware import HOURS_PER_MONTH, decimal, gpu_hour
 from gpufleet.core.cost.money import cents, unit_price
-from gpufleet.core.cost.serving import planned_capacity, work_of_request
+from gpufleet.core.cost.serving import work_of_request
 from gpufleet.core.serving import surge
 from gpufleet.core.sources import Sources
 from gpufleet.spec.fleet import Fleet
@@ -268,11 +268,7 @@ def _cost_monthly(fleet: Fleet, placements: Mapping[str, PlannedPlacement]) -> D
 
 def _cost_per_1k(fleet: Fleet, settled: Settled, plan: PoolPlan) -> Decimal | None:
     """Price of 1,000 of the pool's requests at the default utilization, with the buffer."""
-    capacity = planned_capacity(fleet, plan)
-    usual = settled.demand.usual
-    work = settled.demand.work(usual) / sum(usual.rates_rps)
-    share = fleet.costs.default_utilization
-    hours = decimal(capacity.gpu_hours(work, share))
+    hours = decimal(settled.request_gpu_hours(fleet, plan))
     gpus = Decimal(settled.most * settled.gpus_per_replica)
     hourly = plan.cost_monthly / HOURS_PER_MONTH / gpus
     return unit_price(1000 * hours * hourly * (1 + decimal(fleet.governance.cost_buffer)))

@@ -8,6 +8,9 @@ from gpufleet.core.capacity.headroom import Failures
 from gpufleet.core.capacity.needs import Needs
 from gpufleet.core.capacity.options import Candidate
 from gpufleet.core.capacity.sizing import Sized
+from gpufleet.core.cost.serving import planned_capacity
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.plans import PoolPlan
 
 
 @dataclass(frozen=True)
@@ -59,3 +62,9 @@ class Settled:
         """What the simulation of the declared peak found."""
         assert self.needs.at_peak is not None  # noqa: S101 - only what is simulated is settled
         return self.needs.at_peak
+
+    def request_gpu_hours(self, fleet: Fleet, plan: PoolPlan) -> float:
+        """GPU-hours of a mean request of a usual day, at the default utilization."""
+        usual = self.demand.usual
+        work = self.demand.work(usual) / sum(usual.rates_rps)
+        return planned_capacity(fleet, plan).gpu_hours(work, fleet.costs.default_utilization)
