@@ -353,10 +353,23 @@ def test_killing_each_process_and_then_all_loses_nothing(sample: Clone) -> None:
 def test_the_lock_of_a_killed_update_is_released(sample: Clone, fleet_file: Path) -> None:
     replace(fleet_file, "fra1-documents: {replicas: 4,", "fra1-documents: {replicas: 5,")
     task = start(sample, "up")
-    update = wait_for(lambda: updating(sample))
-    assert update is not None
     locks = sample.root / ".fleet/sample/production/pulumi/state/.pulumi/locks"
-    wait_for(lambda: list(locks.rglob("*.json")))
+
+    def held() -> psutil.Process | None:
+        """An update, suspended while it holds its lock: it cannot end before it is killed."""
+        for lock in locks.rglob("*.json"):
+            try:
+                process = psutil.Process(json.loads(lock.read_text())["pid"])
+                process.suspend()
+            except (psutil.Error, OSError, ValueError):
+                continue
+            if lock.exists():
+                return process
+            process.resume()
+        return None
+
+    update = wait_for(held)
+    assert update is not None
     task.kill()
     for process in [*update.children(recursive=True), update]:
         process.kill()
