@@ -1,7 +1,6 @@
 """How two plans, or a plan and what is declared, differ number by number."""
 
 from collections.abc import Iterator
-from decimal import Decimal
 
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.plan_file import PlannedPool
@@ -63,15 +62,11 @@ def pool_differences(before: Plan, after: Plan, assumed: list[str], unserved: li
         unserved=unserved,
         gpus_before=before.gpus,
         gpus_after=after.gpus,
-        cost_monthly_before=_running(before),
-        cost_monthly_after=_running(after),
+        cost_monthly_before=before.kept_monthly,
+        cost_monthly_after=after.kept_monthly,
         currency=before.currency,
         warnings=after.warnings,
     )
-
-
-def _running(plan: Plan) -> Decimal:
-    return sum((pool.cost_monthly for pool in plan.pools), Decimal(0))
 
 
 def _difference(before: PoolPlan, after: PoolPlan) -> PoolDifference:

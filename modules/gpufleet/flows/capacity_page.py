@@ -13,8 +13,10 @@ from gpufleet.edges.whole_files import write_whole
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.environment import OnProgress
 from gpufleet.flows.plans import plan_capacity, plan_fleet
+from gpufleet.flows.recorded import recorded_traces
 from gpufleet.flows.verdicts import decide_use_cases
 from gpufleet.spec.errors import BadInput, FleetError
+from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.load import load_declared
 from gpufleet.spec.plans import Plan, TrafficPoint
 from gpufleet.spec.progress import StepProgress
@@ -60,29 +62,30 @@ def write_capacity_page(
     except FleetError as refused:
         decided = None
         notes.append(f"no verdict between local and hosted: {refused.what} ({refused.where})")
+    fleet, document = load_declared(fleet_file)
+    traces = recorded_traces(fleet, fleet_file)
     points: list[TrafficPoint] = []
     for multiple in MULTIPLES:
+        if multiple == 1:
+            points.append(_point(multiple, fleet, plan))
+            continue
         tell(f"{multiple:g} times the declared traffic")
-        point = _point(workspace, fleet_file, multiple)
-        if isinstance(point, str):
-            notes.append(f"no plan holds {multiple:g} times the declared traffic: {point}")
+        otherwise, _ = changed(fleet, Change(traffic=multiple))
+        try:
+            planned = plan_fleet(workspace, otherwise, document, traces)
+        except FleetError as refused:
+            notes.append(f"no plan holds {multiple:g} times the declared traffic: {refused.what}")
             break
-        points.append(point)
+        points.append(_point(multiple, otherwise, planned))
     shown = plan.model_copy(update={"warnings": [*plan.warnings, *notes]})
     write_whole(output, capacity_page(shown, decided, points, datetime.now(UTC)))
     return shown
 
 
-def _point(workspace: Workspace, fleet_file: Path, multiple: float) -> TrafficPoint | str:
-    """What a multiple of the traffic needs, or why nothing holds it."""
-    fleet, document = load_declared(fleet_file)
-    otherwise, _ = changed(fleet, Change(traffic=multiple))
-    try:
-        plan = plan_fleet(workspace, fleet_file, otherwise, document)
-    except FleetError as refused:
-        return refused.what
-    cost = sum((pool.cost_monthly for pool in plan.pools), Decimal(0))
-    requests = sum(monthly_requests(each.traffic) for each in otherwise.use_cases.values())
+def _point(multiple: float, fleet: Fleet, plan: Plan) -> TrafficPoint:
+    """What a fleet with a multiple of the traffic needs."""
+    cost = plan.kept_monthly
+    requests = sum(monthly_requests(each.traffic) for each in fleet.use_cases.values())
     return TrafficPoint(
         traffic=multiple,
         gpus=plan.gpus,

@@ -54,13 +54,21 @@ def plan_capacity(workspace: Workspace, fleet_file: Path, *, pool: str = "") -> 
     )
 
 
-def plan_fleet(workspace: Workspace, fleet_file: Path, fleet: Fleet, document: Document) -> Plan:
+def plan_fleet(
+    workspace: Workspace, fleet: Fleet, document: Document, traces: Mapping[str, Trace]
+) -> Plan:
     """The plan of a fleet that differs from its file, such as by other traffic.
+
+    Args:
+        workspace: the clone.
+        fleet: to be planned.
+        document: where the fields of its file stand.
+        traces: that the file names.
 
     Raises:
         BadInput, PolicyRefused: as `plan_capacity`.
     """
-    return _planned(fleet, _sources(workspace, document), recorded_traces(fleet, fleet_file))
+    return _planned(fleet, _sources(workspace, document), traces)
 
 
 def _planned(fleet: Fleet, sources: Sources, traces: Mapping[str, Trace]) -> Plan:

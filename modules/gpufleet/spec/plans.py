@@ -54,6 +54,11 @@ class PlannedPlacement(Spec):
     nodes_per_replica: int
     gpus_per_node: int
 
+    @property
+    def gpus(self) -> int:
+        """GPUs of every replica that may run."""
+        return self.max_replicas * self.nodes_per_replica * self.gpus_per_node
+
 
 class ArithmeticStep(Spec):
     """One step of how a number came about, as `--explain` shows it."""
@@ -154,6 +159,11 @@ class Plan(Spec):
     """What a reader should know, such as evidence that is only a roofline."""
     seconds: float
     """How long planning took."""
+
+    @property
+    def kept_monthly(self) -> Decimal:
+        """What the GPUs that pools may run cost in a month, in the fleet's currency."""
+        return sum((pool.cost_monthly for pool in self.pools), Decimal(0))
 
     @property
     def gpus(self) -> int:

@@ -110,9 +110,14 @@ def _line(event: Progress) -> Table | Text:
     return row
 
 
+def plain_table() -> Table:
+    """A table without lines: columns two spaces apart below bold headings."""
+    return Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+
+
 def pool_table(rows: list[PoolRow]) -> Table:
     """Replicas ready of wanted, GPUs used and free, nodes and racks that the pods stand on."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = plain_table()
     for column in ("SITE", "POOL", "CLASS", "REVISION"):
         table.add_column(column, no_wrap=True)
     for column in ("READY", "USED", "FREE", "NODES/RACKS"):
@@ -189,7 +194,7 @@ def show_status(report: StatusReport) -> None:
 
 def show_rows(rows: Sequence[Mapping[str, str | float]]) -> None:
     """Rows of one kind as a table; columns of numbers stand right."""
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = plain_table()
     for name, value in rows[0].items():
         is_text = isinstance(value, str)
         # Names fold where the line is short; a number that is cut would be another number.

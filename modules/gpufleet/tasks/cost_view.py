@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 
 from gpufleet.spec.cost_reports import CostComparison, CostReport, PeriodCost
-from gpufleet.tasks.console import facts
+from gpufleet.tasks.console import facts, plain_table
 
 if TYPE_CHECKING:
     from gpufleet.flows.costs import CollectPlan
@@ -27,7 +27,7 @@ def price(amount: Decimal | None) -> str:
 
 def table(names: Sequence[str], amounts: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """Rows of names, which stand left, and amounts, which stand right."""
-    made = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    made = plain_table()
     for name in names:
         made.add_column(name, no_wrap=True)
     for amount in amounts:

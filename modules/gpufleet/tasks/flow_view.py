@@ -8,7 +8,7 @@ from rich.text import Text
 
 from gpufleet.spec.errors import EXIT_INTERRUPTED
 from gpufleet.tasks.command import print_json
-from gpufleet.tasks.console import ProgressView, change_lines, facts, pool_table
+from gpufleet.tasks.console import ProgressView, change_lines, facts, plain_table, pool_table
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -191,7 +191,7 @@ def show_restored(row: "StateVersion", *, done: bool) -> None:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = plain_table()
     for column in columns[:-1]:
         table.add_column(column, no_wrap=True)
     table.add_column(columns[-1], overflow="fold")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from gpufleet.tasks.console import facts
+from gpufleet.tasks.console import facts, plain_table
 
 if TYPE_CHECKING:
     from gpufleet.spec.plan_reports import Explanation, PlanDifference, WhatIf
@@ -150,7 +150,7 @@ def show_explanation(found: "Explanation") -> None:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = plain_table()
     for column in columns:
         table.add_column(column, no_wrap=True)
     return table

@@ -1,9 +1,7 @@
 """What people see of a replay."""
 
-from rich.table import Table
-
 from gpufleet.spec.replays import Percentiles, ReplayReport
-from gpufleet.tasks.console import facts
+from gpufleet.tasks.console import facts, plain_table
 
 
 def show_replay(report: ReplayReport) -> None:
@@ -15,7 +13,7 @@ def show_replay(report: ReplayReport) -> None:
         f"each, as in {report.planned}), speed by {report.evidence}",
         soft_wrap=True,
     )
-    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    table = plain_table()
     for column in ("SECONDS", "P50", "P95", "P99", "LIMIT OF P95"):
         table.add_column(column, justify="left" if column == "SECONDS" else "right", no_wrap=True)
     table.add_row("whole answer", *_cells(report.e2e_s), f"{report.p95_limit_s:g}")

@@ -242,7 +242,7 @@ def _money(
     prices = [("node_groups", group, "price_per_node") for group in plan.placements]
     share = fleet.costs.default_utilization
     parts = [
-        f"{each.max_replicas * each.nodes_per_replica * each.gpus_per_node} GPUs of {group} x "
+        f"{each.gpus} GPUs of {group} x "
         f"{HOURS_PER_MONTH:g} hours x {gpu_hour(fleet, group).total(share):.4f}"
         for group, each in plan.placements.items()
     ]

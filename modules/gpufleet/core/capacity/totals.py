@@ -76,9 +76,7 @@ def explained(
 def _idle_monthly(fleet: Fleet, pools: list[PoolPlan]) -> Decimal:
     """What GPUs cost that no replica of a plan may run on."""
     running = {
-        group: placement.max_replicas * placement.nodes_per_replica * placement.gpus_per_node
-        for pool in pools
-        for group, placement in pool.placements.items()
+        group: placement.gpus for pool in pools for group, placement in pool.placements.items()
     }
     idle = sum(
         (

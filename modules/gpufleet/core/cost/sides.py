@@ -147,8 +147,5 @@ def hosted_request(use_case: UseCase, price: HostedPrice, rate: Decimal) -> Deci
 
 def _kept_gpus(plan: PoolPlan) -> int:
     """GPUs that the plan keeps for the pool: for every replica that may run."""
-    placed = sum(
-        each.max_replicas * each.nodes_per_replica * each.gpus_per_node
-        for each in plan.placements.values()
-    )
+    placed = sum(each.gpus for each in plan.placements.values())
     return max(1, placed or plan.gpus_steady + plan.gpus_burst)
