@@ -9,7 +9,7 @@ from gpufleet.components.platform_outputs import PlatformOutputs
 from gpufleet.components.serving_pool import PoolContext, ServingPool
 from gpufleet.components.site import DeclaredSite
 from gpufleet.components.small_states import small_states
-from gpufleet.core.gateway import gateway_limits
+from gpufleet.core.gateway.limits import gateway_limits
 
 declared = DeclaredSite.from_config()
 hold_in_freeze(declared)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.plans import plan_of
 
 from gpufleet.core.autoscaling import scaled_object
-from gpufleet.core.gateway import gateway_limits
+from gpufleet.core.gateway.limits import gateway_limits
 from gpufleet.core.quotas import SitePlan
 from gpufleet.core.serving import pools_at
 from gpufleet.edges.declared_files import read_declared, write_declared

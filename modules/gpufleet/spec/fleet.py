@@ -8,6 +8,7 @@ from gpufleet.spec import forms
 from gpufleet.spec.clusters import ProvisionedCluster
 from gpufleet.spec.costs import Costs
 from gpufleet.spec.evidence import ExchangeRate, Measurement
+from gpufleet.spec.gateway import Gateway
 from gpufleet.spec.governance import (
     Budget,
     EscalationStep,
@@ -67,6 +68,7 @@ class Fleet(Spec):
     )
     """What other currencies are worth; hosted prices are in USD."""
     costs: Costs = Costs()
+    gateway: Gateway = Gateway()
     budget: Budget | None = None
     freeze_calendars: dict[Name, FreezeCalendar] = Field(default_factory=dict)
     patching: dict[PatchTarget, PatchCadence] = Field(default_factory=dict)

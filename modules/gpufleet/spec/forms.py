@@ -20,6 +20,9 @@ RECURRENCE: Final = (
 EMAIL: Final = r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+\.[^@\s\x00-\x1f]+$"
 RELATIVE_PATH: Final = r"^[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*$"
 ENDPOINT: Final = r"^https://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?$"
+ISSUER: Final = r"^https?://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?$"
+KEY_ID: Final = r"^[0-9a-z]{12}$"
+BASE_URL: Final = r"^https?://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*$"
 HOST_PORT: Final = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?:[0-9]{1,5}$"
 IMAGE_URL: Final = r"^https?://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)+$"
 KUBERNETES: Final = r"^1\.[0-9]{1,2}\.[0-9]{1,2}$"
@@ -47,6 +50,9 @@ MEANINGS: Final = {
     EMAIL: "an e-mail address",
     RELATIVE_PATH: "a path below the fleet file's folder, such as calendars/company.ics",
     ENDPOINT: "an https address without a path, such as https://s3.fra1.example.com",
+    ISSUER: "the address of an issuer, such as https://login.example.com/realms/acme",
+    KEY_ID: "the id of a key: 12 small letters and digits",
+    BASE_URL: "the base address of an API, such as https://api.example.com/v1",
     HOST_PORT: "a host and a port such as 10.20.0.10:6443",
     IMAGE_URL: "an http or https address of a file, such as https://images.example.com/node.qcow2",
     KUBERNETES: "a Kubernetes version in quotes, such as 1.36.3",

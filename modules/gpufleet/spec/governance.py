@@ -143,6 +143,8 @@ class Retention(Spec):
     """How long audit records are kept."""
     content_s: Seconds | None = None
     """How long prompts and answers are kept; only their hashes are where it is not given."""
+    audit_required: bool = True
+    """Whether a request that cannot be recorded is refused."""
 
 
 class SnapshotRetention(Spec):

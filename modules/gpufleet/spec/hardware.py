@@ -34,6 +34,8 @@ class EmbeddedCluster(Spec):
 
     provider: Literal["embedded"] = "embedded"
     """Simulated nodes on this machine."""
+    load_time_scale: Annotated[Number, Field(gt=0, le=1)] = 0.01
+    """Simulated replicas load in this share of their revision's `load_time_s`."""
 
 
 class ExistingCluster(Spec):

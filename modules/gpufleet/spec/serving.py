@@ -192,6 +192,8 @@ class HostedAlternative(Spec):
     """The provider's name of the model."""
     monthly_cap: Money
     """Most that may be spent in a month, in the fleet's currency."""
+    url: Annotated[str, Field(pattern=forms.BASE_URL, max_length=200)] | None = None
+    """Base address of the API where it is not the provider's own."""
 
 
 class UseCase(Spec):
@@ -219,6 +221,11 @@ class UseCase(Spec):
     success_rate: Annotated[Number, Field(gt=0, le=1)] = 1.0
     """Share of requests that end in a successful task; cost per successful task divides by it."""
     hosted: HostedAlternative | None = None
+    summary_tokens: TokenCount | None = None
+    """Longest answer in summary mode; no summary mode where it is not given."""
+    cache_s: Seconds | None = None
+    """How long an answer may be given again to the same key for the same request; never where it
+    is not given."""
 
 
 class Placement(Spec):

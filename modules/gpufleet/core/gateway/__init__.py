@@ -1,0 +1,1 @@
+"""What the gateway decides: who may ask, where a request goes, and when it is refused. Pure."""
