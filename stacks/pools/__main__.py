@@ -9,7 +9,8 @@ from gpufleet.components.platform_outputs import PlatformOutputs
 from gpufleet.components.serving_pool import PoolContext, ServingPool
 from gpufleet.components.site import DeclaredSite
 from gpufleet.components.small_states import small_states
-from gpufleet.core.gateway.limits import gateway_limits
+from gpufleet.core.gateway.routes import routes_text
+from gpufleet.edges.price_file import price_table
 
 declared = DeclaredSite.from_config()
 hold_in_freeze(declared)
@@ -25,6 +26,7 @@ context = PoolContext(
 with small_states():
     pools = [ServingPool(pool, context, opts) for pool in declared.pools()]
 if declared.shard == 1:
-    GatewayRoute("gateway", declared.fleet.slug, gateway_limits(declared.fleet), opts)
+    prices = price_table(declared.fleet, declared.path)
+    GatewayRoute("gateway", declared.fleet.slug, routes_text(declared.fleet, prices), opts)
 
 pulumi.export("services", [pool.service for pool in pools])

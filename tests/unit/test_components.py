@@ -21,6 +21,7 @@ from gpufleet.components.worker_pod import WorkerPlan
 from gpufleet.components.worker_pod import pod_spec as worker_pod
 from gpufleet.core import cluster_worker
 from gpufleet.core import vocabulary as names
+from gpufleet.core.gateway.routes import routes_text
 from gpufleet.core.inventory import expand_site
 from gpufleet.core.quotas import SitePlan
 from gpufleet.core.serving import PoolAtSite, pools_at
@@ -219,7 +220,7 @@ def test_the_worker_may_write_every_kind_that_the_stacks_make_and_no_secret(
             deploy_worker(DeclaredSite(REAL, AT_FRA1.path, site), pulumi.ResourceOptions())
             for pool in pools_at(REAL, site):
                 ServingPool(pool, context())
-            GatewayRoute(f"gateway-{site}", REAL.slug, {"answers": "{}"})
+            GatewayRoute(f"gateway-{site}", REAL.slug, routes_text(REAL))
 
     declare(program)
     written = {

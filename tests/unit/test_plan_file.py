@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tests.plans import plan_of
 
 from gpufleet.core.autoscaling import scaled_object
-from gpufleet.core.gateway.limits import gateway_limits
+from gpufleet.core.gateway.routes import routes_text
 from gpufleet.core.quotas import SitePlan
 from gpufleet.core.serving import pools_at
 from gpufleet.edges.declared_files import read_declared, write_declared
@@ -70,7 +70,7 @@ def test_a_plan_that_says_what_is_declared_changes_no_derived_number(file: Path)
     after = pools_at(load_fleet(file), "main")[0]
     differing = {name for name in vars(before) if getattr(before, name) != getattr(after, name)}
     assert differing == {"queue_limit"}
-    assert gateway_limits(load_fleet(file)) == {}
+    assert not load_fleet(file).pools["answers"].limits
 
 
 def test_a_declared_peak_starts_replicas_before_it_begins(file: Path) -> None:
@@ -97,13 +97,11 @@ def test_a_declared_peak_starts_replicas_before_it_begins(file: Path) -> None:
 def test_the_gateway_is_told_the_limits_of_each_use_case(file: Path) -> None:
     limits = UseCaseLimits(concurrency_limit=160, queue_time_limit_s=1.5)
     write(file, limits={"answers": limits}, queue_limit=3)
-    told = json.loads(gateway_limits(load_fleet(file))["answers"])
-    assert told == {
-        "pool": "answers",
-        "concurrency_limit": 160,
-        "queue_time_limit_s": 1.5,
-        "queue_limit": 3,
-    }
+    routes = json.loads(routes_text(load_fleet(file)))
+    answers = routes["use_cases"]["answers"]
+    assert answers["pool"] == "answers"
+    assert (answers["concurrency_limit"], answers["queue_time_limit_s"]) == (160, 1.5)
+    assert routes["pools"]["answers"]["queue_limit"] == 3
 
 
 def test_an_error_in_what_a_plan_sets_points_at_the_line_of_the_plan(file: Path) -> None:

@@ -1,21 +1,20 @@
 """How clients reach the gateway of a site; revision weights are the gateway's own."""
 
-from collections.abc import Mapping
-
 import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
 from gpufleet.core import vocabulary as names
+from gpufleet.spec.gateway import ROUTES_FILE
 
 
 class GatewayRoute(pulumi.ComponentResource):
-    """The gateway's Service, the HTTPRoute that exposes it, and what it accepts of use cases.
+    """The gateway's Service, the HTTPRoute that exposes it, and what it is told.
 
     Args:
         name: of the component.
         fleet: slug of the environment.
-        limits: the data of the ConfigMap with its limits; none is made without any.
+        routes: what it is told, as JSON.
         opts: with the cluster's provider.
     """
 
@@ -23,7 +22,7 @@ class GatewayRoute(pulumi.ComponentResource):
         self,
         name: str,
         fleet: str,
-        limits: Mapping[str, str],
+        routes: str,
         opts: pulumi.ResourceOptions | None = None,
     ) -> None:
         super().__init__("gpufleet:serving:GatewayRoute", name, None, opts)
@@ -33,13 +32,12 @@ class GatewayRoute(pulumi.ComponentResource):
             "labels": {names.MANAGED: "true", names.FLEET: fleet},
         }
         children = pulumi.ResourceOptions(parent=self)
-        if limits:
-            k8s.core.v1.ConfigMap(
-                f"{name}-limits",
-                metadata={**about, "name": names.GATEWAY_LIMITS},
-                data=dict(limits),
-                opts=children,
-            )
+        k8s.core.v1.ConfigMap(
+            f"{name}-routes",
+            metadata={**about, "name": names.GATEWAY_ROUTES},
+            data={ROUTES_FILE: routes},
+            opts=children,
+        )
         service = k8s.core.v1.Service(
             f"{name}-gateway",
             metadata={**about, "annotations": {"pulumi.com/skipAwait": "true"}},

@@ -75,8 +75,12 @@ QUEUE: Final = "kueue.x-k8s.io/queue-name"
 CLUSTER_QUEUE: Final = "gpufleet-batch"
 GATEWAY: Final = "gpufleet"
 GATEWAY_PORT: Final = 4000
-GATEWAY_LIMITS: Final = "gateway-limits"
-"""ConfigMap with what the gateway accepts of each use case."""
+GATEWAY_METRICS_PORT: Final = 9100
+"""Of its control process's metrics and readiness inside its pod."""
+GATEWAY_ROUTES: Final = "gateway-routes"
+"""ConfigMap with what the gateway is told, as JSON under `ROUTES_FILE`."""
+GATEWAY_ACCOUNT: Final = "gpufleet-gateway"
+"""Names the gateway's Deployment, account, roles and Secret."""
 
 
 def is_batch(class_: ServingClass) -> bool:

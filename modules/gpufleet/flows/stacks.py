@@ -6,9 +6,11 @@ from typing import Any
 
 from gpufleet.core.approvals import digest_of
 from gpufleet.core.cluster_worker import worker_site
+from gpufleet.core.gateway.routes import routes_text
 from gpufleet.core.shards import shards_of
 from gpufleet.edges.code_version import code_version
 from gpufleet.edges.declared_files import read_declared
+from gpufleet.edges.price_file import price_table
 from gpufleet.edges.stack_states import PLATFORM, POOLS, Stack, StackStates
 from gpufleet.edges.workspace import EnvironmentDir
 from gpufleet.flows.environment import Environment
@@ -46,7 +48,11 @@ def inputs_of(environment: Environment, stack: Stack) -> str:
         fleet = fleet.model_copy(update={"pools": {name: fleet.pools[name] for name in held}})
         platform = Stack(PLATFORM, stack.fleet, stack.site)
         resources = StackStates(environment.state).resources(platform)
-        told = resources[0].get("outputs", {}) if resources else {}
+        told = {"platform": resources[0].get("outputs", {}) if resources else {}}
+        if stack.shard == 1:
+            # The first one also tells the gateway of all pools.
+            prices = price_table(environment.fleet, environment.fleet_file)
+            told["routes"] = routes_text(environment.fleet, prices)
     binaries = environment.binaries
     parts = [
         digest_of(fleet),

@@ -1,5 +1,6 @@
 """What the gateway is told: where each use case's requests go, and within which limits."""
 
+import json
 from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
@@ -54,6 +55,12 @@ def routes_of(fleet: Fleet, prices: PriceTable | None = None) -> Routes:
         },
         regions={name: site.region for name, site in fleet.sites.items()},
     )
+
+
+def routes_text(fleet: Fleet, prices: PriceTable | None = None) -> str:
+    """`routes_of` as text: the same fleet gives the same."""
+    content = routes_of(fleet, prices).model_dump(mode="json", by_alias=True)
+    return json.dumps(content, indent=1, sort_keys=True) + "\n"
 
 
 def fallback_pool(fleet: Fleet, use_case: UseCase) -> str | None:
