@@ -185,7 +185,7 @@ class Key(Spec):
 
     id: Annotated[str, Field(pattern=forms.KEY_ID)]
     hash: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-    """SHA-256 of the secret: 256 random bits need no slow hash."""
+    """SHA-256 of the key's whole text: 256 random bits need no slow hash."""
     team: Name
     use_cases: Names
     """What it may use; each belongs to its team."""
@@ -209,11 +209,12 @@ class AuditRecord(Spec):
     """One request, as it is recorded; a line of JSON in the order of these fields."""
 
     writer: str
-    """The gateway process that recorded it; each has a chain of its own."""
+    """The gateway process that recorded it, a dot, and the data class; each has a chain of its own,
+    so that retention can end for one class and not for another."""
     sequence: int
     """1, 2, 3 ... in a writer's chain."""
     previous: str
-    """SHA-256 of the record before it; 64 zeros for the first."""
+    """SHA-256 of the line before it, without its end; 64 zeros for the first."""
     request_id: str
     at: str
     """When the request came, ISO 8601 in UTC."""
@@ -226,12 +227,12 @@ class AuditRecord(Spec):
     digest: str
     """Of the revision that answered; empty for a hosted one, or where nothing answered."""
     route: str
-    """primary, fallback, hosted, summary, cache, or none."""
+    """primary, fallback, hosted, summary, cache, none, or gap: requests that were not recorded."""
     reason: str
     """Why it went there."""
     replica: str
     status: int
-    """The HTTP status; 499 where the client went away."""
+    """The HTTP status; 499 where the client went away, 0 where it is not known."""
     error: str
     """Kind of the error; empty where there was none."""
     prompt_tokens: int

@@ -1,0 +1,1 @@
+"""gpufleet's plugin for the LiteLLM proxy."""
