@@ -71,7 +71,7 @@ def test_an_unknown_field_names_the_nearest_valid_one_and_nothing_else(
 
 def test_a_field_that_is_like_no_other_lists_what_is_valid(tmp_path: Path) -> None:
     error = refused(tmp_path, "rto_s: 30min", "rto_s: 30min\n    zzz: 1")
-    assert error.mend.startswith("valid here: class, ")
+    assert error.mend.startswith("valid here: cache_s, class, ")
 
 
 def test_a_missing_field_points_at_the_part_that_lacks_it(tmp_path: Path) -> None:
