@@ -16,8 +16,8 @@ _LARGEST_BYTES: Final = 4 * 2**20
 class EnginePoller:
     """Asks engines for `/metrics` over connections that stay open; for one event loop.
 
-    aiohttp, because a second of 70 replicas has to cost next to nothing: its client takes a third
-    of httpx' time for a request.
+    aiohttp, because every replica is asked each second: for 70 of them its client took 7 ms of CPU
+    time where the pool of httpx took 500 ms.
 
     Args:
         timeout_s: of one engine, the connection included.
@@ -29,6 +29,11 @@ class EnginePoller:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def open(self) -> None:
+        """Make it ready in the event loop that runs now."""
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=30),
             timeout=aiohttp.ClientTimeout(total=self._timeout_s),
@@ -37,7 +42,6 @@ class EnginePoller:
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=False,
         )
-        return self
 
     async def __aexit__(
         self,
@@ -59,7 +63,7 @@ class EnginePoller:
         return {key: text for key, text in answered if text is not None}
 
     async def _read(self, url: str) -> str | None:
-        assert self._session is not None  # noqa: S101 - used inside of `async with` only
+        assert self._session is not None  # noqa: S101 - opened before
         async with self._slots:
             try:
                 async with self._session.get(f"{url}/metrics", allow_redirects=False) as answer:

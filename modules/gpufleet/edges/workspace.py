@@ -55,6 +55,11 @@ class EnvironmentDir:
         return self.root / "pulumi" / "passphrase"
 
     @property
+    def gateway(self) -> Path:
+        """What the processes of the embedded gateway share; mode 0700."""
+        return self.root / "gateway"
+
+    @property
     def logs(self) -> Path:
         """Logs of processes and tasks."""
         return self.root / "logs"
@@ -79,6 +84,17 @@ class EnvironmentDir:
             raise Failed(
                 f"{process} has no port yet", where=f"site {site}", mend="run ./fleet up"
             ) from None
+
+    def shared_port(self, process: str) -> int:
+        """The loopback port of one process that all embedded sites share.
+
+        Raises:
+            Failed: the platform was never up.
+        """
+        try:
+            return int(json.loads(self.ports().read_text(encoding="utf-8"))[process])
+        except (OSError, ValueError, KeyError):
+            raise Failed(f"{process} has no port yet", mend="run ./fleet up") from None
 
     def make(self) -> Self:
         """Create the folder and its private parts."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Self
 
 from gpufleet.edges.engines import FOR_STACKS, Binaries, resolve
+from gpufleet.edges.gateway_environment import gateway_python
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.pulumi import PulumiCli
 from gpufleet.edges.variables import variables_for
@@ -29,6 +30,8 @@ class Environment:
     workspace: Workspace
     state: EnvironmentDir
     binaries: Binaries
+    gateway_python: Path | None
+    """Of the embedded gateway; None where no site is embedded."""
 
     @classmethod
     def load(cls, workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> Self:
@@ -40,13 +43,20 @@ class Environment:
         """
         fleet = load_fleet(fleet_file)
         state = workspace.for_fleet(fleet)
-        engines = None if embedded_sites(fleet) else FOR_STACKS
-        return cls(fleet, fleet_file, workspace, state, resolve(on_progress, engines))
+        embedded = bool(embedded_sites(fleet))
+        return cls(
+            fleet,
+            fleet_file,
+            workspace,
+            state,
+            resolve(on_progress, None if embedded else FOR_STACKS),
+            gateway_python(on_progress) if embedded else None,
+        )
 
     @property
     def platform(self) -> Platform:
         """The embedded sites."""
-        return Platform(self.fleet, self.state, self.binaries, self.fleet_file)
+        return Platform(self.fleet, self.state, self.binaries, self.fleet_file, self.gateway_python)
 
     @property
     def cli(self) -> PulumiCli:

@@ -6,15 +6,11 @@ import signal
 import socket
 import sys
 import threading
-import time
-import traceback
 from collections import Counter as Tally
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client import CollectorRegistry, Gauge
 
 from gpufleet.edges import metrics
 from gpufleet.edges.code_version import code_version
@@ -22,6 +18,7 @@ from gpufleet.edges.workspace import Workspace
 
 # Importing a flow declares it.
 from gpufleet.flows import change, schedules  # noqa: F401
+from gpufleet.flows.chores import Chore, Chores
 from gpufleet.flows.durable import Host
 from gpufleet.flows.freeze_sync import FreezeKeeper
 from gpufleet.flows.ground import Ground
@@ -39,16 +36,6 @@ _SILENT_FOR_S: Final = 60.0
 _LOST_DATABASE_PAUSE_S: Final = 5.0
 
 
-@dataclass
-class Chore:
-    """Something that the worker does again and again, each in a thread of its own."""
-
-    name: str
-    every_s: float
-    work: Callable[[], object]
-    succeeded_at: float = field(default=0.0)
-
-
 class Worker:
     """One worker process of an environment.
 
@@ -63,18 +50,7 @@ class Worker:
         self._ended = threading.Event()
         self._registry = CollectorRegistry()
         self._flows = Gauge("gpufleet_flows", "Flows by state", ["state"], registry=self._registry)
-        self._last = Gauge(
-            "gpufleet_chore_last_success_timestamp_seconds",
-            "When a chore of the worker ended well",
-            ["chore"],
-            registry=self._registry,
-        )
-        self._failures = Counter(
-            "gpufleet_chore_failures_total",
-            "Chores of the worker that failed",
-            ["chore"],
-            registry=self._registry,
-        )
+        self._running = Chores(self._ended, self._registry)
         begun: set[str] = set()
         keeper = FreezeKeeper(ground)
         self._chores = [
@@ -89,7 +65,7 @@ class Worker:
     @property
     def is_ready(self) -> bool:
         """Whether it takes flows: it has asked the database for them lately."""
-        return time.monotonic() - self._chores[0].succeeded_at < _SILENT_FOR_S
+        return self._chores[0].is_fresh(_SILENT_FOR_S)
 
     def run(self, port: int | None, listen: str = LOOPBACK) -> None:
         """Work until SIGTERM or Ctrl-C.
@@ -104,9 +80,7 @@ class Worker:
             metrics.serve(listen, port, self._registry, lambda: self.is_ready)
         self._start()
         for chore in self._chores:
-            threading.Thread(
-                target=self._again_and_again, args=(chore,), daemon=True, name=chore.name
-            ).start()
+            self._running.start(chore)
         while not self._ended.wait(_TICK_S):
             pass
         self._host.stop()
@@ -124,22 +98,6 @@ class Worker:
             else:
                 self._ground.note("worker.started", actor=self.executor, code=code_version())
                 return
-
-    def _again_and_again(self, chore: Chore) -> None:
-        while not self._ended.is_set():
-            try:
-                chore.work()
-            except FleetError as error:
-                self._failures.labels(chore.name).inc()
-                sys.stderr.write(f"{chore.name}: {error.what}\n")
-            except Exception:  # noqa: BLE001 - as the comment says
-                # A fault of ours in one chore must not end the others.
-                self._failures.labels(chore.name).inc()
-                traceback.print_exc()
-            else:
-                chore.succeeded_at = time.monotonic()
-                self._last.labels(chore.name).set_to_current_time()
-            self._ended.wait(chore.every_s)
 
     def _count(self) -> None:
         """Count the flows, and journal those that this code refuses to replay."""

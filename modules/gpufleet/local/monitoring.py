@@ -81,6 +81,9 @@ def prometheus_config(site: SiteFiles) -> dict[str, Any]:
     ]
     if site.worker_port:
         jobs.append(_static(site, "worker", f"127.0.0.1:{site.worker_port}"))
+    if site.gateway_port:
+        often = {"scrape_interval": _REPLICAS_EVERY}
+        jobs.append(_static(site, "gateway", f"127.0.0.1:{site.gateway_port}") | often)
     return {
         "global": {
             "scrape_interval": "15s",

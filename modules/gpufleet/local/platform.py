@@ -24,6 +24,13 @@ from gpufleet.local import ports
 from gpufleet.local.addresses import choose_block
 from gpufleet.local.devices import apply_devices
 from gpufleet.local.files import read_json, write_json, write_private
+from gpufleet.local.gateway_layout import (
+    CONTROL,
+    GATEWAY,
+    GatewayFiles,
+    gateway,
+    gateway_control,
+)
 from gpufleet.local.nodes import apply_nodes
 from gpufleet.local.process import Process
 from gpufleet.local.shared_layout import SHARED, SHARED_PORTS, worker
@@ -54,6 +61,8 @@ class Platform:
     binaries: Binaries
     fleet_file: Path | None = None
     """What the worker reads; without it only the sites run."""
+    gateway_python: Path | None = None
+    """Of the gateway's environment; without it no gateway runs."""
 
     @property
     def sites(self) -> list[str]:
@@ -74,7 +83,7 @@ class Platform:
             if not self._runs_as_declared(supervisor, on_progress):
                 supervisor.stop()
                 supervisor.declare(self._declare(keep_ports=False))
-                supervisor.start(self._site(site).authority for site in self.sites)
+                supervisor.start(self._authorities())
                 if late := self._wait_ready(
                     supervisor, START_WITHIN_S, on_progress, restarts=_RESTARTS_OF_A_START
                 ):
@@ -88,6 +97,11 @@ class Platform:
         if not supervisor.is_running_as_declared():
             return False
         return not self._wait_ready(supervisor, HEAL_WITHIN_S, on_progress)
+
+    def _authorities(self) -> list[Path]:
+        """Who signed the certificates of processes that are asked whether they are ready."""
+        sites = [self._site(site).authority for site in self.sites]
+        return [*sites, self._gateway.authority] if self._has_gateway else sites
 
     def _keeps_every_port(self) -> bool:
         return all(ports.is_complete(file, names) for file, names in self._port_files())
@@ -126,8 +140,31 @@ class Platform:
             if given := os.environ.get(DATABASE_URL_VARIABLE):
                 # The worker inherits no variable of whoever starts it.
                 write_private(url, given)
-            declared[SHARED] = (worker(self.fleet_file, self._worker_port, url),)
+            declared[SHARED] = (
+                worker(self.fleet_file, self._shared_port("worker"), url),
+                *self._gateway_processes(self.fleet_file, url),
+            )
         return declared
+
+    def _gateway_processes(self, fleet_file: Path, database_url: Path) -> list[Process]:
+        if not self._has_gateway:
+            return []
+        files = self._gateway
+        files.prepare(self.fleet, fleet_file)
+        # LiteLLM takes a core for some seconds to start: not while control planes do.
+        after = [f"{site}.bootstrap" for site in self.sites]
+        control = gateway_control(files, fleet_file, database_url, after)
+        return [control, gateway(files, after)]
+
+    @property
+    def _has_gateway(self) -> bool:
+        return self.fleet_file is not None and self.gateway_python is not None
+
+    @property
+    def _gateway(self) -> GatewayFiles:
+        assert self.gateway_python is not None  # noqa: S101 - asked before
+        ports = {name: self._shared_port(name) for name in (GATEWAY, CONTROL)}
+        return GatewayFiles(self.state.gateway, ports, self.gateway_python)
 
     def _site(self, name: str) -> SiteFiles:
         return SiteFiles(
@@ -137,12 +174,14 @@ class Platform:
             self.binaries.paths,
             self.binaries.files,
             fleet=self.fleet.slug,
-            worker_port=self._worker_port if self.fleet_file else None,
+            worker_port=self._shared_port("worker") if self.fleet_file else None,
+            gateway_port=self._shared_port(CONTROL)
+            if self._has_gateway and name == self.sites[0]
+            else None,
         )
 
-    @property
-    def _worker_port(self) -> int:
-        return int(read_json(self.state.ports())["worker"])
+    def _shared_port(self, process: str) -> int:
+        return int(read_json(self.state.ports())[process])
 
     def _wait_ready(
         self,
@@ -153,6 +192,8 @@ class Platform:
         restarts: int | None = None,
     ) -> list[ProcessState] | None:
         """Wait until every process is ready; returns those that are not, or None.
+
+        Not for the gateway: it gets ready while the stacks are made, and `up` asks it at its end.
 
         With `restarts`, those that were started that often come back at once.
         """
@@ -165,7 +206,7 @@ class Platform:
                 if state.ready and (state.site, state.process) not in told:
                     told.add((state.site, state.process))
                     on_progress(ProcessProgress(state.site, state.process, "ready", elapsed_s))
-            late = [state for state in states if not state.ready]
+            late = [state for state in states if not state.ready and state.process != GATEWAY]
             if states and not late:
                 return None
             if restarts and (crashing := [state for state in late if state.restarts >= restarts]):

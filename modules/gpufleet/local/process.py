@@ -12,8 +12,9 @@ class Process:
     """One process under the supervisor.
 
     `ready` is a URL that answers 200 once it serves; None for a step that runs once and ends.
-    `reads` are the files that it reads at its start only: a change in one starts it anew.
-    `environment` holds `NAME=value` for each variable that it gets beside the supervisor's own.
+    `after` names processes of the same site, or `SITE.PROCESS` of another. `reads` are the files
+    that it reads at its start only: a change in one starts it anew. `environment` holds
+    `NAME=value` for each variable that it gets beside the supervisor's own.
     """
 
     name: str

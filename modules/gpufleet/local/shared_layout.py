@@ -9,14 +9,19 @@ from gpufleet.local.process import LOOPBACK, Process
 
 SHARED: Final = "_"
 """Stands for all sites where a site's name would stand; no site can have this name."""
-_OWN_CODE: Final = tuple(
+OWN_CODE: Final = tuple(
     sorted(
         file
         for pattern in ("modules/gpufleet/**/*.py", "stacks/*/*.py", "requirements.lock")
         for file in PROJECT_ROOT.glob(pattern)
     )
 )
-SHARED_PORTS: Final = ("worker",)
+SHARED_PORTS: Final = ("worker", "gateway", "gateway-control")
+
+
+def our_task(*words: str) -> tuple[str, ...]:
+    """The command line of one of our tasks."""
+    return (sys.executable, "-P", "-m", "gpufleet.tasks", *words)
 
 
 def worker(fleet_file: Path, port: int, database_url: Path) -> Process:
@@ -27,10 +32,9 @@ def worker(fleet_file: Path, port: int, database_url: Path) -> Process:
         port: of its metrics and readiness.
         database_url: file with the URL of its database; not there for SQLite.
     """
-    module = (sys.executable, "-P", "-m", "gpufleet.tasks")
     return Process(
         "worker",
-        (*module, "worker", f"--fleet={fleet_file}", f"--port={port}"),
+        our_task("worker", f"--fleet={fleet_file}", f"--port={port}"),
         ready=f"http://{LOOPBACK}:{port}/readyz",
-        reads=(*_OWN_CODE, *([database_url] if database_url.is_file() else [])),
+        reads=(*OWN_CODE, *([database_url] if database_url.is_file() else [])),
     )

@@ -191,9 +191,9 @@ class Supervisor:
             },
             "shutdown": {"signal": 15, "timeout_seconds": _STOP_TIMEOUT_S},
             "depends_on": {
-                _key(site, other): {
+                (other if "." in other else _key(site, other)): {
                     "condition": "process_completed_successfully"
-                    if other == "bootstrap"
+                    if other.rpartition(".")[2] == "bootstrap"
                     else "process_healthy"
                 }
                 for other in process.after

@@ -1,0 +1,250 @@
+"""The gateway's control process: tells its workers who serves, where requests go, who may ask.
+
+Workers read what it writes and go on with the last good files when it is gone. It goes on with what
+it knew last when an API server or the database is lost, and tells so by its metrics.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+
+from gpufleet.core.gateway import series
+from gpufleet.core.gateway.discovery import Watched, reading_of, replica_of
+from gpufleet.core.vocabulary import (
+    BATCH_NAMESPACE,
+    GATEWAY_NAMESPACE,
+    GATEWAY_ROUTES,
+    INTERACTIVE_NAMESPACE,
+)
+from gpufleet.edges import metrics
+from gpufleet.edges.certificates import ends_at
+from gpufleet.edges.engine_poll import EnginePoller
+from gpufleet.edges.gateway_files import publish, read_published, written_at
+from gpufleet.edges.gateway_metrics import Measured, WorkerSeries
+from gpufleet.edges.kube import Cluster
+from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.chores import Chore, Chores
+from gpufleet.flows.environment import cluster_of
+from gpufleet.flows.gateway_pods import PodBook, PodWatch, missing_routes
+from gpufleet.spec import Fleet, load_fleet
+from gpufleet.spec.errors import Failed, FleetError
+from gpufleet.spec.gateway import (
+    KEYS_FILE,
+    REPLICAS_FILE,
+    ROUTES_FILE,
+    Replica,
+    Replicas,
+    Routes,
+)
+
+LOOPBACK: Final = "127.0.0.1"
+_TICK_S: Final = 0.5
+_POLL_PAUSE_S: Final = 0.7
+_POLL_TIMEOUT_S: Final = 0.8
+"""So that one hung engine delays a round by less than a second."""
+_FRESH_S: Final = 10.0
+_WATCH_PAUSE_S: Final = 0.5
+_ROUTES_EVERY_S: Final = 2.0
+_ROUTES_PATH: Final = f"/api/v1/namespaces/{GATEWAY_NAMESPACE}/configmaps/{GATEWAY_ROUTES}"
+
+
+class Control:
+    """The control process of one gateway.
+
+    Args:
+        workspace: the clone.
+        fleet: declares sites and pools.
+        folder: of the gateway.
+    """
+
+    def __init__(self, workspace: Workspace, fleet: Fleet, folder: Path) -> None:
+        self._fleet = fleet
+        self._state = workspace.for_fleet(fleet)
+        self._folder = folder
+        self._ended = threading.Event()
+        self._book = PodBook()
+        self._watched: dict[str, Watched] = {}
+        self._routes_confirmed_s: float | None = None
+        self._registry = CollectorRegistry()
+        self._chores = Chores(self._ended, self._registry)
+        self._poll = Chore("poll", _POLL_PAUSE_S, self._poll_engines)
+        self._loop: asyncio.Runner | None = None
+        self._poller = EnginePoller(_POLL_TIMEOUT_S)
+        self._sites = [name for name in fleet.sites if not fleet.awaits_cluster(name)]
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether the workers have something to go by, and engines are looked at."""
+        return self._poll.is_fresh(_FRESH_S) and (self._folder / ROUTES_FILE).is_file()
+
+    def run(self, port: int | None, listen: str = LOOPBACK) -> None:
+        """Work until SIGTERM or Ctrl-C.
+
+        Args:
+            port: of metrics and readiness; none where it is not given.
+            listen: address of that port.
+        """
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._ended.set())
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._tell()
+        if port:
+            metrics.serve(listen, port, self._registry, lambda: self.is_ready)
+        for chore in self._all_chores():
+            self._chores.start(chore)
+        while not self._ended.wait(_TICK_S):
+            pass
+        sys.stderr.flush()
+        # Watches are threads that wait in the middle of an answer.
+        os._exit(0)
+
+    def _all_chores(self) -> list[Chore]:
+        watches = [
+            (
+                site,
+                namespace,
+                PodWatch(self._book, site, namespace, partial(self._enter, site)),
+            )
+            for site in self._sites
+            for namespace in (INTERACTIVE_NAMESPACE, BATCH_NAMESPACE)
+        ]
+        return [
+            *(
+                Chore(f"pods {site} {where}", _WATCH_PAUSE_S, each.follow)
+                for site, where, each in watches
+            ),
+            Chore("routes", _ROUTES_EVERY_S, self._follow_routes),
+            self._poll,
+        ]
+
+    def _enter(self, site: str) -> Cluster:
+        return cluster_of(self._fleet, self._state, site)
+
+    def _poll_engines(self) -> None:
+        """Read every engine's metrics, and publish what they say; always called by one thread."""
+        if self._loop is None:
+            self._loop = asyncio.Runner()
+            self._loop.run(self._poller.open())
+        self._loop.run(self._round())
+
+    async def _round(self) -> None:
+        known = self._book.all()
+        texts = await self._poller.read_all({found.uid: found.url for _, found in known})
+        now_s, wall_s = time.monotonic(), time.time()
+        for uid, text in texts.items():
+            if reading := reading_of(text, now_s):
+                self._watched.setdefault(uid, Watched()).add(reading, wall_s)
+        there = {found.uid for _, found in known}
+        self._watched = {uid: seen for uid, seen in self._watched.items() if uid in there}
+        pools: dict[str, list[Replica]] = {name: [] for name in self._fleet.pools}
+        for site, found in known:
+            replica = replica_of(found, site, self._watched.get(found.uid), now_s)
+            pools.setdefault(found.pool, []).append(replica)
+        told = Replicas(at=wall_s, pools=pools)
+        publish(self._folder / REPLICAS_FILE, told.model_dump_json(by_alias=True))
+
+    def _follow_routes(self) -> None:
+        """Publish what the first cluster that answers was told to tell us.
+
+        Raises:
+            Retryable: none answers, or none was told yet; the last routes stay.
+            Failed: they are not ours, or not valid; likewise.
+        """
+        last: FleetError = missing_routes(self._fleet.slug)
+        for site in self._sites:
+            try:
+                text = self._routes_at(site)
+            except FleetError as error:
+                last = error
+                continue
+            if text is not None:
+                self._publish_routes(text)
+                return
+        raise last
+
+    def _routes_at(self, site: str) -> str | None:
+        cluster = self._enter(site)
+        try:
+            config = cluster.get(_ROUTES_PATH)
+        finally:
+            cluster.close()
+        told: str | None = (config or {}).get("data", {}).get(ROUTES_FILE)
+        return told
+
+    def _publish_routes(self, text: str) -> None:
+        file = self._folder / ROUTES_FILE
+        try:
+            routes = Routes.model_validate_json(text)
+        except ValueError as error:
+            raise Failed(f"the routes are not valid: {error}"[:300], where=_ROUTES_PATH) from None
+        if (routes.fleet, routes.environment) != (self._fleet.fleet, self._fleet.environment):
+            raise Failed(
+                f"the routes are of {routes.fleet} {routes.environment}", where=_ROUTES_PATH
+            )
+        if routes != read_published(file, Routes):
+            publish(file, text)
+        self._routes_confirmed_s = time.monotonic()
+
+    def _tell(self) -> None:
+        """Declare the metrics: the workers', and what their files say."""
+        for collector in (
+            WorkerSeries(self._folder / "metrics"),
+            Measured(series.FILE_AGE_S, "Time since it was written", ["file"], self._file_ages_s),
+            Measured(
+                series.CERTIFICATE_EXPIRES, "When a certificate ends", ["name"], self._certificates
+            ),
+        ):
+            self._registry.register(collector)
+        ProcessCollector(registry=self._registry)
+
+    def _file_ages_s(self) -> Mapping[tuple[str, ...], float | None]:
+        """Of the routes: since they were last seen to be what is deployed; they rarely change."""
+        ages: dict[tuple[str, ...], float | None] = {}
+        for name in (ROUTES_FILE, REPLICAS_FILE, KEYS_FILE):
+            at = written_at(self._folder / name)
+            ages[name.removesuffix(".json"),] = None if at is None else max(0.0, time.time() - at)
+        if self._routes_confirmed_s is not None:
+            ages["routes",] = time.monotonic() - self._routes_confirmed_s
+        return ages
+
+    def _certificates(self) -> Mapping[tuple[str, ...], float | None]:
+        """Of the gateway, and of the embedded sites."""
+        return {
+            (f"{file.parent.parent.name} {file.stem}",): ends_at(file)
+            for file in (
+                *self._folder.glob("pki/*.crt"),
+                *self._state.root.glob("sites/*/pki/*.crt"),
+            )
+        }
+
+
+def control(
+    workspace: Workspace,
+    fleet_file: Path,
+    folder: Path | None,
+    port: int | None,
+    listen: str = LOOPBACK,
+) -> None:
+    """Run the control process of a gateway in this process until it is told to end.
+
+    Args:
+        workspace: the clone.
+        fleet_file: of the environment.
+        folder: of the gateway; that of the embedded platform where it is not given.
+        port: of metrics and readiness.
+        listen: address of that port.
+
+    Raises:
+        BadInput: the fleet file.
+    """
+    fleet = load_fleet(fleet_file)
+    Control(workspace, fleet, folder or workspace.for_fleet(fleet).gateway).run(port, listen)
