@@ -12,6 +12,7 @@ from gpufleet.tasks import (
     fleet,
     flows,
     freeze,
+    gateway,
     images,
     journal,
     plan,
@@ -23,5 +24,5 @@ namespace = Collection()
 for module in (fleet, change, doctor, develop, worker):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
-for module in (flows, access, approve, cost, freeze, journal, plan, state, images):
+for module in (flows, access, approve, cost, freeze, journal, plan, state, images, gateway):
     namespace.add_collection(Collection.from_module(module))

@@ -1,5 +1,6 @@
 """What the Prometheus of a site is told to scrape, and as whom."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,13 @@ def test_control_plane_controllers_and_worker_are_scraped_at_their_loopback_port
 
 def test_without_a_worker_nothing_waits_for_one(site: SiteFiles, tmp_path: Path) -> None:
     alone = SiteFiles("east", tmp_path / "east", site.ports, site.binaries, tmp_path)
-    assert "worker" not in jobs(alone)
+    assert not {"worker", "gateway"} & jobs(alone).keys()
+
+
+def test_the_gateway_is_scraped_where_a_site_was_told_of_it(site: SiteFiles) -> None:
+    assert "gateway" not in jobs(site)
+    (target,) = jobs(replace(site, gateway_port=19_998))["gateway"]["static_configs"]
+    assert target["targets"] == ["127.0.0.1:19998"]
 
 
 def test_every_encrypted_target_is_verified_and_asked_as_prometheus(site: SiteFiles) -> None:

@@ -11,7 +11,11 @@ from gpufleet.spec.progress import (
     StackProgress,
 )
 from gpufleet.spec.reports import (
+    AnswerRow,
     DriftRow,
+    GatewayPoolRow,
+    GatewayReport,
+    GatewayUseCaseRow,
     PoolRow,
     PreviewReport,
     ProcessRow,
@@ -22,6 +26,7 @@ from gpufleet.spec.reports import (
     UpReport,
 )
 from gpufleet.tasks import console
+from gpufleet.tasks.gateway_view import show_gateway
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +97,19 @@ def test_each_kind_of_progress_is_told(
     assert told(capsys, event) == [line]
 
 
+def answer() -> AnswerRow:
+    return AnswerRow(
+        use_case="support-chat",
+        route="primary",
+        reason="its own pool",
+        model="llama-3.3-70b",
+        request_id="r-1",
+        ttft_s=0.123,
+        seconds=0.551,
+        text="[simulated] hello",
+    )
+
+
 def test_up_ends_with_a_table_the_changes_and_what_to_do_next(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -101,6 +119,7 @@ def test_up_ends_with_a_table_the_changes_and_what_to_do_next(
             fleet="sample",
             environment="production",
             pools=[pool()],
+            answers=[answer()],
             stacks=[done],
             seconds=61.2,
             next_steps=["./fleet status [all]"],
@@ -109,7 +128,9 @@ def test_up_ends_with_a_table_the_changes_and_what_to_do_next(
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "SITE POOL CLASS REVISION READY USED FREE NODES/RACKS"
     assert lines[1] == "fra1 chat interactive llama-3.3-70b 4/4 16 112 4/2"
-    assert lines[3] == "sample production is up after 61 s: 1 stack, resources: 12 created, 2 same"
+    assert lines[3] == "USE CASE ROUTE MODEL TTFT SECONDS"
+    assert lines[4] == "support-chat primary llama-3.3-70b 0.12 0.55"
+    assert lines[6] == "sample production is up after 61 s: 1 stack, resources: 12 created, 2 same"
     assert lines[-2:] == ["Next:", "./fleet status [all]"]
 
 
@@ -168,3 +189,50 @@ def test_status_names_what_is_not_ready_and_every_difference(
     assert "  fra1 s3: exited" in lines
     assert "  fra1 (fleet and cluster) pool chat replicas: 4 declared, 3" in lines
     assert lines[-1] == "./fleet up heals what can be healed"
+
+
+def test_the_gateway_is_shown_by_pool_and_by_use_case_with_what_clients_need(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    show_gateway(
+        GatewayReport(
+            fleet="sample",
+            environment="production",
+            url="https://127.0.0.1:4000",
+            authority="/state/gateway/pki/ca.crt",
+            file_ages_s={"routes": 1.2, "replicas": 0.4},
+            pools=[
+                GatewayPoolRow(
+                    pool="chat",
+                    model="llama-3.3-70b",
+                    replicas=4,
+                    ready=4,
+                    answering=3,
+                    running=12,
+                    waiting=2,
+                    kv_usage=0.5,
+                    predicted_queue_s=0.25,
+                    ejected=1,
+                )
+            ],
+            use_cases=[
+                GatewayUseCaseRow(
+                    use_case="agent-assist",
+                    pool="chat",
+                    fallback="small",
+                    in_flight=7,
+                    concurrency_limit=160,
+                    queue_time_limit_s=0.7,
+                    hosted="anthropic claude-haiku-4-5",
+                    hosted_spend=12.5,
+                    hosted_cap=2500,
+                )
+            ],
+        )
+    )
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == "POOL MODEL READY ANSWERING RUNNING WAITING KV QUEUE EJECTED"
+    assert lines[1] == "chat llama-3.3-70b 4/4 3/4 12 2 50% 0.25 s 1"
+    assert lines[4] == ("agent-assist chat small 7/160 0.7 s anthropic claude-haiku-4-5 12.50/2500")
+    assert lines[-2] == "the workers' view is this old: routes 1 s, replicas 0 s"
+    assert lines[-1] == "clients: https://127.0.0.1:4000, trusting /state/gateway/pki/ca.crt"

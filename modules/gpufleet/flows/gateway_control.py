@@ -32,9 +32,11 @@ from gpufleet.edges.gateway_files import publish, read_published, written_at
 from gpufleet.edges.gateway_metrics import Measured, WorkerSeries
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.access import publish_keys
 from gpufleet.flows.chores import Chore, Chores
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.gateway_pods import PodBook, PodWatch, missing_routes
+from gpufleet.flows.ground import Ground
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import Failed, FleetError
 from gpufleet.spec.gateway import (
@@ -54,6 +56,8 @@ _POLL_TIMEOUT_S: Final = 0.8
 _FRESH_S: Final = 10.0
 _WATCH_PAUSE_S: Final = 0.5
 _ROUTES_EVERY_S: Final = 2.0
+_KEYS_EVERY_S: Final = 1.0
+"""A revoked key is refused a second or so later."""
 _ROUTES_PATH: Final = f"/api/v1/namespaces/{GATEWAY_NAMESPACE}/configmaps/{GATEWAY_ROUTES}"
 
 
@@ -62,11 +66,14 @@ class Control:
 
     Args:
         workspace: the clone.
-        fleet: declares sites and pools.
+        fleet_file: of the environment.
+        fleet: it, as it was loaded.
         folder: of the gateway.
     """
 
-    def __init__(self, workspace: Workspace, fleet: Fleet, folder: Path) -> None:
+    def __init__(self, workspace: Workspace, fleet_file: Path, fleet: Fleet, folder: Path) -> None:
+        self._open_ground = partial(Ground.open, workspace, fleet_file)
+        self._ground: Ground | None = None
         self._fleet = fleet
         self._state = workspace.for_fleet(fleet)
         self._folder = folder
@@ -123,6 +130,7 @@ class Control:
                 for site, where, each in watches
             ),
             Chore("routes", _ROUTES_EVERY_S, self._follow_routes),
+            Chore("keys", _KEYS_EVERY_S, self._publish_keys),
             self._poll,
         ]
 
@@ -194,6 +202,15 @@ class Control:
             publish(file, text)
         self._routes_confirmed_s = time.monotonic()
 
+    def _publish_keys(self) -> None:
+        """Publish who may ask; the database is opened when it answers first.
+
+        Raises:
+            Retryable: the database does not answer; the last keys stay.
+        """
+        self._ground = self._ground or self._open_ground()
+        publish_keys(self._ground, self._folder, self._ground.clock())
+
     def _tell(self) -> None:
         """Declare the metrics: the workers', and what their files say."""
         for collector in (
@@ -247,4 +264,5 @@ def control(
         BadInput: the fleet file.
     """
     fleet = load_fleet(fleet_file)
-    Control(workspace, fleet, folder or workspace.for_fleet(fleet).gateway).run(port, listen)
+    folder = folder or workspace.for_fleet(fleet).gateway
+    Control(workspace, fleet_file, fleet, folder).run(port, listen)

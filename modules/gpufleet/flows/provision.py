@@ -16,6 +16,7 @@ from gpufleet.flows.awaited import awaited_clusters
 from gpufleet.flows.environment import Environment, OnProgress
 from gpufleet.flows.exemptions import exempted
 from gpufleet.flows.freeze_sync import sync
+from gpufleet.flows.gateway_answers import address_of, ask_each
 from gpufleet.flows.ground import ENVIRONMENT, Ground, whoami
 from gpufleet.flows.lost_objects import lost_objects
 from gpufleet.flows.pending_objects import settle_pending
@@ -42,7 +43,8 @@ def up(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> UpRep
 
     Raises:
         PolicyRefused: a site is frozen and something would change; then nothing is changed at all.
-        TargetMissed: the stacks are made, and replicas are not ready in time.
+        TargetMissed: the stacks are made, and replicas are not ready in time, or the gateway does
+            not answer for a use case.
         FleetError: any other; it says what to do.
     """
     started = time.monotonic()
@@ -55,6 +57,7 @@ def up(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> UpRep
     with ground.holding(ENVIRONMENT, why="up") as fence:
         results = _update_all(ground, environment, cli, on_progress, fence)
         rows = wait_ready(environment, on_progress)
+        answers = ask_each(ground, on_progress)
         seconds = round(time.monotonic() - started, 1)
         _remember(ground, environment.fleet, results, seconds)
     ground.close()
@@ -62,6 +65,7 @@ def up(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> UpRep
         fleet=environment.fleet.fleet,
         environment=environment.fleet.environment,
         pools=rows,
+        answers=answers,
         stacks=results,
         seconds=seconds,
         next_steps=_next_steps(environment),
@@ -263,6 +267,19 @@ def side_by_side(cli: PulumiCli, things: list[S], work: Callable[[S], T]) -> lis
     return [future.result() for future in futures]
 
 
+def _asking(environment: Environment, option: str) -> list[str]:
+    """How the embedded gateway is asked."""
+    if not environment.platform.sites:
+        return []
+    address, use_cases = address_of(environment.state), environment.fleet.use_cases
+    name, use_case = next(iter(use_cases.items()))
+    issue = f"./fleet access.issue{option} --team {use_case.team} --use-cases {name} --apply"
+    return [
+        f'./fleet gateway.ask{option} --use-case {name} "Hello"',
+        f"{issue}   # a key for {address.url}/v1; clients trust {address.authority}",
+    ]
+
+
 def _next_steps(environment: Environment) -> list[str]:
     root = environment.workspace.root
     shown = environment.fleet_file
@@ -273,6 +290,7 @@ def _next_steps(environment: Environment) -> list[str]:
     site = next(iter(environment.fleet.sites))
     return [
         *awaited_clusters(environment.fleet),
+        *_asking(environment, option),
         f'eval "$(./fleet env{option})"   # then plain pulumi, kubectl and ansible-playbook work',
         f"kubectl --context {site} get deploy,leaderworkerset -A",
         f"$EDITOR {shown} && ./fleet preview{option}   # change the fleet, see the difference",

@@ -46,12 +46,32 @@ class StackResult(Spec):
         return self.created + self.updated + self.replaced + self.deleted
 
 
+class AnswerRow(Spec):
+    """One answer of the gateway."""
+
+    use_case: str
+    route: str
+    """primary, fallback, hosted, summary or cache."""
+    reason: str
+    """Why it took this route."""
+    model: str
+    request_id: str
+    """What the audit log calls it."""
+    ttft_s: float
+    """From the request to its first token."""
+    seconds: float
+    """To its last."""
+    text: str
+
+
 class UpReport(Spec):
     """The outcome of `up`."""
 
     fleet: str
     environment: str
     pools: list[PoolRow]
+    answers: list[AnswerRow]
+    """A completion through the gateway for each use case that it can reach from here."""
     stacks: list[StackResult]
     seconds: float
     next_steps: list[str]
@@ -136,6 +156,58 @@ class StatusReport(Spec):
             and all(pool.is_ready for pool in self.pools)
             and all(process.ready for process in self.processes)
         )
+
+
+class GatewayPoolRow(Spec):
+    """One pool as the gateway sees it."""
+
+    pool: str
+    model: str
+    replicas: int
+    """Pods that have an address."""
+    ready: int
+    """Those that Kubernetes calls ready."""
+    answering: int
+    """Those whose metrics could be read lately."""
+    running: float
+    waiting: float
+    kv_usage: float
+    """Largest share of a KV cache in use."""
+    predicted_queue_s: float | None
+    """Of one more request, as the workers predict it; None before a request came."""
+    ejected: int
+    """Replicas that a worker keeps out."""
+
+
+class GatewayUseCaseRow(Spec):
+    """One use case at the gateway."""
+
+    use_case: str
+    pool: str
+    fallback: str
+    """Empty where there is none."""
+    in_flight: int
+    concurrency_limit: int | None
+    queue_time_limit_s: float
+    hosted: str
+    """Provider and model; empty where its data may not leave, or none is declared."""
+    hosted_spend: float | None
+    """This month's, in the fleet's currency; None where nothing was spent."""
+    hosted_cap: float | None
+
+
+class GatewayReport(Spec):
+    """How the gateway is."""
+
+    fleet: str
+    environment: str
+    url: str
+    authority: str
+    """File with the certificate that its clients have to trust."""
+    file_ages_s: dict[str, float]
+    """How old the workers' view is, by file."""
+    pools: list[GatewayPoolRow]
+    use_cases: list[GatewayUseCaseRow]
 
 
 class FreezeRow(Spec):

@@ -23,7 +23,14 @@ from gpufleet.spec.progress import (
     subject,
     turn,
 )
-from gpufleet.spec.reports import PoolRow, PreviewReport, StackPreview, StatusReport, UpReport
+from gpufleet.spec.reports import (
+    AnswerRow,
+    PoolRow,
+    PreviewReport,
+    StackPreview,
+    StatusReport,
+    UpReport,
+)
 
 facts: Final = Console(highlight=False, width=None if Console().is_terminal else 120)
 notes: Final = Console(stderr=True, highlight=False)
@@ -137,9 +144,24 @@ def pool_table(rows: list[PoolRow]) -> Table:
     return table
 
 
+def answer_table(rows: Sequence[AnswerRow]) -> Table:
+    """One answer a line, with the way that it took."""
+    table = plain_table()
+    for column in ("USE CASE", "ROUTE", "MODEL"):
+        table.add_column(column, no_wrap=True)
+    for column in ("TTFT", "SECONDS"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for row in rows:
+        table.add_row(row.use_case, row.route, row.model, f"{row.ttft_s:.2f}", f"{row.seconds:.2f}")
+    return table
+
+
 def show_up(report: UpReport) -> None:
     """The end of `up`: what stands, what was done, what to do next."""
     facts.print(pool_table(report.pools), soft_wrap=True)
+    if report.answers:
+        facts.print()
+        facts.print(answer_table(report.answers), soft_wrap=True)
     done = {
         verb: sum(getattr(stack, verb) for stack in report.stacks)
         for verb in ("created", "updated", "replaced", "deleted", "same")
