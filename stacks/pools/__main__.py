@@ -4,6 +4,7 @@ import pulumi
 
 from gpufleet.components.field_owner import own_fields
 from gpufleet.components.freeze_guard import hold_in_freeze
+from gpufleet.components.gateway_deployment import deploy_gateway
 from gpufleet.components.gateway_route import GatewayRoute
 from gpufleet.components.platform_outputs import PlatformOutputs
 from gpufleet.components.serving_pool import PoolContext, ServingPool
@@ -27,6 +28,7 @@ with small_states():
     pools = [ServingPool(pool, context, opts) for pool in declared.pools()]
 if declared.shard == 1:
     prices = price_table(declared.fleet, declared.path)
+    deploy_gateway(declared, opts)
     GatewayRoute("gateway", declared.fleet.slug, routes_text(declared.fleet, prices), opts)
 
 pulumi.export("services", [pool.service for pool in pools])

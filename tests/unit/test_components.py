@@ -9,6 +9,9 @@ from tests.recorded import Recorder, declare
 
 from gpufleet.components.admission import Admission
 from gpufleet.components.definitions import Definitions
+from gpufleet.components.gateway_deployment import deploy_gateway
+from gpufleet.components.gateway_pod import GatewayPlan
+from gpufleet.components.gateway_pod import pod_spec as gateway_pod
 from gpufleet.components.gateway_route import GatewayRoute
 from gpufleet.components.node_labels import NodeLabels
 from gpufleet.components.operators import CHARTS, Operators
@@ -21,6 +24,7 @@ from gpufleet.components.worker_pod import WorkerPlan
 from gpufleet.components.worker_pod import pod_spec as worker_pod
 from gpufleet.core import cluster_worker
 from gpufleet.core import vocabulary as names
+from gpufleet.core.admission import parameters
 from gpufleet.core.gateway.routes import routes_text
 from gpufleet.core.inventory import expand_site
 from gpufleet.core.quotas import SitePlan
@@ -28,6 +32,7 @@ from gpufleet.core.serving import PoolAtSite, pools_at
 from gpufleet.edges.kube_paths import plural
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import load_fleet
+from gpufleet.spec.gateway import Routes
 from gpufleet.spec.hardware import ExistingCluster
 
 FLEET = load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml")
@@ -156,6 +161,10 @@ REAL = FLEET.model_copy(
         }
     }
 )
+GATEWAY_IMAGE = "ghcr.io/gpufleet/gateway@sha256:" + "ab" * 32
+SERVED = REAL.model_copy(
+    update={"images": REAL.images.model_copy(update={"gateway": GATEWAY_IMAGE})}
+)
 AT_FRA1 = DeclaredSite(REAL, PROJECT_ROOT / "fleets/sample/production.yaml", "fra1")
 
 
@@ -168,6 +177,83 @@ def test_no_provider_keeps_the_kubeconfig_that_it_was_run_with(
     assert made.inputs["context"] == "ctx-fra1"
     assert "kubeconfig" not in made.inputs
     assert os.environ["KUBECONFIG"] == "of-an-exemption-that-ends"
+
+
+def test_the_gateway_runs_where_its_image_is_declared_and_never_at_an_embedded_site(
+    recorder: Recorder,
+) -> None:
+    embedded = SERVED.model_copy(update={"sites": FLEET.sites})
+
+    def program() -> None:
+        for fleet in (REAL, embedded, SERVED):
+            deploy_gateway(DeclaredSite(fleet, AT_FRA1.path, "dub1"), pulumi.ResourceOptions())
+
+    declare(program)
+    (deployment,) = recorder.of("Deployment")
+    assert deployment.inputs["metadata"]["namespace"] == "gpufleet-gateway"
+    assert deployment.inputs["spec"]["replicas"] == SERVED.gateway.replicas
+    (config,) = [made for made in recorder.of("ConfigMap") if made.name.endswith("-access")]
+    assert "current-context: ctx-dub1" in config.inputs["data"]["kubeconfig"]
+    (budget,) = recorder.of("PodDisruptionBudget")
+    selector = budget.inputs["spec"]["selector"]["matchLabels"]
+    labels = deployment.inputs["spec"]["template"]["metadata"]["labels"]
+    assert selector.items() <= labels.items()
+
+
+def test_the_gateway_s_service_finds_its_pods_and_its_metrics_are_on_no_public_port(
+    recorder: Recorder,
+) -> None:
+    def program() -> None:
+        deploy_gateway(DeclaredSite(SERVED, AT_FRA1.path, "fra1"), pulumi.ResourceOptions())
+        GatewayRoute("gateway", SERVED.slug, routes_text(SERVED))
+
+    declare(program)
+    services = {
+        made.inputs["metadata"]["name"]: made.inputs["spec"] for made in recorder.of("Service")
+    }
+    (deployment,) = recorder.of("Deployment")
+    labels = deployment.inputs["spec"]["template"]["metadata"]["labels"]
+    public = services["gpufleet"]
+    assert public["selector"].items() <= labels.items()
+    assert [port["targetPort"] for port in public["ports"]] == ["http"]
+    (policy,) = recorder.of("NetworkPolicy")
+    anywhere, scraped = policy.inputs["spec"]["ingress"]
+    assert [port["port"] for port in anywhere["ports"]] == [names.GATEWAY_PORT]
+    assert [port["port"] for port in scraped["ports"]] == [names.GATEWAY_METRICS_PORT]
+    (routes,) = [made for made in recorder.of("ConfigMap") if made.name.endswith("-routes")]
+    assert Routes.model_validate_json(routes.inputs["data"]["routes.json"]).use_cases
+
+
+def test_the_gateway_s_pod_is_restricted_reads_pods_and_routes_only_and_keeps_no_secret(
+    recorder: Recorder,
+) -> None:
+    site = DeclaredSite(SERVED, AT_FRA1.path, "fra1")
+    declare(lambda: deploy_gateway(site, pulumi.ResourceOptions()))
+    spec = gateway_pod(GatewayPlan.of(site, GATEWAY_IMAGE))
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert [each["image"] for each in spec["containers"]] == [GATEWAY_IMAGE, SERVED.images.gpufleet]
+    for container in spec["containers"]:
+        assert container["securityContext"]["readOnlyRootFilesystem"] is True
+        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        assert all(probe in container for probe in ("readinessProbe", "livenessProbe"))
+    assert not recorder.of("Secret")
+    rules = [
+        (resource, verb)
+        for made in recorder.of("Role")
+        for rule in made.inputs["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    ]
+    assert set(rules) == {
+        *(("pods", verb) for verb in ("get", "list", "watch")),
+        ("configmaps", "get"),
+    }
+
+
+def test_the_gateway_s_image_is_one_that_admission_lets_run() -> None:
+    allowed = parameters(SERVED)["data"]["images"].split("\n")
+    assert "ghcr.io/gpufleet/gateway@" in allowed
 
 
 def test_the_worker_runs_at_exactly_one_site_and_nowhere_beside_an_embedded_one(
@@ -221,6 +307,7 @@ def test_the_worker_may_write_every_kind_that_the_stacks_make_and_no_secret(
             for pool in pools_at(REAL, site):
                 ServingPool(pool, context())
             GatewayRoute(f"gateway-{site}", REAL.slug, routes_text(REAL))
+            deploy_gateway(DeclaredSite(SERVED, AT_FRA1.path, site), pulumi.ResourceOptions())
 
     declare(program)
     written = {

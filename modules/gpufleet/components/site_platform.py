@@ -136,9 +136,14 @@ class SitePlatform(pulumi.ComponentResource):
                 "gatewayClassName": names.GATEWAY,
                 "listeners": [
                     {
-                        "name": "http",
-                        "port": 80,
-                        "protocol": "HTTP",
+                        # Only so: what clients send holds their keys.
+                        "name": "https",
+                        "port": 443,
+                        "protocol": "HTTPS",
+                        "tls": {
+                            "mode": "Terminate",
+                            "certificateRefs": [{"kind": "Secret", "name": names.GATEWAY_TLS}],
+                        },
                         "allowedRoutes": {"namespaces": {"from": "Same"}},
                     }
                 ],

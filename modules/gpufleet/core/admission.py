@@ -79,7 +79,11 @@ def parameters(fleet: Fleet) -> Object:
     groups = {class_: set[str]() for class_ in ServingClass}
     for pool in fleet.pools.values():
         groups[pool.class_].update(pool.placements)
-    images = [fleet.images.gpufleet, *(model.engine.image for model in fleet.models.values())]
+    own = (fleet.images.gpufleet, fleet.images.gateway)
+    images = [
+        *(image for image in own if image),
+        *(model.engine.image for model in fleet.models.values()),
+    ]
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",

@@ -79,6 +79,8 @@ GATEWAY_METRICS_PORT: Final = 9100
 """Of its control process's metrics and readiness inside its pod."""
 GATEWAY_ROUTES: Final = "gateway-routes"
 """ConfigMap with what the gateway is told, as JSON under `ROUTES_FILE`."""
+GATEWAY_TLS: Final = "gpufleet-gateway-tls"
+"""Secret with the certificate that clients of the gateway see; an administrator makes it."""
 GATEWAY_ACCOUNT: Final = "gpufleet-gateway"
 """Names the gateway's Deployment, account, roles and Secret."""
 

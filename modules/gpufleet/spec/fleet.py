@@ -33,6 +33,8 @@ class Images(Spec):
 
     gpufleet: ImageReference
     """Restores weights in the pods' init container; later also worker, agent and jobs."""
+    gateway: ImageReference | None = None
+    """The gateway at sites that are not embedded; none runs there where it is not given."""
 
 
 class Fleet(Spec):
