@@ -46,7 +46,7 @@ class NoTarget(RuntimeError):
     """A request reached LiteLLM without the plugin."""
 
 
-class Chosen(CustomRoutingStrategyBase):  # type: ignore[misc] - LiteLLM is not typed here
+class Chosen(CustomRoutingStrategyBase):  # type: ignore[misc]
     """LiteLLM's routing strategy: the deployment that the plugin has chosen for this request."""
 
     async def async_get_available_deployment(self, *_: object, **__: object) -> Any:  # noqa: ANN401 - LiteLLM's own signature says None
