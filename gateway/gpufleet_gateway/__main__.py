@@ -1,0 +1,102 @@
+"""Starts the gateway: `python -m gpufleet_gateway --folder FOLDER --port N`."""
+
+import argparse
+import os
+import secrets
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import Final
+
+import uvicorn
+import yaml
+
+from gpufleet.spec.gateway import ROUTES_FILE
+from gpufleet_gateway.configuration import configuration, environment
+from gpufleet_gateway.folder import (
+    AUDIT,
+    CONFIGURATION,
+    FOLDER_VARIABLE,
+    METRICS,
+    SALT,
+    Folder,
+    secret_file,
+)
+
+_ROUTES_WITHIN_S: Final = 30.0
+_DRAIN_S: Final = 30
+_BACKLOG: Final = 1024
+_KEEP_ALIVE_S: Final = 75
+BAD_INPUT: Final = 2
+
+
+def main() -> int:
+    """Start the workers and stay with them; the exit code."""
+    arguments = _arguments()
+    folder = Folder(arguments.folder.resolve())
+    deadline_s = time.monotonic() + _ROUTES_WITHIN_S
+    while not folder.has_routes:
+        if time.monotonic() > deadline_s:
+            sys.stderr.write(
+                f"{folder.path / ROUTES_FILE}: missing, or not what the gateway reads\n"
+            )
+            return BAD_INPUT
+        time.sleep(0.1)
+    _prepare(folder)
+    uvicorn.run(
+        "gpufleet_gateway.app:application",
+        factory=True,
+        host=arguments.host,
+        port=arguments.port,
+        workers=arguments.workers or folder.routes().gateway.workers,
+        loop="uvloop",
+        http="httptools",
+        ws="none",
+        interface="asgi3",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=_DRAIN_S,
+        ssl_certfile=arguments.certificate,
+        ssl_keyfile=arguments.key,
+    )
+    return 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="gpufleet_gateway", description=__doc__)
+    parser.add_argument("--folder", type=Path, required=True, help="the gateway's folder")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, required=True, help="port to listen on")
+    parser.add_argument("--workers", type=int, help="processes; as the fleet file says if left out")
+    parser.add_argument("--certificate", help="PEM file with the chain; TLS where it is given")
+    parser.add_argument("--key", help="PEM file with the certificate's key")
+    arguments = parser.parse_args()
+    if bool(arguments.certificate) != bool(arguments.key):
+        parser.error("--certificate and --key belong together")
+    return arguments
+
+
+def _prepare(folder: Folder) -> None:
+    """Write what the workers read, and set what they inherit."""
+    metrics = folder.path / METRICS
+    shutil.rmtree(metrics, ignore_errors=True)
+    metrics.mkdir()
+    (folder.path / AUDIT).mkdir(exist_ok=True)
+    secret_file(folder.path / SALT)
+    file = folder.path / CONFIGURATION
+    file.write_text(yaml.safe_dump(configuration(folder.routes()), sort_keys=False))
+    # Nobody needs to know it: it only keeps LiteLLM's own doors shut.
+    master_key = f"sk-{secrets.token_urlsafe(32)}"
+    os.environ.update(environment(master_key, str(file)))
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(metrics)
+    os.environ[FOLDER_VARIABLE] = str(folder.path)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

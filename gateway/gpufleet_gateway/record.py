@@ -1,0 +1,93 @@
+"""What one request leaves behind: its audit record and its metrics."""
+
+import hashlib
+import hmac
+import time
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any, Protocol
+
+from gpufleet.core.gateway.ladder import Way
+from gpufleet.spec.gateway import Route
+
+
+class Log(Protocol):
+    """Where records go: `gpufleet.edges.audit_log.AuditLog`."""
+
+    def begin(self, request_id: str, opening: dict[str, Any]) -> None:
+        """Note that a request has come."""
+
+    def end(self, request_id: str, closing: dict[str, Any]) -> object:
+        """Write its record."""
+
+    def missed(self, opening: dict[str, Any]) -> None:
+        """Count one that is served and cannot be recorded."""
+
+
+@dataclass
+class Record:
+    """One request's facts, put in as they become known."""
+
+    request_id: str
+    began_s: float = field(default_factory=time.monotonic)
+    at_s: float = field(default_factory=time.time)
+    key_id: str = ""
+    team: str = ""
+    use_case: str = ""
+    route: Route | None = None
+    """Of the use case; None where there is none."""
+    prompt: str = ""
+    answer: str = ""
+    model: str = ""
+    digest: str = ""
+    way: str = Way.NONE.value
+    reason: str = ""
+    replica: str = ""
+    status: int = 0
+    error: str = ""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+    ttft_s: float | None = None
+    cost: Decimal = Decimal(0)
+    begun: bool = False
+    """Whether the audit log knows of it."""
+
+    def opening(self, salt: bytes) -> dict[str, Any]:
+        """What is known when its work begins."""
+        return {
+            "at": datetime.fromtimestamp(self.at_s, UTC).isoformat(timespec="milliseconds"),
+            "key_id": self.key_id,
+            "team": self.team,
+            "use_case": self.use_case,
+            "prompt_hash": _hashed(salt, self.prompt),
+            **({"data_class": self.route.data_class.value} if self.route else {}),
+        }
+
+    def closing(self, salt: bytes) -> dict[str, Any]:
+        """What is known when it has ended."""
+        content = {}
+        if self.route is not None and self.route.content_kept:
+            content = {"prompt": self.prompt, "answer": self.answer}
+        return {
+            "model": self.model,
+            "digest": self.digest,
+            "route": self.way,
+            "reason": self.reason,
+            "replica": self.replica,
+            "status": self.status,
+            "error": self.error,
+            "prompt_tokens": self.prompt_tokens,
+            "output_tokens": self.output_tokens,
+            "ttft_s": self.ttft_s,
+            "latency_s": round(time.monotonic() - self.began_s, 6),
+            "cost": str(self.cost),
+            "answer_hash": _hashed(salt, self.answer),
+            **content,
+        }
+
+
+def _hashed(salt: bytes, text: str) -> str:
+    if not text:
+        return ""
+    return hmac.new(salt, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
