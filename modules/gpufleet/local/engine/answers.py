@@ -78,7 +78,8 @@ def answer_to(asked: Asked, digest: str, lengths: Lengths, variant: str = "") ->
     stride = 2 * (number >> 16 & 0xFFFF) + 1
     begin = number >> 32 & 0xFFFF
     words = (f" {_WORDS[(begin + stride * at) % len(_WORDS)]}" for at in range(1, count))
-    return Answer((_MARK, *words), is_cut=natural > asked.max_tokens)
+    is_cut = natural > asked.max_tokens or asked.least_tokens == asked.max_tokens
+    return Answer((_MARK, *words), is_cut)
 
 
 @dataclass(frozen=True)

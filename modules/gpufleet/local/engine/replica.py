@@ -102,7 +102,8 @@ class Replica:
         self._loop = asyncio.get_running_loop()
         self._ending: asyncio.Future[Death | None] = self._loop.create_future()
         self._hangs_since: float | None = None
-        self._starts_after = 0.0
+        self._may_start = asyncio.Event()
+        self._may_start.set()
         self._clears: list[asyncio.TimerHandle] = []
         now = datetime.now(UTC)
         self._view = View(Phase.LOADING, restarts, now, has_started=False, last_death=last_death)
@@ -146,7 +147,9 @@ class Replica:
     def inject(self, fault: Fault) -> None:
         """Let something go wrong from now on."""
         if fault.kind in {FaultKind.OOM, FaultKind.CRASH}:
-            self._starts_after = self._loop.time() + (fault.for_s or 0.0)
+            if fault.for_s is not None:
+                self._may_start.clear()
+                self._clears.append(self._loop.call_later(fault.for_s, self._may_start.set))
             oom = fault.kind is FaultKind.OOM
             self._die("OOMKilled" if oom else "Error", _KILLED if oom else 1)
             return
@@ -163,7 +166,7 @@ class Replica:
             if only in {None, fault} and self.faults.end(fault) and fault.kind is FaultKind.HANG:
                 self._go_on()
         if only is None:
-            self._starts_after = 0.0
+            self._may_start.set()
         self._take_speed()
 
     def probe(self) -> None:
@@ -198,8 +201,11 @@ class Replica:
     async def _life(self) -> Death | None:
         """From the start of the process to its end; None where it went as it was told."""
         self._settings_now = self._settings()
-        wait_s = max(0.0, self._starts_after - self._loop.time())
-        if await self._ends_within(wait_s + self._settings_now.spec.load_s):
+        starting = self._loop.create_task(self._may_start.wait())
+        either: set[asyncio.Future[Any]] = {starting, self._ending}
+        await asyncio.wait(either, return_when=_FIRST)
+        starting.cancel()
+        if await self._ends_within(self._settings_now.spec.load_s):
             return self._ending.result()
         engine = Engine(self._settings_now, self.faults)
         server = EngineServer(engine)

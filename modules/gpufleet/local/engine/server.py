@@ -22,6 +22,8 @@ CHUNK_S: Final = 0.05
 """Parts of a stream are at least so far apart."""
 BODY_LIMIT_BYTES: Final = 64 * 2**20
 _BACKLOG: Final = 1024
+_AT_ONCE_S: Final = 0.01
+"""aiohttp takes 0 for without end."""
 _HEADERS: Final = {"Server": SERVER}
 _RESET: Final = struct.pack("ii", 1, 0)
 """SO_LINGER: on, for no time, so that closing resets."""
@@ -49,6 +51,7 @@ class EngineServer:
             access_log=None,
         )
         self._listener: asyncio.Server | None = None
+        self._closed = False
 
     async def open(self, address: str, port: int = ENGINE_PORT) -> None:
         """Listen.
@@ -62,13 +65,15 @@ class EngineServer:
         )
 
     async def close(self) -> None:
-        """Stop to listen, and let the connections go that nobody uses."""
+        """Stop to listen, and end every connection."""
+        self._closed = True
         if self._listener:
             self._listener.close()
-        await self._http.shutdown(0)
+        await self._http.shutdown(_AT_ONCE_S)
 
     def reset(self) -> None:
         """As when the process dies: every connection is reset."""
+        self._closed = True
         if self._listener:
             self._listener.close()
         for connection in self._http.connections:
@@ -78,6 +83,9 @@ class EngineServer:
                 transport.abort()
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        if self._closed and request.transport:
+            # It was on its way when the listener was closed.
+            request.transport.abort()
         handler = self._routes.get((request.method, request.path))
         if handler is None:
             known = {path for _, path in self._routes}
