@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from gpufleet.local.agent import ended_status, running_status
+from gpufleet.local.pod_status import ended_status, running_status
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
 POD: dict[str, Any] = {

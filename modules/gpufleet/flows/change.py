@@ -140,6 +140,7 @@ def _update(run: Run, plan: ChangePlan, fleet_file: Path, site: str) -> list[Jso
     environment = _same_environment(run, plan, fleet_file)
     if closed := _closed(run.ground, environment.fleet, plan, only=site):
         raise PolicyRefused(closed, where=f"site {site}", mend="the sites before it are changed")
+    environment.platform.declare_engines()
     cli = environment.cli
     cli.prepare()
     for stack in stacks_of(environment.fleet, environment.state):

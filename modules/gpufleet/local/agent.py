@@ -1,43 +1,102 @@
 """The node agent of an embedded site: it stands where kubelet and container runtime stand.
 
-`python -m gpufleet.local.agent SITE_FOLDER`. It gives each pod of a pool its own loopback address
-and writes the pod's status: Linux lets a process listen on all of 127.0.0.0/8, so every replica can
-own an address, with the same port on each. A replica here is virtual and ready at once: nothing
-listens on its address yet. All other pods go through kwok's stages.
+`python -m gpufleet.local.agent SITE_FOLDER`. It gives each pod of a pool its own loopback address,
+runs the pod's simulated replica there, and writes the pod's status: Linux lets a process listen on
+all of 127.0.0.0/8, so every replica can own an address, with the same port on each. A pod is ready
+when its engine has produced a token. All other pods go through kwok's stages.
+
+Three kinds of threads: one follows the pods, one runs all engines, and a few write statuses. None
+asks the API server for a single pod.
 """
 
+import argparse
+import asyncio
+import resource
 import sys
+import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from prometheus_client import CollectorRegistry, Gauge, ProcessCollector
-
 from gpufleet.core import vocabulary as names
-from gpufleet.edges import metrics
 from gpufleet.edges.kube import Cluster, Object
 from gpufleet.local.addresses import AddressBook
+from gpufleet.local.agent_api import AgentApi
+from gpufleet.local.agent_metrics import AgentMetrics
+from gpufleet.local.engine.host import Host, Start
+from gpufleet.local.engine.replica import Identity, Phase, View
+from gpufleet.local.engine.series import METRIC_NAMES, TODAY
+from gpufleet.local.engine.settings import EngineFile
 from gpufleet.local.files import read_json
+from gpufleet.local.pod_status import (
+    ENDED,
+    begun_status,
+    ended_status,
+    is_ready,
+    lost_life,
+    readiness,
+    restarts_of,
+    says_the_same,
+    serving_status,
+)
+from gpufleet.local.pool_pod import PoolPod
 from gpufleet.local.process import LOOPBACK
+from gpufleet.local.work_queue import WorkQueue
 from gpufleet.spec.errors import FleetError, Retryable
 
 WATCH_FOR_S: Final = 30
 """Every pod is looked at again that often: a node that came back sends no event for its pods."""
 _PODS: Final = "/api/v1/pods"
+_WRITERS: Final = 4
+_WRITE_AGAIN_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 10.0
 _NOT_READY_AFTER_S: Final = 30.0
-_ENDED: Final = ("Succeeded", "Failed")
+
+
+@dataclass
+class _Known:
+    """One pod, as the agent saw it last."""
+
+    pod: PoolPod
+    address: str
+    runs: bool = False
+    """Whether an engine was started for it."""
+    view: View | None = None
+    """What its engine is like; None until that has changed for the first time."""
+    was_ready: bool = False
+    """Whether the agent has written that it is ready."""
+    leaves: bool = False
+    is_gone: bool = False
+    """Whether the pod is deleted; its engine may still drain."""
 
 
 class Agent:
-    """Follows the pods of all pools on one site, one at a time, and keeps their status."""
+    """Follows the pods of all pools on one site, and keeps their engines and their status."""
 
-    def __init__(self, cluster: Cluster, addresses: AddressBook) -> None:
+    def __init__(  # noqa: PLR0913 - what stands around it
+        self,
+        cluster: Cluster,
+        addresses: AddressBook,
+        engines: EngineFile,
+        metrics: AgentMetrics,
+        *,
+        metric_names: str = TODAY,
+        host: Callable[[Callable[[Identity, View], None]], Host] = Host,
+    ) -> None:
         self._cluster = cluster
         self._addresses = addresses
+        self._engines = engines
+        self._metrics = metrics
+        self._metric_names = metric_names
+        self.host = host(self._engine_changed)
         self._in_touch_at = 0.0
+        self._lock = threading.RLock()
+        self._known: dict[str, _Known] = {}
+        self._groups: dict[tuple[str, str, str], set[str]] = {}
+        self._queue = WorkQueue()
 
     @property
     def in_touch(self) -> bool:
@@ -46,6 +105,8 @@ class Agent:
 
     def run(self) -> None:
         """List, watch, and begin again, until the process is ended."""
+        for number in range(_WRITERS):
+            threading.Thread(target=self._write, daemon=True, name=f"writer-{number}").start()
         pause_s = 0.1
         while True:
             try:
@@ -65,167 +126,221 @@ class Agent:
         listed = self._cluster.collection(_PODS, labels=names.POOL)
         self._in_touch_at = time.monotonic()
         pods = listed["items"]
-        self._addresses.keep_only({pod["metadata"]["uid"] for pod in pods})
+        self._keep_only({pod["metadata"]["uid"] for pod in pods})
         for pod in pods:
-            self.settle(pod)
+            self._see(PoolPod(pod))
         since = listed["metadata"]["resourceVersion"]
         for event in self._cluster.watch(_PODS, labels=names.POOL, since=since, for_s=WATCH_FOR_S):
             self._in_touch_at = time.monotonic()
             if event["type"] == "ERROR":
                 return
             if event["type"] == "DELETED":
-                self._addresses.release(event["object"]["metadata"]["uid"])
+                self._gone(event["object"]["metadata"]["uid"])
             else:
-                self.settle(event["object"])
+                self._see(PoolPod(event["object"]))
 
-    def settle(self, pod: Object) -> None:
-        """Bring one pod's status to what its node would report."""
-        about = pod["metadata"]
-        if not pod["spec"].get("nodeName"):
+    def _keep_only(self, listed: set[str]) -> None:
+        """Whatever is not there any more went while nobody looked."""
+        with self._lock:
+            for uid in self._known.keys() - listed:
+                self._gone(uid)
+            self._addresses.keep_only(listed | self._known.keys())
+
+    def _see(self, pod: PoolPod) -> None:
+        """Take a pod as it is now: start its engine or let it go, and have its status written."""
+        if not pod.body["spec"].get("nodeName"):
             return
-        status = self._last_status_of(pod) if _is_leaving(pod) else self._status_of(pod)
-        if status is None:
-            return
-        path = f"/api/v1/namespaces/{about['namespace']}/pods/{about['name']}/status"
-        try:
-            self._cluster.merge(path, {"status": status})
-        except Retryable:
-            raise
-        except FleetError as error:
-            # Gone or changed since: the next event brings the newer state.
-            sys.stderr.write(f"{about['namespace']}/{about['name']}: {error.what}\n")
+        with self._lock:
+            known = self._known.get(pod.uid)
+            if known:
+                known.pod = pod
+            elif pod.is_leaving or pod.body["status"]["phase"] in ENDED:
+                known = _Known(pod, "")
+            else:
+                known = self._take(pod)
+            self._known[pod.uid] = known
+            if pod.is_leaving or pod.body["status"]["phase"] in ENDED:
+                self._leave(known)
+        self._queue.add(pod.uid)
 
-    def _status_of(self, pod: Object) -> Object | None:
-        """What to write into a scheduled pod's status; None where it is right."""
-        uid, status, now = pod["metadata"]["uid"], pod["status"], datetime.now(UTC)
-        if status["phase"] == "Pending":
-            return running_status(pod, self._addresses.address_of(uid), now)
-        if status["phase"] != "Running":
-            return None
-        self._addresses.adopt(uid, status.get("podIP", ""))
-        if _is_ready(status) or not self._is_node_ready(pod["spec"]["nodeName"]):
-            return None
-        # The node was lost for a while, and Kubernetes leaves the mending to the node.
-        return {"conditions": _true(("ContainersReady", "Ready"), now)}
+    def _take(self, pod: PoolPod) -> _Known:
+        """A pod that is new, or that was there before the agent was."""
+        status = pod.body["status"]
+        if status["phase"] == "Running":
+            self._addresses.adopt(pod.uid, status.get("podIP", ""))
+        known = _Known(pod, self._addresses.address_of(pod.uid))
+        if group := pod.group:
+            self._groups.setdefault(group, set()).add(pod.uid)
+        if pod.serves:
+            known.runs = True
+            lived = status["phase"] == "Running"
+            start = Start(
+                lambda: pod.settings(self._engines, self._metric_names),
+                pod.probes,
+                restarts=restarts_of(pod.body) + 1 if lived else 0,
+                last_death=lost_life(pod.body, datetime.now(UTC)) if lived else None,
+            )
+            self.host.begin(pod.identity(known.address), start)
+        return known
 
-    @staticmethod
-    def _last_status_of(pod: Object) -> Object | None:
-        """What to write for a pod that was deleted and that somebody still holds by a finalizer.
+    def _leave(self, known: _Known) -> None:
+        if known.runs and not known.leaves:
+            known.leaves = True
+            self.host.leave(known.pod.uid, known.pod.grace_s)
 
-        Kueue lets go of a replica over nodes when its pods have ended, as a kubelet tells it.
+    def _gone(self, uid: str) -> None:
+        """A pod is deleted; its address is free when its engine has drained."""
+        with self._lock:
+            known = self._known.get(uid)
+            if known is None:
+                return
+            known.is_gone = True
+            if known.runs:
+                self._leave(known)
+            else:
+                self._forget(uid)
+
+    def _forget(self, uid: str) -> None:
+        known = self._known.pop(uid)
+        if group := known.pod.group:
+            self._groups.get(group, set()).discard(uid)
+            if not self._groups.get(group):
+                self._groups.pop(group, None)
+        self._addresses.release(uid)
+
+    def _engine_changed(self, identity: Identity, view: View) -> None:
+        """Called in the engines' own thread."""
+        self._metrics.engine_changed(identity, view)
+        with self._lock:
+            known = self._known.get(identity.uid)
+            if known is None:
+                return
+            known.view = view
+            if view.phase is Phase.GONE:
+                known.runs = False
+                if known.is_gone:
+                    self._forget(identity.uid)
+                    return
+            touched = self._groups.get(known.pod.group, set()) if known.pod.group else set()
+        for uid in {identity.uid, *touched}:
+            self._queue.add(uid)
+
+    def _write(self) -> None:
+        """Write one status after the other, until the process is ended."""
+        while True:
+            uid = self._queue.take()
+            try:
+                self.settle(uid)
+            except Retryable as error:
+                sys.stderr.write(f"{error.what}; again in {_WRITE_AGAIN_S:.0f} s\n")
+                time.sleep(_WRITE_AGAIN_S)
+                self._queue.add(uid)
+            except FleetError as error:
+                # Gone or changed since: the next event brings the newer state.
+                sys.stderr.write(f"{error}\n")
+            finally:
+                self._queue.done(uid)
+
+    def settle(self, uid: str) -> None:
+        """Bring one pod's status to what its node would report.
+
+        Raises:
+            Retryable: the API server is gone.
+            Failed: it refuses.
         """
-        if not pod["metadata"].get("finalizers") or pod["status"]["phase"] in _ENDED:
+        with self._lock:
+            known = self._known.get(uid)
+            if known is None or known.is_gone:
+                return
+            pod = known.pod
+            status = self._wanted(known)
+        if status is None or says_the_same(pod.body["status"], status):
+            return
+        ready = is_ready(status)
+        # Somebody else says that it is not ready: its node was lost for a while, and Kubernetes
+        # leaves the mending to the node.
+        runs = pod.body["status"]["phase"] == "Running"
+        contradicts = ready and runs and (known.was_ready or not pod.serves)
+        if contradicts and not self._is_node_ready(pod.body["spec"]["nodeName"]):
+            return
+        path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}/status"
+        answer = self._cluster.merge(path, {"status": status})
+        with self._lock:
+            known.was_ready = ready
+            if known.pod is pod:
+                known.pod = PoolPod(answer)
+
+    def _wanted(self, known: _Known) -> Object | None:
+        """What a pod's status has to say; None where nobody has to say anything."""
+        pod, now = known.pod, datetime.now(UTC)
+        phase = pod.body["status"]["phase"]
+        if phase in ENDED:
             return None
-        return ended_status(pod, datetime.now(UTC))
+        if pod.is_leaving:
+            # Kueue lets go of a replica over nodes when its pods have ended, as a kubelet tells it.
+            return ended_status(pod.body, now) if pod.is_held and not known.runs else None
+        ready = self._leader_is_ready(known)
+        begun = begun_status(pod.body, known.address, now, is_ready=ready)
+        if pod.serves:
+            begun = begun_status(pod.body, known.address, now, is_ready=False)
+            serving = serving_status(pod.body, known.view, now) if known.view else {}
+            serving["conditions"] = begun["conditions"][:2] + serving.get(
+                "conditions", begun["conditions"][2:]
+            )
+            begun |= serving
+        if phase == "Pending":
+            return begun
+        if not pod.serves:
+            return {"conditions": readiness(is_ready=ready, now=now)}
+        return {
+            key: value for key, value in begun.items() if key in {"conditions", "containerStatuses"}
+        }
+
+    def _leader_is_ready(self, known: _Known) -> bool:
+        """Whether the replica serves that a pod without an engine of its own is a part of."""
+        group = known.pod.group
+        leaders = [
+            other
+            for uid in (self._groups.get(group, ()) if group else ())
+            if (other := self._known[uid]).pod.serves
+        ]
+        return all(leader.view is not None and leader.view.is_ready for leader in leaders)
 
     def _is_node_ready(self, name: str) -> bool:
         node = self._cluster.get(f"/api/v1/nodes/{name}")
-        return node is not None and _is_ready(node.get("status", {}))
+        return node is not None and is_ready(node.get("status", {}))
 
 
-def running_status(pod: Object, address: str, now: datetime) -> Object:
-    """The status of a pod whose init containers ended well and whose containers serve."""
-    at = _written(now)
-    spec = pod["spec"]
-    ended = _ended(at, at)
-    return {
-        "phase": "Running",
-        "hostIP": "127.0.0.1",
-        "hostIPs": [{"ip": "127.0.0.1"}],
-        "podIP": address,
-        "podIPs": [{"ip": address}],
-        "startTime": at,
-        "conditions": _true(
-            ("PodReadyToStartContainers", "Initialized", "ContainersReady", "Ready"), now
-        ),
-        "initContainerStatuses": [
-            _container(container, {"ready": True, "started": False, "state": ended})
-            for container in spec.get("initContainers", [])
-        ],
-        "containerStatuses": [
-            _container(
-                container, {"ready": True, "started": True, "state": {"running": {"startedAt": at}}}
-            )
-            for container in spec["containers"]
-        ],
-    }
-
-
-def ended_status(pod: Object, now: datetime) -> Object:
-    """The status of a pod whose containers were told to end, and did."""
-    ended = _ended(pod["status"].get("startTime") or _written(now), _written(now))
-    return {
-        "phase": "Succeeded",
-        "conditions": [
-            {**condition, "status": "False"}
-            for condition in _true(("ContainersReady", "Ready"), now)
-        ],
-        "containerStatuses": [
-            _container(container, {"ready": False, "started": False, "state": ended})
-            for container in pod["spec"]["containers"]
-        ],
-    }
-
-
-def _ended(since: str, at: str) -> Object:
-    return {
-        "terminated": {"exitCode": 0, "reason": "Completed", "startedAt": since, "finishedAt": at}
-    }
-
-
-def _is_leaving(pod: Object) -> bool:
-    return bool(pod["metadata"].get("deletionTimestamp"))
-
-
-def _container(container: Object, state: Object) -> Object:
-    image = container["image"]
-    return {
-        "name": container["name"],
-        "image": image,
-        "imageID": image,
-        "containerID": f"simulated://{container['name']}",
-        "restartCount": 0,
-        **state,
-    }
-
-
-def _true(kinds: Iterable[str], now: datetime) -> list[Object]:
-    return [{"type": kind, "status": "True", "lastTransitionTime": _written(now)} for kind in kinds]
-
-
-def _is_ready(status: Object) -> bool:
-    return any(
-        condition["type"] == "Ready" and condition["status"] == "True"
-        for condition in status.get("conditions") or []
-    )
-
-
-def _written(moment: datetime) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def _registry(addresses: AddressBook) -> CollectorRegistry:
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    pods = Gauge("gpufleet_agent_pods", "Pods of pools that have an address", registry=registry)
-    pods.set_function(lambda: addresses.in_use)
-    return registry
-
-
-def main(folder: Path) -> None:
+def main() -> None:
     """Run the agent of a site."""
-    settings = read_json(folder / "site.json")
-    cluster = Cluster(folder / "agent.kubeconfig", settings["name"])
-    addresses = AddressBook(folder / "addresses.json", settings["addresses"])
-    agent = Agent(cluster, addresses)
-    port = settings["ports"]["agent"]
-    metrics.serve(LOOPBACK, port, _registry(addresses), lambda: agent.in_touch)
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--metric-names", choices=METRIC_NAMES, default=TODAY)
+    given = parser.parse_args()
+    # A listener for each replica, and its connections.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    settings = read_json(given.folder / "site.json")
+    cluster = Cluster(given.folder / "agent.kubeconfig", settings["name"])
+    addresses = AddressBook(given.folder / "addresses.json", settings["addresses"])
+    metrics = AgentMetrics(lambda: addresses.in_use)
+    agent = Agent(
+        cluster,
+        addresses,
+        EngineFile(given.folder),
+        metrics,
+        metric_names=given.metric_names,
+    )
+    agent.host.start()
+    api = AgentApi(agent.host, metrics, lambda: agent.in_touch)
+    opening = api.open(LOOPBACK, settings["ports"]["agent"])
+    asyncio.run_coroutine_threadsafe(opening, agent.host.loop).result()
     agent.run()
 
 
 if __name__ == "__main__":
     try:
-        main(Path(sys.argv[1]))
+        main()
     except FleetError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(error.exit_code)

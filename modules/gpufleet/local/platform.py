@@ -23,6 +23,7 @@ from gpufleet.edges.workspace import (
 from gpufleet.local import ports
 from gpufleet.local.addresses import choose_block
 from gpufleet.local.devices import apply_devices
+from gpufleet.local.engine.settings import write_engines
 from gpufleet.local.files import read_json, write_json, write_private
 from gpufleet.local.gateway_layout import (
     CONTROL,
@@ -90,6 +91,14 @@ class Platform:
                     raise _does_not_start(supervisor, late)
             self._apply_nodes()
 
+    def declare_engines(self) -> None:
+        """Write what simulated replicas are; those that run keep to what they were started with."""
+        # The capacity model's libraries take a while to import, which only those pay who start it.
+        from gpufleet.local.engine_specs import engine_specs  # noqa: PLC0415
+
+        for site in self.sites:
+            write_engines(self.state.site(site), engine_specs(self.fleet, site))
+
     def _runs_as_declared(self, supervisor: Supervisor, on_progress: OnProgress) -> bool:
         if not supervisor.is_running() or not self._keeps_every_port():
             return False
@@ -130,6 +139,7 @@ class Platform:
                     "addresses": choose_block(site.folder, blocks),
                 },
             )
+        self.declare_engines()
         entries = {name: site.entry(ADMIN) for name, site in sites.items()}
         write_private(self.state.kubeconfig, yaml.safe_dump(merged(entries)))
         declared: dict[str, Sequence[Process]] = {

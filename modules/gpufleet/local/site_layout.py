@@ -13,7 +13,7 @@ from gpufleet.local.monitoring import prometheus
 from gpufleet.local.process import LOOPBACK, Process
 from gpufleet.local.site_files import SiteFiles
 
-_OWN_CODE: Final = tuple(sorted(Path(__file__).parent.glob("*.py")))
+_OWN_CODE: Final = tuple(sorted(Path(__file__).parent.rglob("*.py")))
 
 
 def processes(site: SiteFiles) -> tuple[Process, ...]:
