@@ -5,6 +5,7 @@ from invoke import Collection
 from gpufleet.tasks import (
     access,
     approve,
+    audit,
     change,
     cost,
     develop,
@@ -24,5 +25,5 @@ namespace = Collection()
 for module in (fleet, change, doctor, develop, worker):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
-for module in (flows, access, approve, cost, freeze, journal, plan, state, images, gateway):
+for module in (flows, access, approve, audit, cost, freeze, journal, plan, state, images, gateway):
     namespace.add_collection(Collection.from_module(module))

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
+from gpufleet.spec.audit import UNCLASSIFIED
 from gpufleet.spec.gateway import AuditRecord
 
-UNCLASSIFIED: Final = "unclassified"
-"""Stands for the data class of a request that named no use case."""
 _FIELDS: Final = frozenset(AuditRecord.model_fields) - {"writer", "sequence", "previous"}
 _LONGEST_ID: Final = 100
 _SLOT_TEXT: Final = 300

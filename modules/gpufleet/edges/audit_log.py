@@ -26,11 +26,10 @@ from gpufleet.edges.audit_chain import RECORD_BYTES, Chain
 from gpufleet.edges.audit_facts import Begun, Gap, for_slot, gap_facts, known, moment, split
 from gpufleet.edges.audit_files import GAP, HEAD, INTENT, INTENTS, Slots, backlog
 from gpufleet.edges.audit_recovery import recover
+from gpufleet.spec.audit import CONTENT
 from gpufleet.spec.errors import Retryable
 from gpufleet.spec.gateway import AuditRecord
 
-CONTENT: Final = "-content"
-"""Ending of the chain with prompts and answers of a data class: they are kept for another time."""
 _LOOK_AGAIN_S: Final = 1.0
 
 
@@ -114,13 +113,13 @@ class AuditLog:
         Args:
             request_id: its own name.
             opening: what an `AuditRecord` says of it and is known by now, without content; and
-                `data_class`, where its use case is known.
+                `data_class`, where its use case is known. `at` is now where it is not given.
 
         Raises:
             AuditUnavailable: it could not be recorded. Nothing is kept of it: where it is served
                 all the same, `missed` counts it.
         """
-        data_class, facts = split(request_id, opening)
+        data_class, facts = split(request_id, {"at": moment(self._now()), **opening})
         with self._lock:
             if request_id in self._state.begun:
                 raise AuditUnavailable(

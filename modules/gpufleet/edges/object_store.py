@@ -145,6 +145,26 @@ class ObjectStore:
             return []
         return sorted(found, key=lambda version: version["LastModified"], reverse=True)
 
+    def delete_versions(self, bucket: str, key: str) -> int:
+        """Delete every version of an object and every mark of its deletion; returns how many.
+
+        Raises:
+            Failed: one of them is locked still.
+        """
+        found: list[str] = []
+        try:
+            with self._told(f"{bucket}/{key}"):
+                pages = self._client.get_paginator("list_object_versions")
+                for page in pages.paginate(Bucket=bucket, Prefix=key):
+                    for kind in ("Versions", "DeleteMarkers"):
+                        each = [entry for entry in page.get(kind, []) if entry["Key"] == key]
+                        found += [entry["VersionId"] for entry in each]
+                for version in found:
+                    self._client.delete_object(Bucket=bucket, Key=key, VersionId=version)
+        except _NothingThereError:
+            return 0
+        return len(found)
+
     @contextmanager
     def _told(self, what: str) -> Iterator[None]:
         where = f"{self.endpoint}/{what}"

@@ -13,11 +13,13 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Gauge
 
 from gpufleet.edges import metrics
+from gpufleet.edges.clock import system_clock
 from gpufleet.edges.code_version import code_version
 from gpufleet.edges.workspace import Workspace
 
 # Importing a flow declares it.
 from gpufleet.flows import change, schedules  # noqa: F401
+from gpufleet.flows.audit_shipping import delete
 from gpufleet.flows.chores import Chore, Chores
 from gpufleet.flows.durable import Host
 from gpufleet.flows.freeze_sync import FreezeKeeper
@@ -59,6 +61,7 @@ class Worker:
             Chore("freeze", 5, keeper.keep),
             Chore("anchor", 2, lambda: anchor(ground)),
             Chore("state backup", 10, lambda: back_up(ground)),
+            Chore("audit retention", 600, lambda: delete(ground, system_clock())),
             Chore("flows", 10, self._count),
         ]
 

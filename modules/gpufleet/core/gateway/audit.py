@@ -1,0 +1,232 @@
+"""Audit records: how tampering shows, how long they are kept, and which a question asks for.
+
+Each chain has its own sequence; each record names the SHA-256 of the line before it. What the last
+record is shows by the heads: in the names of locked objects, in the database, and in the journal.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from pydantic import ValidationError
+
+from gpufleet.spec.audit import (
+    CONTENT,
+    UNCLASSIFIED,
+    AuditFinding,
+    AuditQuery,
+    KeptSegment,
+    Segment,
+)
+from gpufleet.spec.gateway import AuditRecord
+from gpufleet.spec.governance import Retention
+from gpufleet.spec.serving import DataClass
+
+ORIGIN: Final = "0" * 64
+"""Stands for the record before the first."""
+UNDECLARED_S: Final = 365 * 86_400.0
+"""How long records of a data class without a declared retention are kept."""
+
+_LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def hash_of(line: bytes) -> str:
+    """SHA-256 of a record's line, without its end."""
+    return hashlib.sha256(line).hexdigest()
+
+
+def read(line: bytes) -> AuditRecord | None:
+    """A record; None where the line is none."""
+    try:
+        return AuditRecord.model_validate_json(line)
+    except ValidationError:
+        return None
+
+
+def segment_of(lines: Sequence[bytes]) -> Segment | None:
+    """What a run of lines is as a segment; None where it has no record, or one that is none."""
+    records = [record for line in lines if (record := read(line)) is not None]
+    if not lines or len(records) != len(lines):
+        return None
+    content = b"".join(line + b"\n" for line in lines)
+    times = [moment_of(record) for record in records]
+    return Segment(
+        chain=records[0].writer,
+        data_class=records[0].writer.rpartition(".")[2],
+        first=records[0].sequence,
+        last=records[-1].sequence,
+        previous=records[0].previous,
+        head=hash_of(lines[-1]),
+        digest=hashlib.sha256(content).hexdigest(),
+        size_bytes=len(content),
+        records=len(lines),
+        begins=min(times),
+        ends=max(times),
+    )
+
+
+def moment_of(record: AuditRecord) -> datetime:
+    """When the request came; long ago where the record does not say."""
+    try:
+        at = datetime.fromisoformat(record.at)
+    except ValueError:
+        return _LONG_AGO
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def retention_s(retention: Mapping[DataClass, Retention], data_class: str) -> float:
+    """How long a chain's records are kept, s.
+
+    Args:
+        retention: as declared.
+        data_class: of the chain; with `-content` for prompts and answers. Requests that named no
+            use case are kept as long as those of any.
+    """
+    if data_class == UNCLASSIFIED:
+        return max((kept.audit_s for kept in retention.values()), default=UNDECLARED_S)
+    declared = retention.get(DataClass(data_class.removesuffix(CONTENT)))
+    if not data_class.endswith(CONTENT):
+        return declared.audit_s if declared else UNDECLARED_S
+    return declared.content_s if declared and declared.content_s else 0.0
+
+
+def due_at(segment: KeptSegment, retention: Mapping[DataClass, Retention]) -> datetime:
+    """When a segment is to be deleted: as it was locked, or later where retention has grown."""
+    lasts = timedelta(seconds=retention_s(retention, segment.data_class))
+    return max(segment.keep_until, segment.ends + lasts)
+
+
+def matches(record: AuditRecord, query: AuditQuery) -> bool:
+    """Whether a question asks for a record."""
+    asked = (
+        (query.team, record.team),
+        (query.use_case, record.use_case),
+        (query.key, record.key_id),
+        (query.request, record.request_id),
+        (query.route, record.route),
+        (query.status, record.status),
+    )
+    if any(wanted is not None and wanted != is_ for wanted, is_ in asked):
+        return False
+    at = moment_of(record)
+    return (query.since is None or at >= query.since) and (query.until is None or at < query.until)
+
+
+def may_match(segment: Segment, query: AuditQuery) -> bool:
+    """Whether a segment may have a record that a question asks for."""
+    return (query.since is None or segment.ends >= query.since) and (
+        query.until is None or segment.begins < query.until
+    )
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a chain: its lines, or the proof that they were deleted."""
+
+    first: int
+    lines: Sequence[bytes] = ()
+    deleted: Segment | None = None
+    expected: Segment | None = None
+    """What it was when it was shipped; None where it was not."""
+
+
+def verify(
+    chain: str, pieces: Iterable[Piece], heads: Mapping[int, str] | None = None
+) -> list[AuditFinding]:
+    """Everything that was done to one chain behind its back; nothing means that it is whole.
+
+    Args:
+        chain: its name.
+        pieces: in any order.
+        heads: hash by sequence, as they are known elsewhere.
+    """
+    ordered = sorted(pieces, key=lambda piece: piece.first)
+    findings: list[AuditFinding] = []
+    walk = _Walk(chain, {hash_of(line) for piece in ordered for line in piece.lines})
+    for piece in ordered:
+        if piece.deleted is not None:
+            findings += walk.skip(piece.deleted)
+        else:
+            findings += walk.read(piece)
+    furthest = max(heads or {0: ""})
+    if furthest > walk.sequence:
+        detail = f"it ends at {walk.sequence}, and it had reached {furthest}"
+        findings.append(walk.finding(walk.sequence + 1, "truncated", detail))
+    for sequence, head in (heads or {}).items():
+        if walk.hashes.get(sequence, head) != head:
+            detail = "it is not the record that was known when the segment ended"
+            findings.append(walk.finding(sequence, "changed", detail))
+    return _once(findings)
+
+
+class _Walk:
+    """A walk along a chain.
+
+    Args:
+        chain: its name.
+        known: hashes of all of its records.
+    """
+
+    def __init__(self, chain: str, known: set[str]) -> None:
+        self._chain = chain
+        self._known = known | {ORIGIN}
+        self.sequence = 0
+        self._previous = ORIGIN
+        self.hashes: dict[int, str] = {}
+
+    def skip(self, deleted: Segment) -> Iterator[AuditFinding]:
+        """Go on behind what was deleted with proof."""
+        if deleted.last <= self.sequence:
+            return
+        yield from self._step(deleted.first, deleted.previous)
+        self.sequence, self._previous = deleted.last, deleted.head
+        self.hashes[deleted.last] = deleted.head
+
+    def read(self, piece: Piece) -> Iterator[AuditFinding]:
+        """Go along its records."""
+        for line in piece.lines:
+            record = read(line)
+            if record is None or record.writer != self._chain:
+                detail = "it is no record of this chain"
+                yield self.finding(self.sequence + 1, "changed", detail)
+                self.sequence, self._previous = self.sequence + 1, hash_of(line)
+                continue
+            yield from self._step(record.sequence, record.previous)
+            self.sequence, self._previous = record.sequence, hash_of(line)
+            self.hashes[record.sequence] = self._previous
+        expected = piece.expected
+        if expected is None:
+            return
+        content = b"".join(line + b"\n" for line in piece.lines)
+        if hashlib.sha256(content).hexdigest() != expected.digest:
+            detail = f"records {expected.first} to {expected.last} are not those that were shipped"
+            yield self.finding(expected.first, "changed", detail)
+
+    def finding(self, sequence: int, fault: str, detail: str) -> AuditFinding:
+        """A finding in this chain."""
+        return AuditFinding(chain=self._chain, sequence=sequence, fault=fault, detail=detail)
+
+    def _step(self, sequence: int, previous: str) -> Iterator[AuditFinding]:
+        """Whether a record is the one that follows."""
+        follows = self.sequence + 1
+        if sequence > follows:
+            detail = f"records {follows} to {sequence - 1} are not there"
+            yield self.finding(follows, "missing", detail)
+        elif sequence < follows:
+            yield self.finding(sequence, "reordered", "it stands behind a later record")
+        elif previous != self._previous:
+            if previous in self._known:
+                yield self.finding(sequence, "reordered", "it was written after another record")
+            else:
+                detail = "it is not what the next record was written after, or another is missing"
+                yield self.finding(max(sequence - 1, 1), "changed", detail)
+
+
+def _once(findings: Iterable[AuditFinding]) -> list[AuditFinding]:
+    """The first finding of each kind at each place."""
+    kept: dict[tuple[int, str], AuditFinding] = {}
+    for found in findings:
+        kept.setdefault((found.sequence, found.fault), found)
+    return list(kept.values())

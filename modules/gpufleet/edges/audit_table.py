@@ -1,0 +1,82 @@
+"""The segments of audit records that were shipped, in the environment's database."""
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Final
+
+import sqlalchemy as sa
+
+from gpufleet.edges.database import Database, Moment, tables
+from gpufleet.spec.audit import KeptSegment
+
+_segments: Final = sa.Table(
+    "fleet_audit_segments",
+    tables,
+    sa.Column("chain", sa.String(200), primary_key=True),
+    sa.Column("first", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("last", sa.BigInteger, nullable=False),
+    sa.Column("data_class", sa.String(40), nullable=False),
+    sa.Column("previous", sa.String(64), nullable=False),
+    sa.Column("head", sa.String(64), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("size_bytes", sa.BigInteger, nullable=False),
+    sa.Column("records", sa.Integer, nullable=False),
+    sa.Column("begins", Moment, nullable=False),
+    sa.Column("ends", Moment, nullable=False),
+    sa.Column("shipped_at", Moment, nullable=False),
+    sa.Column("keep_until", Moment, nullable=False),
+    sa.Column("sites", sa.JSON, nullable=False),
+    sa.Column("deleted_at", Moment),
+)
+
+
+class AuditTable:
+    """Keeps what is known of each segment, after its deletion too.
+
+    Args:
+        database: where it is.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def add(self, segment: KeptSegment) -> None:
+        """Keep a segment; one that is there stays as it is."""
+
+        def work(connection: sa.Connection) -> None:
+            found = connection.execute(
+                sa.select(_segments.c.first).where(*_is(segment.chain, segment.first))
+            ).one_or_none()
+            if found is None:
+                connection.execute(sa.insert(_segments).values(**segment.model_dump()))
+
+        self._database.write(work)
+
+    def all(self) -> list[KeptSegment]:
+        """Every segment that was ever shipped, by chain and sequence."""
+        rows = self._database.read(
+            lambda connection: connection.execute(
+                sa.select(_segments).order_by(_segments.c.chain, _segments.c.first)
+            ).all()
+        )
+        return [
+            KeptSegment.model_validate(dict(row._mapping))  # noqa: SLF001 - SQLAlchemy's public name
+            for row in rows
+        ]
+
+    def mark_deleted(self, segments: Iterable[KeptSegment], at: datetime) -> None:
+        """Remember that segments are gone from every store."""
+
+        def work(connection: sa.Connection) -> None:
+            for segment in segments:
+                connection.execute(
+                    sa.update(_segments)
+                    .where(*_is(segment.chain, segment.first), _segments.c.deleted_at.is_(None))
+                    .values(deleted_at=at)
+                )
+
+        self._database.write(work)
+
+
+def _is(chain: str, first: int) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+    return (_segments.c.chain == chain, _segments.c.first == first)

@@ -1,0 +1,261 @@
+"""Audit records on their way: sealed segments to the object stores, and gone when retention ends.
+
+A segment leaves this machine when at least one store has given it back as it was. The statement
+that it was deleted is in the journal before it is deleted: a gap with that statement is proven.
+"""
+
+import hashlib
+import sys
+from datetime import datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from gpufleet.core.gateway.audit import due_at, retention_s, segment_of
+from gpufleet.edges.audit_files import SEALED, backlog, lines_of, segments
+from gpufleet.edges.audit_recovery import recover
+from gpufleet.edges.audit_store import AuditStore
+from gpufleet.edges.audit_table import AuditTable
+from gpufleet.flows.ground import Ground, whoami
+from gpufleet.flows.stores import stores_of
+from gpufleet.spec.audit import (
+    CONTENT,
+    Deletion,
+    DeletionPlan,
+    KeptSegment,
+    Segment,
+    ShippingReport,
+)
+from gpufleet.spec.errors import FleetError, Retryable
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.records import Fact
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+DELETED: Final = "audit.deleted"
+HEADS: Final = "audit.heads"
+BROKEN: Final = "audit.broken"
+_HEADS_EVERY_S: Final = 600
+_LOCKED_AT_LEAST: Final = timedelta(minutes=1)
+"""A lock has to end in the future."""
+
+
+def bucket_of(fleet: Fleet) -> str:
+    """The bucket of an environment's audit records."""
+    return f"{fleet.slug}-audit"
+
+
+def audit_stores(ground: Ground, data_class: str | None = None) -> dict[str, AuditStore]:
+    """The stores that keep audit records, by site; of prompts and answers only those in residency.
+
+    Args:
+        ground: the environment.
+        data_class: of a chain; every store where it is not given.
+    """
+    bucket = bucket_of(ground.fleet)
+    allowed = ground.fleet.sites if data_class is None else sites_for(ground.fleet, data_class)
+    return {
+        site: AuditStore(store, bucket)
+        for site, store in stores_of(ground).items()
+        if site in allowed
+    }
+
+
+def sites_for(fleet: Fleet, data_class: str) -> set[str]:
+    """Sites at which records of a chain may be kept.
+
+    Prompts and answers stay where every use case of their class allows. Where no site does, and for
+    records without content (who, when, and salted hashes), it is every site.
+    """
+    everywhere = set(fleet.sites)
+    if not data_class.endswith(CONTENT):
+        return everywhere
+    of_class = data_class.removesuffix(CONTENT)
+    residencies = [
+        set(case.residency) for case in fleet.use_cases.values() if case.data_class == of_class
+    ]
+    allowed = set.intersection(*residencies) if residencies else set()
+    return {name for name, site in fleet.sites.items() if site.region in allowed} or everywhere
+
+
+def ship(ground: Ground, folder: Path, now: datetime) -> ShippingReport:
+    """Ship every sealed segment, after closing what dead processes left open.
+
+    Args:
+        ground: the environment.
+        folder: the gateway's audit records.
+        now: the time.
+
+    Raises:
+        Retryable: no store could be reached; what could not be shipped stays here.
+    """
+    if not folder.is_dir():
+        return ShippingReport(shipped=0, interrupted=0, unshipped_s=0.0, waiting_bytes=0)
+    interrupted = len(recover(folder))
+    shipped: list[Segment] = []
+    failure: FleetError | None = None
+    for _, file in segments(folder, SEALED):
+        try:
+            segment = _ship_one(ground, file, now)
+        except Retryable as error:
+            failure = error
+            break
+        except FleetError as error:
+            failure = error
+            continue
+        if segment is not None:
+            shipped.append(segment)
+    _note_heads(ground, shipped, now)
+    if failure is not None:
+        raise failure
+    waiting = backlog(folder)
+    oldest = waiting.oldest_at_s
+    return ShippingReport(
+        shipped=len(shipped),
+        interrupted=interrupted,
+        unshipped_s=0.0 if oldest is None else max(0.0, now.timestamp() - oldest),
+        waiting_bytes=waiting.size_bytes,
+    )
+
+
+def plan_deletion(ground: Ground, now: datetime) -> DeletionPlan:
+    """Segments whose retention has ended, from the beginning of each chain."""
+    return _deletion(_due(ground, now), applied=False)
+
+
+def delete(ground: Ground, now: datetime) -> DeletionPlan:
+    """Delete segments whose retention has ended; the journal keeps the proof.
+
+    Raises:
+        Retryable: a store does not answer; the next call goes on.
+        Failed: a store holds one locked still.
+    """
+    due = _due(ground, now)
+    stores = audit_stores(ground)
+    table = AuditTable(ground.database)
+    for chain, grouped in groupby(due, key=lambda segment: segment.chain):
+        gone = list(grouped)
+        _state(ground, chain, gone, now)
+        for segment in gone:
+            for store in stores.values():
+                store.delete(segment.key)
+        table.mark_deleted(gone, now)
+    return _deletion(due, applied=True)
+
+
+def _ship_one(ground: Ground, file: Path, now: datetime) -> Segment | None:
+    """Ship a segment, and remove it here; None where it was shipped before or is broken."""
+    content = file.read_bytes()
+    lines = lines_of(content)
+    segment = segment_of(lines)
+    if segment is None or segment.size_bytes != len(content):
+        _set_aside(ground, file, content)
+        return None
+    lasts = timedelta(seconds=retention_s(ground.fleet.retention, segment.data_class))
+    until = max(segment.ends + lasts, now + _LOCKED_AT_LEAST)
+    kept = KeptSegment(
+        **segment.model_dump(),
+        shipped_at=now,
+        keep_until=until,
+        sites=_put(ground, segment, content, until),
+    )
+    AuditTable(ground.database).add(kept)
+    file.unlink()
+    return segment
+
+
+def _put(ground: Ground, segment: Segment, content: bytes, until: datetime) -> list[str]:
+    """Put a segment into every store that may have it; the sites that took it."""
+    stores = audit_stores(ground, segment.data_class)
+    reached: list[str] = []
+    failures: list[FleetError] = []
+    for site, store in stores.items():
+        try:
+            store.put(segment, content, until)
+        except FleetError as error:
+            sys.stderr.write(f"audit records at {site}: {error.what}\n")
+            failures.append(error)
+        else:
+            reached.append(site)
+    if not reached:
+        why = failures[0].what if failures else "no site has one"
+        raise Retryable(
+            f"no object store takes the audit records: {why}",
+            where=segment.key,
+            mend="they are kept here and shipped when one does",
+        )
+    return reached
+
+
+def _set_aside(ground: Ground, file: Path, content: bytes) -> None:
+    """Keep a file that is no segment, and say so: somebody wrote into it."""
+    digest = hashlib.sha256(content).hexdigest()
+    fact = Fact(
+        id=f"{BROKEN}:{file.name}:{digest[:16]}",
+        event=BROKEN,
+        actor=whoami(),
+        target=file.name,
+        body={"digest": digest, "size_bytes": len(content)},
+    )
+    ground.journal.append(fact)
+    file.rename(file.with_suffix(".broken"))
+
+
+def _note_heads(ground: Ground, shipped: list[Segment], now: datetime) -> None:
+    """Keep how far chains have come in the journal, which is anchored elsewhere; now and then."""
+    heads: dict[str, JsonValue] = {each.chain: [each.last, each.head] for each in shipped}
+    if heads:
+        turn = int(now.timestamp() // _HEADS_EVERY_S)
+        fact = Fact(
+            id=f"{HEADS}:{ground.journal.writer}:{turn}",
+            event=HEADS,
+            actor=whoami(),
+            body={"heads": heads},
+        )
+        ground.journal.append(fact)
+
+
+def _due(ground: Ground, now: datetime) -> list[KeptSegment]:
+    """Segments that are to be deleted: never one behind another that stays."""
+    due: list[KeptSegment] = []
+    for _, grouped in groupby(AuditTable(ground.database).all(), key=lambda kept: kept.chain):
+        for segment in grouped:
+            if segment.deleted_at is not None:
+                continue
+            if due_at(segment, ground.fleet.retention) > now:
+                break
+            due.append(segment)
+    return due
+
+
+def _state(ground: Ground, chain: str, gone: list[KeptSegment], now: datetime) -> None:
+    """State in the journal what is about to be deleted, and why."""
+    data_class = gone[0].data_class
+    deletion = Deletion(
+        chain=chain,
+        data_class=data_class,
+        retention_s=retention_s(ground.fleet.retention, data_class),
+        segments=[
+            Segment(**segment.model_dump(include=set(Segment.model_fields))) for segment in gone
+        ],
+        deleted_at=now,
+        by=whoami(),
+    )
+    fact = Fact(
+        id=f"{DELETED}:{chain}:{gone[0].first}-{gone[-1].last}",
+        event=DELETED,
+        actor=deletion.by,
+        target=chain,
+        body=deletion.model_dump(mode="json"),
+    )
+    ground.journal.append(fact)
+
+
+def _deletion(due: list[KeptSegment], *, applied: bool) -> DeletionPlan:
+    return DeletionPlan(
+        segments=due,
+        records=sum(segment.records for segment in due),
+        size_bytes=sum(segment.size_bytes for segment in due),
+        applied=applied,
+    )

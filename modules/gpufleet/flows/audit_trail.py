@@ -1,0 +1,253 @@
+"""Audit records, wherever they are: verified, searched, exported."""
+
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from heapq import nlargest
+from pathlib import Path
+from typing import Final
+
+from pydantic import TypeAdapter
+
+from gpufleet.core.gateway.audit import Piece, matches, may_match, moment_of, read, verify
+from gpufleet.core.journal import verify as verify_journal
+from gpufleet.edges.audit_files import OPEN, SEALED, lines_of, segments
+from gpufleet.edges.audit_store import AuditStore, StoredName
+from gpufleet.edges.audit_table import AuditTable
+from gpufleet.flows.audit_shipping import BROKEN, DELETED, HEADS, audit_stores
+from gpufleet.flows.ground import Ground
+from gpufleet.spec.audit import (
+    AuditFinding,
+    AuditQuery,
+    AuditReport,
+    Deletion,
+    KeptSegment,
+    Segment,
+)
+from gpufleet.spec.errors import BadInput, FleetError, Retryable
+from gpufleet.spec.gateway import AuditRecord
+
+_HEADS: Final = TypeAdapter(dict[str, tuple[int, str]])
+
+
+@dataclass
+class _Kept:
+    """What is known of every chain."""
+
+    rows: dict[tuple[str, int], KeptSegment] = field(default_factory=dict)
+    stored: dict[tuple[str, int], list[tuple[AuditStore, StoredName]]] = field(default_factory=dict)
+    local: dict[tuple[str, int], list[bytes]] = field(default_factory=dict)
+    deleted: dict[tuple[str, int], Segment] = field(default_factory=dict)
+    heads: dict[str, dict[int, str]] = field(default_factory=dict)
+
+    def head(self, chain: str, last: int, hash_: str) -> None:
+        """Remember a head of a chain."""
+        self.heads.setdefault(chain, {})[last] = hash_
+
+
+def verified(ground: Ground, folder: Path) -> AuditReport:
+    """Every record against its chain, the locked objects, the database and the journal.
+
+    Args:
+        ground: the environment.
+        folder: the gateway's records on this machine; those of another are known when shipped.
+
+    Raises:
+        Retryable: the database, or every store, does not answer.
+    """
+    kept, findings = _kept(ground, folder), _journal_findings(ground)
+    chains: dict[str, list[Piece]] = {}
+    for chain, first in sorted(
+        kept.rows.keys() | kept.stored.keys() | kept.local.keys() | kept.deleted.keys()
+    ):
+        piece, found = _piece(kept, chain, first)
+        findings += found
+        chains.setdefault(chain, []).extend(piece)
+    for chain in kept.heads:
+        chains.setdefault(chain, [])
+    for chain, pieces in chains.items():
+        findings += verify(chain, pieces, kept.heads.get(chain))
+    return AuditReport(
+        records=sum(len(piece.lines) for pieces in chains.values() for piece in pieces),
+        chains=len(chains),
+        segments=len(kept.stored),
+        local=len(kept.local),
+        deleted=sum(segment.records for segment in kept.deleted.values()),
+        findings=list(
+            {(each.chain, each.sequence, each.fault): each for each in findings}.values()
+        ),
+    )
+
+
+def search(ground: Ground, folder: Path, query: AuditQuery) -> Iterator[AuditRecord]:
+    """The records that a question asks for, by chain and sequence.
+
+    Args:
+        ground: the environment.
+        folder: as for `verified`.
+        query: the question.
+
+    Raises:
+        Retryable: the database, or a store that alone has a segment, does not answer.
+    """
+    kept = _kept(ground, folder)
+    for place in sorted(kept.stored.keys() | kept.local.keys()):
+        row = kept.rows.get(place)
+        if row is not None and not may_match(row, query):
+            continue
+        lines = kept.local.get(place)
+        if lines is None:
+            lines = lines_of(_content(kept.stored[place]))
+        for line in lines:
+            record = read(line)
+            if record is not None and matches(record, query):
+                yield record
+
+
+def latest(ground: Ground, folder: Path, query: AuditQuery, most: int) -> list[AuditRecord]:
+    """The latest records that a question asks for, by time; arguments as of `search`."""
+    found = nlargest(
+        most,
+        search(ground, folder, query),
+        key=lambda record: (moment_of(record), record.writer, record.sequence),
+    )
+    return found[::-1]
+
+
+def folder_of(ground: Ground) -> Path:
+    """Where the gateway of this machine has its audit records."""
+    return ground.state.root / "gateway" / "audit"
+
+
+def export(ground: Ground, folder: Path, query: AuditQuery, to: str) -> int:
+    """Write what a question asks for as lines of JSON, as they were recorded; returns how many.
+
+    Args:
+        ground: the environment.
+        folder: as for `verified`.
+        query: the question.
+        to: a file, written whole or not at all; `-` for stdout.
+
+    Raises:
+        BadInput: the file cannot be written.
+    """
+    lines = (record.model_dump_json() + "\n" for record in search(ground, folder, query))
+    if to == "-":
+        return _write(lines, sys.stdout.write)
+    file = Path(to)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        with temporary.open("w", encoding="utf-8") as sink:
+            count = _write(lines, sink.write)
+        temporary.replace(file)
+    except OSError as error:
+        raise BadInput(f"cannot be written: {error.strerror}", where=to) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def _write(lines: Iterable[str], write: Callable[[str], object]) -> int:
+    count = 0
+    for line in lines:
+        write(line)
+        count += 1
+    return count
+
+
+def _kept(ground: Ground, folder: Path) -> _Kept:
+    kept = _Kept()
+    for row in AuditTable(ground.database).all():
+        kept.rows[row.chain, row.first] = row
+        kept.head(row.chain, row.last, row.head)
+    _read_local(kept, folder)
+    _read_stores(kept, ground)
+    for record in ground.journal.records():
+        if record.event == HEADS:
+            for chain, (last, head) in _HEADS.validate_python(record.body["heads"]).items():
+                kept.head(chain, last, head)
+        elif record.event == DELETED:
+            for segment in Deletion.model_validate(record.body).segments:
+                kept.deleted[segment.chain, segment.first] = segment
+                kept.head(segment.chain, segment.last, segment.head)
+    return kept
+
+
+def _read_local(kept: _Kept, folder: Path) -> None:
+    """Segments on this machine; one that is shipped meanwhile is found in the stores."""
+    for ending in (OPEN, SEALED):
+        for name, file in segments(folder, ending):
+            try:
+                lines = lines_of(file.read_bytes())
+            except FileNotFoundError:
+                continue
+            if lines:
+                kept.local[name.chain, name.first] = lines
+
+
+def _read_stores(kept: _Kept, ground: Ground) -> None:
+    failures: list[FleetError] = []
+    stores = audit_stores(ground)
+    for store in stores.values():
+        try:
+            for name in store.names():
+                kept.stored.setdefault((name.chain, name.first), []).append((store, name))
+                kept.head(name.chain, name.last, name.head)
+        except FleetError as error:
+            failures.append(error)
+    if failures and len(failures) == len(stores):
+        raise Retryable(
+            f"no object store can be read: {failures[0].what}",
+            where=failures[0].where,
+            mend="try again when one answers",
+        )
+
+
+def _content(copies: list[tuple[AuditStore, StoredName]]) -> bytes:
+    """The first copy that can be read."""
+    failure: FleetError | None = None
+    for store, name in copies:
+        try:
+            return store.get(name.key)
+        except FleetError as error:
+            failure = error
+    raise failure or AssertionError("a segment is listed because there is a copy")
+
+
+def _piece(kept: _Kept, chain: str, first: int) -> tuple[list[Piece], list[AuditFinding]]:
+    """What is left of one segment, and what is wrong with where it is kept."""
+    place = (chain, first)
+    expected = kept.rows.get(place) or kept.deleted.get(place)
+    if copies := kept.stored.get(place):
+        lines = lines_of(_content(copies))
+        return [Piece(first, lines, expected=expected)], []
+    if place in kept.local:
+        return [Piece(first, kept.local[place], expected=expected)], []
+    if place in kept.deleted:
+        return [Piece(first, deleted=kept.deleted[place])], []
+    row = kept.rows[place]
+    detail = f"records {row.first} to {row.last} are in no object store, without proof of deletion"
+    finding = AuditFinding(chain=chain, sequence=first, fault="missing", detail=detail)
+    return [], [finding]
+
+
+def _journal_findings(ground: Ground) -> list[AuditFinding]:
+    """What is wrong with the journal, which has the proofs, and segments that were set aside."""
+    records = list(ground.journal.records())
+    findings = [
+        AuditFinding(
+            chain=f"journal {found.writer}",
+            sequence=found.sequence,
+            fault=found.fault,
+            detail=found.detail,
+        )
+        for found in verify_journal(records, (), ground.journal.heads())
+    ]
+    for record in records:
+        if record.event == BROKEN:
+            detail = "somebody wrote into it before it was shipped"
+            findings.append(
+                AuditFinding(chain=record.target, sequence=0, fault="changed", detail=detail)
+            )
+    return findings
