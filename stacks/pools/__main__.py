@@ -5,6 +5,7 @@ import pulumi
 from gpufleet.components.field_owner import own_fields
 from gpufleet.components.freeze_guard import hold_in_freeze
 from gpufleet.components.gateway_route import GatewayRoute
+from gpufleet.components.monitoring import Monitoring
 from gpufleet.components.platform_outputs import PlatformOutputs
 from gpufleet.components.serving_pool import PoolContext, ServingPool
 from gpufleet.components.site import DeclaredSite
@@ -28,5 +29,7 @@ with small_states():
 if declared.shard == 1:
     prices = price_table(declared.fleet, declared.path)
     GatewayRoute("gateway", declared.fleet.slug, routes_text(declared.fleet, prices), opts)
+    with small_states():
+        Monitoring("monitoring", declared.fleet, declared.name, opts)
 
 pulumi.export("services", [pool.service for pool in pools])

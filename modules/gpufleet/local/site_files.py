@@ -91,6 +91,8 @@ class SiteFiles:
     """The fleet's slug, which metrics are labelled with."""
     worker_port: int | None = None
     """Where the environment's worker tells its metrics; None where it does not run."""
+    gateway_port: int | None = None
+    """Where the gateway's control process tells its metrics; None where it does not run."""
 
     @cached_property
     def _now(self) -> datetime.datetime:

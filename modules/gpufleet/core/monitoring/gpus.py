@@ -10,6 +10,7 @@ from gpufleet.core import engine_metrics as engine
 from gpufleet.core.monitoring.pools import REPLICAS_JOB
 from gpufleet.core.monitoring.rules import MODEL, POOL, Alert, Group, Record, Severity, selector
 
+GPU_JOB: Final = "dcgm"
 UTILIZATION: Final = "DCGM_FI_DEV_GPU_UTIL"
 """Percent."""
 MEMORY_USED: Final = "DCGM_FI_DEV_FB_USED"

@@ -85,8 +85,8 @@ class Objective:
         within = selector(use_case=self.use_case, le=le(self.bound_s or 0))
         every = selector(use_case=self.use_case)
         return (
-            f"1 - sum(rate({self._stem}_bucket{within}[{window}])) "
-            f"/ (sum(rate({self._stem}_count{every}[{window}])) > 0)"
+            f"1 - sum(rate({self.stem}_bucket{within}[{window}])) "
+            f"/ (sum(rate({self.stem}_count{every}[{window}])) > 0)"
         )
 
     def events(self, window: str) -> str:
@@ -95,10 +95,11 @@ class Objective:
             asked = selector(use_case=self.use_case, outcome="!cancelled")
             return f"sum(increase({series.REQUESTS}{asked}[{window}]))"
         every = selector(use_case=self.use_case)
-        return f"sum(increase({self._stem}_count{every}[{window}]))"
+        return f"sum(increase({self.stem}_count{every}[{window}]))"
 
     @property
-    def _stem(self) -> str:
+    def stem(self) -> str:
+        """Name of the histogram of a latency, without its suffix."""
         return series.TTFT_S if self.slo is Slo.TTFT else series.REQUEST_S
 
 
