@@ -17,6 +17,7 @@ from gpufleet.tasks import (
     images,
     journal,
     plan,
+    slo,
     state,
     worker,
 )
@@ -25,5 +26,7 @@ namespace = Collection()
 for module in (fleet, change, doctor, develop, worker):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
-for module in (flows, access, approve, audit, cost, freeze, journal, plan, state, images, gateway):
+for module in (
+    *(flows, access, approve, audit, cost, freeze, gateway, images, journal, plan, slo, state),
+):
     namespace.add_collection(Collection.from_module(module))

@@ -34,7 +34,7 @@ NAMESPACED_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "keda.sh": ("scaledobjects",),
     "kueue.x-k8s.io": ("localqueues",),
     "leaderworkerset.x-k8s.io": ("leaderworkersets",),
-    "monitoring.coreos.com": ("servicemonitors",),
+    "monitoring.coreos.com": ("podmonitors", "prometheusrules", "servicemonitors"),
     "networking.k8s.io": ("networkpolicies",),
     "policy": ("poddisruptionbudgets",),
     "resource.k8s.io": ("resourceclaimtemplates",),
