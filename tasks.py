@@ -6,6 +6,7 @@ from gpufleet.tasks import (
     access,
     approve,
     audit,
+    bench,
     change,
     cost,
     develop,
@@ -27,6 +28,18 @@ for module in (fleet, change, doctor, develop, worker):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
 for module in (
-    *(flows, access, approve, audit, cost, freeze, gateway, images, journal, plan, slo, state),
+    access,
+    approve,
+    audit,
+    bench,
+    cost,
+    flows,
+    freeze,
+    gateway,
+    images,
+    journal,
+    plan,
+    slo,
+    state,
 ):
     namespace.add_collection(Collection.from_module(module))
