@@ -4,6 +4,7 @@ from invoke import Collection
 
 from gpufleet.tasks import (
     approve,
+    batch,
     change,
     cost,
     develop,
@@ -22,5 +23,5 @@ namespace = Collection()
 for module in (fleet, change, doctor, develop, worker):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
-for module in (flows, approve, cost, freeze, journal, plan, state, images):
+for module in (flows, approve, batch, cost, freeze, journal, plan, state, images):
     namespace.add_collection(Collection.from_module(module))

@@ -21,7 +21,8 @@ from gpufleet.edges.code_version import code_version
 from gpufleet.edges.workspace import Workspace
 
 # Importing a flow declares it.
-from gpufleet.flows import change, schedules  # noqa: F401
+from gpufleet.flows import batch, change, schedules  # noqa: F401
+from gpufleet.flows.batch_files import sweep
 from gpufleet.flows.durable import Host
 from gpufleet.flows.freeze_sync import FreezeKeeper
 from gpufleet.flows.ground import Ground
@@ -83,6 +84,7 @@ class Worker:
             Chore("freeze", 5, keeper.keep),
             Chore("anchor", 2, lambda: anchor(ground)),
             Chore("state backup", 10, lambda: back_up(ground)),
+            Chore("batch files", 60, lambda: sweep(ground)),
             Chore("flows", 10, self._count),
         ]
 

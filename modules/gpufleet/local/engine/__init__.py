@@ -1,0 +1,1 @@
+"""The simulated engine: an OpenAI-compatible server, timed by the capacity model."""
