@@ -11,6 +11,7 @@ from gpufleet.core import vocabulary as names
 from gpufleet.core.quotas import BatchQuota, SitePlan
 from gpufleet.spec.batches import Priority
 
+_KUEUE: Final = "kueue.x-k8s.io/v1beta1"
 _PRIORITIES: Final = {
     "gpufleet-interactive": (100_000, "PreemptLowerPriority", "A person is waiting."),
     "gpufleet-batch": (10_000, "Never", "Work with a deadline; never preempts."),
@@ -124,8 +125,19 @@ class SitePlatform(pulumi.ComponentResource):
         """What jobs of batches need: their order in the queue, and the way to the object store."""
         for priority, value in _QUEUE_PRIORITIES.items():
             name = names.queue_priority_of(priority)
-            why = "Fills idle batch quota; a pool's replica takes it back."
-            self._kueue("WorkloadPriorityClass", name, None, value=value, description=why)
+            # It has no spec, and Pulumi's own class for custom resources knows nothing else.
+            pulumi.CustomResource(
+                f"kubernetes:{_KUEUE}:WorkloadPriorityClass",
+                f"workloadpriorityclass-{name}",
+                {
+                    "apiVersion": _KUEUE,
+                    "kind": "WorkloadPriorityClass",
+                    "metadata": self._about(name),
+                    "value": value,
+                    "description": "Fills idle batch quota; a pool's replica takes it back.",
+                },
+                self._inside,
+            )
         ports = [{"port": port, "protocol": "TCP"} for port in self._plan.store_ports]
         k8s.networking.v1.NetworkPolicy(
             "batch-jobs",
@@ -140,20 +152,13 @@ class SitePlatform(pulumi.ComponentResource):
             opts=self._inside,
         )
 
-    def _kueue(
-        self,
-        kind: str,
-        name: str,
-        namespace: str | None,
-        spec: dict[str, Any] | None = None,
-        **fields: Any,  # noqa: ANN401 - plain Kubernetes data
-    ) -> None:
+    def _kueue(self, kind: str, name: str, namespace: str | None, spec: dict[str, Any]) -> None:
         CustomResource(
             f"{kind.lower()}-{name}",
-            api_version="kueue.x-k8s.io/v1beta1",
+            api_version=_KUEUE,
             kind=kind,
             metadata=self._about(name, namespace),
-            **({"spec": spec} if spec is not None else fields),
+            spec=spec,
             opts=self._inside,
         )
 

@@ -21,7 +21,7 @@ SHORTEST_WINDOW_S: Final = 600.0
 LONGEST_WINDOW_S: Final = 14 * 86_400.0
 KEPT_S: Final = 7 * 86_400.0
 """How long files are kept where the retention of their data class does not say."""
-DATA_CLASSES_KEPT_S: Final = 30 * 86_400.0
+LONGEST_KEPT_S: Final = 30 * 86_400.0
 """Longest that files are kept: they are a hand-over, not an archive."""
 
 
@@ -133,7 +133,7 @@ def kept_s(fleet: Fleet, use_cases: Sequence[str]) -> float:
     for name in use_cases:
         retention = fleet.retention.get(fleet.use_cases[name].data_class)
         content_s = retention.content_s if retention else None
-        allowed.append(KEPT_S if content_s is None else min(content_s, DATA_CLASSES_KEPT_S))
+        allowed.append(KEPT_S if content_s is None else min(content_s, LONGEST_KEPT_S))
     return min(allowed, default=KEPT_S)
 
 

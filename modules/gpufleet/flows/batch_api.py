@@ -1,7 +1,7 @@
 """OpenAI's files and batches for callers of the gateway: each sees its own team's alone.
 
-A caller sees a batch, and the answers of one, only while its key is scoped to the use case; an
-input that no batch has used yet is its whole team's.
+A caller sees a batch and its files only while its key is scoped to their use case; a file that no
+batch has used yet is for the key alone that brought it.
 """
 
 from collections.abc import Iterator
@@ -181,7 +181,9 @@ def _file(ground: Ground, caller: Caller, id_: str) -> StoredFile:
 
 
 def _may_see(caller: Caller, file: StoredFile) -> bool:
-    return file.team == caller.team and file.use_case in {None, *caller.use_cases}
+    if file.use_case is None:
+        return (file.team, file.owner) == (caller.team, caller.owner)
+    return file.team == caller.team and file.use_case in caller.use_cases
 
 
 def _batch(ground: Ground, caller: Caller, id_: str) -> Batch:

@@ -153,10 +153,12 @@ def submit_file(
         expires_at=now + timedelta(seconds=wish.window_s),
         metadata=wish.metadata,
     )
+    table = table_of(ground)
+    table.add_file(file.model_copy(update={"use_case": wish.use_case}))
     # The flow keeps track of itself: a kill between these two leaves nothing half done.
     submit(ground, BATCH, order.id, {"actor": caller.owner, "batch": order.model_dump(mode="json")})
     made = new_batch(order)
-    table_of(ground).add(made)
+    table.add(made)
     return made
 
 

@@ -50,7 +50,7 @@ class StoredFile(Spec):
     id: str
     team: Name
     use_case: Name | None
-    """Whose answers they are; None for an input that no batch has used yet."""
+    """Whose requests or answers they are; None for an input that no batch has used yet."""
     owner: str
     """Key or person that brought it."""
     filename: str
