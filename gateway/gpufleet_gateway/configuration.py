@@ -86,6 +86,8 @@ def configuration(routes: Routes) -> dict[str, Any]:
             "suppress_debug_info": True,
             "num_retries": 0,
             "disable_end_user_cost_tracking": True,
+            # For a model that is named like a public one it would ask Hugging Face.
+            "disable_hf_tokenizer_download": True,
         },
     }
 
@@ -98,6 +100,7 @@ def environment(master_key: str, configuration_file: str) -> dict[str, str]:
         "LITELLM_LOCAL_MODEL_COST_MAP": "True",
         "LITELLM_LOCAL_BLOG_POSTS": "True",
         "LITELLM_LOG": "ERROR",
+        "HF_HUB_OFFLINE": "1",
         "LITELLM_MODE": "PRODUCTION",
         "DISABLE_ADMIN_UI": "True",
         "NO_DOCS": "True",
