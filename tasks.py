@@ -14,6 +14,7 @@ from gpufleet.tasks import (
     images,
     journal,
     plan,
+    simulate,
     state,
     worker,
 )
@@ -22,5 +23,5 @@ namespace = Collection()
 for module in (fleet, change, doctor, develop, worker):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
-for module in (flows, approve, cost, freeze, journal, plan, state, images):
+for module in (flows, approve, cost, freeze, journal, plan, state, images, simulate):
     namespace.add_collection(Collection.from_module(module))

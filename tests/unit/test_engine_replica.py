@@ -106,6 +106,7 @@ def test_a_dead_process_stays_away_as_long_as_it_is_told_or_until_all_is_cleared
         await lived.phase(Phase.LOADING, restarts=1)
         with pytest.raises(aiohttp.ClientConnectorError):
             await ask(lived, client)
+        assert lived.replica.seen().faults == ["stays down"]
         lived.replica.clear()
         await lived.phase(Phase.READY, restarts=1)
 
