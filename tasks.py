@@ -19,6 +19,7 @@ from gpufleet.tasks import (
     images,
     journal,
     plan,
+    simulate,
     slo,
     state,
     worker,
@@ -41,6 +42,7 @@ for module in (
     images,
     journal,
     plan,
+    simulate,
     slo,
     state,
 ):

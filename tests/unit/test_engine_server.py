@@ -245,7 +245,7 @@ def test_what_is_not_served_is_not_found() -> None:
 
 def faulty(kind: FaultKind, **more: float) -> Faults:
     faults = Faults()
-    faults.begin(Fault(kind=kind, **more))  # type: ignore[arg-type]
+    faults.begin(Fault(kind=kind, **more))
     return faults
 
 
@@ -289,7 +289,7 @@ def test_a_hung_engine_accepts_and_answers_nothing_but_its_metrics_until_it_goes
         await until(lambda: engine.engine.batch.running == 1)
         engine.engine.hang()
         asked = asyncio.create_task(engine.chat(max_tokens=1))
-        health = asyncio.create_task(engine.client.get(f"{engine.url}/health"))  # type: ignore[arg-type]
+        health = asyncio.create_task(engine.client.get(f"{engine.url}/health"))
         await until(lambda: engine.engine.batch.waiting == 1)
         found = samples(await engine.metrics())
         assert (found[names.RUNNING], found[names.WAITING]) == (1, 1)

@@ -194,7 +194,7 @@ class Replica:
             running=batch.running if batch else 0,
             waiting=batch.waiting if batch else 0,
             kv_usage=batch.kv_usage(self._loop.time()) if batch else 0.0,
-            faults=self.faults.words(),
+            faults=[*self.faults.words(), *([] if self._may_start.is_set() else ["stays down"])],
             speed=self._settings_now.spec.speed.source,
         )
 
