@@ -2,7 +2,6 @@
 
 import time
 from decimal import Decimal
-from typing import Any
 
 from hypothesis import strategies as st
 
@@ -23,9 +22,9 @@ DIGEST = "sha256:" + "a" * 64
 REGIONS = {"fra1": "eu-central", "nyc1": "us-east"}
 
 
-def route(**changes: Any) -> Route:
+def route(**changes: object) -> Route:
     """An interactive use case of internal data in the EU, changed as asked."""
-    declared: dict[str, Any] = {
+    declared: dict[str, object] = {
         "team": "support",
         "class": "interactive",
         "data_class": "internal",
@@ -48,9 +47,9 @@ def route(**changes: Any) -> Route:
     return Route.model_validate({**declared, **changes})
 
 
-def pool_route(**changes: Any) -> PoolRoute:
+def pool_route(**changes: object) -> PoolRoute:
     """A pool of replicas with 8 places and 2 s in service."""
-    declared: dict[str, Any] = {
+    declared: dict[str, object] = {
         "model": "large-1",
         "digest": DIGEST,
         "class": "interactive",
@@ -74,9 +73,9 @@ def hosted(url: str | None = None, cap: str = "100") -> HostedRoute:
     )
 
 
-def replica(uid: str = "u0", **changes: Any) -> Replica:
+def replica(uid: str = "u0", **changes: object) -> Replica:
     """A ready replica in the EU that was never polled, changed as asked."""
-    declared: dict[str, Any] = {
+    declared: dict[str, object] = {
         "name": f"chat-{uid}",
         "uid": uid,
         "site": "fra1",
@@ -87,14 +86,16 @@ def replica(uid: str = "u0", **changes: Any) -> Replica:
     return Replica.model_validate({**declared, **changes})
 
 
-def routes(use_cases: dict[str, Route], pools: dict[str, PoolRoute], **changes: Any) -> Routes:
+def routes(
+    use_cases: dict[str, Route], pools: dict[str, PoolRoute], gateway: Gateway | None = None
+) -> Routes:
     """Everything that a gateway is told."""
     return Routes(
         fleet="test",
         environment="test",
         currency="EUR",
         hosted_monthly_cap=None,
-        gateway=Gateway(workers=1, **changes),
+        gateway=gateway or Gateway(workers=1),
         use_cases=use_cases,
         pools=pools,
         regions=REGIONS,

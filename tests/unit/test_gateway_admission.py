@@ -2,10 +2,10 @@
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from tests.gateway_situations import pool_route, route
 
 from gpufleet.core.gateway.admission import fair_share, refusal, share_of_pod
 from gpufleet.spec.gateway import Gateway
-from tests.gateway_situations import pool_route, route
 
 teams = st.dictionaries(st.sampled_from(["support", "sales", "legal"]), st.integers(0, 200))
 

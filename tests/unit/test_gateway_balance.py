@@ -4,11 +4,11 @@ import math
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.gateway_situations import REGIONS, any_replica, pool_route, replica
 
 from gpufleet.core.gateway.balance import allowed, choose, serving
 from gpufleet.core.gateway.queueing import load_of, loads_of, pool_wait_s
 from gpufleet.spec.gateway import Replica
-from tests.gateway_situations import REGIONS, any_replica, pool_route, replica
 
 NOW_S = 1000.0
 

@@ -4,6 +4,7 @@ import math
 
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.gateway_situations import any_route, hosted, route, waits
 
 from gpufleet.core.gateway.ladder import (
     LEAVE_AFTER_S,
@@ -16,7 +17,6 @@ from gpufleet.core.gateway.ladder import (
 )
 from gpufleet.spec.gateway import Route
 from gpufleet.spec.serving import DataClass
-from tests.gateway_situations import any_route, hosted, route, waits
 
 situations = st.builds(
     Situation,

@@ -1,20 +1,22 @@
 """What a client may send, and what goes on to an engine."""
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.gateway_situations import route
 
 from gpufleet.core.gateway.request_body import (
+    Asked,
     Unacceptable,
     passed_on,
     prompt_tokens_estimate,
     read_body,
     tokens_allowed,
 )
-from tests.gateway_situations import route
 
 GOOD = {"model": "assist", "messages": [{"role": "user", "content": "hello"}]}
 SMUGGLED = [
@@ -45,7 +47,7 @@ json_values = st.recursive(
 )
 
 
-def _read(body: Any, *, chat: bool = True) -> Any:
+def _read(body: object, *, chat: bool = True) -> Asked:
     return read_body(json.dumps(body).encode(), chat=chat)
 
 
@@ -76,7 +78,7 @@ def test_fields_that_only_the_gateway_may_set_are_refused_by_name(name: str) -> 
         ("x", None),
     ],
 )
-def test_a_value_that_is_not_accepted_is_named(body: Any, parameter: str | None) -> None:
+def test_a_value_that_is_not_accepted_is_named(body: object, parameter: str | None) -> None:
     with pytest.raises(Unacceptable) as refused:
         _read(body)
     assert refused.value.parameter == parameter
@@ -103,11 +105,9 @@ def test_what_is_no_json_is_refused_in_a_sentence(raw: bytes) -> None:
 
 
 @given(raw=st.binary(max_size=200), chat=st.booleans())
-def test_whatever_comes_is_read_or_refused(raw: bytes, chat: bool) -> None:  # noqa: FBT001 - given
-    try:
-        read_body(raw, chat=chat)
-    except Unacceptable as refused:
-        assert str(refused)
+def test_whatever_comes_is_read_or_refused(raw: bytes, chat: bool) -> None:  # noqa: FBT001 - hypothesis gives it
+    with contextlib.suppress(Unacceptable):
+        assert read_body(raw, chat=chat).use_case
 
 
 @given(more=st.dictionaries(st.text(min_size=1), json_values, max_size=4))
@@ -129,7 +129,7 @@ def test_only_the_allowlist_ever_goes_on_to_an_engine(more: dict[str, Any]) -> N
     summary=st.booleans(),
 )
 def test_an_answer_is_never_longer_than_the_use_case_or_its_summary_allows(
-    wanted: int | None, most: int, short: int | None, summary: bool
+    wanted: int | None, most: int, short: int | None, *, summary: bool
 ) -> None:
     declared = route(output_max_tokens=most, summary_tokens=short)
     asked = _read({**GOOD, **({"max_completion_tokens": wanted} if wanted else {})})
