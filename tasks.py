@@ -6,6 +6,8 @@ from gpufleet.tasks import (
     access,
     approve,
     audit,
+    batch,
+    bench,
     change,
     cost,
     develop,
@@ -17,6 +19,7 @@ from gpufleet.tasks import (
     images,
     journal,
     plan,
+    slo,
     state,
     worker,
 )
@@ -25,5 +28,20 @@ namespace = Collection()
 for module in (fleet, change, doctor, develop, worker):
     for task in Collection.from_module(module).tasks.values():
         namespace.add_task(task)
-for module in (flows, access, approve, audit, cost, freeze, journal, plan, state, images, gateway):
+for module in (
+    access,
+    approve,
+    audit,
+    batch,
+    bench,
+    cost,
+    flows,
+    freeze,
+    gateway,
+    images,
+    journal,
+    plan,
+    slo,
+    state,
+):
     namespace.add_collection(Collection.from_module(module))

@@ -6,6 +6,7 @@ from gpufleet.components.field_owner import own_fields
 from gpufleet.components.freeze_guard import hold_in_freeze
 from gpufleet.components.gateway_deployment import deploy_gateway
 from gpufleet.components.gateway_route import GatewayRoute
+from gpufleet.components.monitoring import Monitoring
 from gpufleet.components.platform_outputs import PlatformOutputs
 from gpufleet.components.serving_pool import PoolContext, ServingPool
 from gpufleet.components.site import DeclaredSite
@@ -30,5 +31,7 @@ if declared.shard == 1:
     prices = price_table(declared.fleet, declared.path)
     deploy_gateway(declared, opts)
     GatewayRoute("gateway", declared.fleet.slug, routes_text(declared.fleet, prices), opts)
+    with small_states():
+        Monitoring("monitoring", declared.fleet, declared.name, opts)
 
 pulumi.export("services", [pool.service for pool in pools])

@@ -8,6 +8,9 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from gpufleet.core import vocabulary as names
+from gpufleet.core.monitoring.gpus import GPU_JOB
+from gpufleet.core.monitoring.monitors import replaced
+from gpufleet.core.monitoring.site_rules import CLUSTER_RETENTION_S
 from gpufleet.spec.hardware import GpuAccess
 
 
@@ -24,14 +27,35 @@ class Chart:
 
 CHARTS: Final = (
     Chart("oci://registry.k8s.io/kueue/charts/kueue", "kueue-system", "0.14.0"),
-    Chart("keda", "keda", "2.21.0", "https://kedacore.github.io/charts"),
+    Chart(
+        "keda",
+        "keda",
+        "2.21.0",
+        "https://kedacore.github.io/charts",
+        {"prometheus": {"operator": {"enabled": True, "serviceMonitor": {"enabled": True}}}},
+    ),
     Chart("oci://registry.k8s.io/lws/charts/lws", "lws-system", "0.7.0"),
     Chart(
         "kube-prometheus-stack",
         names.PROMETHEUS_NAMESPACE,
         "77.0.0",
         "https://prometheus-community.github.io/helm-charts",
-        {"alertmanager": {"enabled": True}, "grafana": {"enabled": True}},
+        {
+            "alertmanager": {"enabled": True},
+            "grafana": {
+                "enabled": True,
+                "sidecar": {"dashboards": {"searchNamespace": names.MONITORING_NAMESPACE}},
+            },
+            "prometheus": {
+                "prometheusSpec": {
+                    "retention": f"{CLUSTER_RETENTION_S // 86400}d",
+                    # Else only what this chart made itself is picked up, and ours is not.
+                    "ruleSelectorNilUsesHelmValues": False,
+                    "podMonitorSelectorNilUsesHelmValues": False,
+                    "serviceMonitorSelectorNilUsesHelmValues": False,
+                }
+            },
+        },
     ),
     Chart(
         "gpu-operator",
@@ -43,7 +67,16 @@ CHARTS: Final = (
             "driver": {"enabled": False},
             "toolkit": {"enabled": False},
             "nfd": {"enabled": True},
-            "dcgmExporter": {"enabled": True, "serviceMonitor": {"enabled": True}},
+            "dcgmExporter": {
+                "enabled": True,
+                "serviceMonitor": {
+                    "enabled": True,
+                    "interval": "15s",
+                    # Namespace and pod are those that hold the GPU, not the exporter's own.
+                    "honorLabels": True,
+                    "relabelings": [replaced("job", GPU_JOB)],
+                },
+            },
         },
     ),
 )

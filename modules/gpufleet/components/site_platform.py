@@ -9,11 +9,15 @@ from pulumi_kubernetes.apiextensions import CustomResource
 
 from gpufleet.core import vocabulary as names
 from gpufleet.core.quotas import BatchQuota, SitePlan
+from gpufleet.spec.batches import Priority
 
+_KUEUE: Final = "kueue.x-k8s.io/v1beta1"
 _PRIORITIES: Final = {
     "gpufleet-interactive": (100_000, "PreemptLowerPriority", "A person is waiting."),
     "gpufleet-batch": (10_000, "Never", "Work with a deadline; never preempts."),
 }
+_QUEUE_PRIORITIES: Final = {Priority.HIGH: 300, Priority.NORMAL: 200, Priority.LOW: 100}
+"""Of batches in Kueue; a pool's replica has its PriorityClass' value there, which is above all."""
 
 
 class SitePlatform(pulumi.ComponentResource):
@@ -115,11 +119,43 @@ class SitePlatform(pulumi.ComponentResource):
         for pool in self._plan.batch_pools:
             queue = {"clusterQueue": names.CLUSTER_QUEUE}
             self._kueue("LocalQueue", pool, names.BATCH_NAMESPACE, queue)
+        self._batches()
+
+    def _batches(self) -> None:
+        """What jobs of batches need: their order in the queue, and the way to the object store."""
+        for priority, value in _QUEUE_PRIORITIES.items():
+            name = names.queue_priority_of(priority)
+            # It has no spec, and Pulumi's own class for custom resources knows nothing else.
+            pulumi.CustomResource(
+                f"kubernetes:{_KUEUE}:WorkloadPriorityClass",
+                f"workloadpriorityclass-{name}",
+                {
+                    "apiVersion": _KUEUE,
+                    "kind": "WorkloadPriorityClass",
+                    "metadata": self._about(name),
+                    "value": value,
+                    "description": "Fills idle batch quota; a pool's replica takes it back.",
+                },
+                self._inside,
+            )
+        ports = [{"port": port, "protocol": "TCP"} for port in self._plan.store_ports]
+        k8s.networking.v1.NetworkPolicy(
+            "batch-jobs",
+            metadata=self._about("batch-jobs", names.BATCH_NAMESPACE),
+            spec={
+                "podSelector": {
+                    "matchExpressions": [{"key": names.BATCH_JOB, "operator": "Exists"}]
+                },
+                "policyTypes": ["Ingress", "Egress"],
+                "egress": [{"ports": ports}],
+            },
+            opts=self._inside,
+        )
 
     def _kueue(self, kind: str, name: str, namespace: str | None, spec: dict[str, Any]) -> None:
         CustomResource(
             f"{kind.lower()}-{name}",
-            api_version="kueue.x-k8s.io/v1beta1",
+            api_version=_KUEUE,
             kind=kind,
             metadata=self._about(name, namespace),
             spec=spec,
@@ -163,6 +199,8 @@ def _cluster_queue(quotas: Sequence[BatchQuota]) -> dict[str, Any]:
     return {
         "namespaceSelector": {"matchLabels": {names.NAMESPACE: names.BATCH_NAMESPACE}},
         "queueingStrategy": "BestEffortFIFO",
+        # A pool's replica takes its quota back from the batches that have filled it.
+        "preemption": {"withinClusterQueue": "LowerPriority"},
         "resourceGroups": [
             {
                 "coveredResources": ["cpu", "memory", names.GPU_RESOURCE],

@@ -12,6 +12,8 @@ from gpufleet.components.site import DeclaredSite
 from gpufleet.components.worker_pod import SELECTOR, WorkerPlan, pod_spec
 from gpufleet.core import cluster_worker
 from gpufleet.core import vocabulary as names
+from gpufleet.core.monitoring.monitors import replaced
+from gpufleet.core.monitoring.platform import WORKER_JOB
 
 
 def deploy_worker(
@@ -195,7 +197,13 @@ class WorkerDeployment(pulumi.ComponentResource):
             metadata=self._about(names.WORKER),
             spec={
                 "selector": {"matchLabels": SELECTOR},
-                "endpoints": [{"port": "metrics", "interval": "30s"}],
+                "endpoints": [
+                    {
+                        "port": "metrics",
+                        "interval": "30s",
+                        "relabelings": [replaced("job", WORKER_JOB)],
+                    }
+                ],
             },
             opts=self._inside,
         )

@@ -345,7 +345,9 @@ def selector(namespaces: Sequence[str]) -> Object:
 
 
 def _is_of_pool(template: str) -> str:
-    return f"(has({template}.metadata.labels) && '{names.POOL}' in {template}.metadata.labels)"
+    """Whether a pod runs a pool's engine: a replica, or one that answers a batch."""
+    labels = f"{template}.metadata.labels"
+    return f"(has({labels}) && ('{names.POOL}' in {labels} || '{names.BATCH_JOB}' in {labels}))"
 
 
 def _given(key: str) -> str:

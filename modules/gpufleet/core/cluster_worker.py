@@ -19,7 +19,7 @@ CLUSTER_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "": ("namespaces",),
     "scheduling.k8s.io": ("priorityclasses",),
     "node.k8s.io": ("runtimeclasses",),
-    "kueue.x-k8s.io": ("clusterqueues", "resourceflavors"),
+    "kueue.x-k8s.io": ("clusterqueues", "resourceflavors", "workloadpriorityclasses"),
     "admissionregistration.k8s.io": (
         "validatingadmissionpolicies",
         "validatingadmissionpolicybindings",
@@ -34,7 +34,7 @@ NAMESPACED_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "keda.sh": ("scaledobjects",),
     "kueue.x-k8s.io": ("localqueues",),
     "leaderworkerset.x-k8s.io": ("leaderworkersets",),
-    "monitoring.coreos.com": ("servicemonitors",),
+    "monitoring.coreos.com": ("podmonitors", "prometheusrules", "servicemonitors"),
     "networking.k8s.io": ("networkpolicies",),
     "policy": ("poddisruptionbudgets",),
     "resource.k8s.io": ("resourceclaimtemplates",),
@@ -85,7 +85,7 @@ def namespace_rules(namespace: str) -> list[dict[str, list[str]]]:
     """RBAC rules in one of our namespaces.
 
     In its own it asks for the tokens with which the state of freezes is written, and with which an
-    exempt flow passes one.
+    exempt flow passes one; in that of batch work it makes and ends the Jobs of batches.
     """
     tokens = {
         "apiGroups": [""],
@@ -93,7 +93,8 @@ def namespace_rules(namespace: str) -> list[dict[str, list[str]]]:
         "resourceNames": [names.FREEZE_SYNC, names.EXEMPT],
         "verbs": ["create"],
     }
-    own = [tokens] if namespace == names.SYSTEM_NAMESPACE else []
+    jobs = _rules({"batch": ("jobs",)}, _WRITE)
+    own = {names.SYSTEM_NAMESPACE: [tokens], names.BATCH_NAMESPACE: jobs}.get(namespace, [])
     return [*_rules(NAMESPACED_KINDS, _WRITE), *own]
 
 

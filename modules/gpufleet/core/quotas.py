@@ -3,11 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
+from urllib.parse import urlsplit
 
 from gpufleet.core import vocabulary as names
 from gpufleet.core.serving import PoolAtSite, pools_at
 from gpufleet.spec.fleet import Fleet
-from gpufleet.spec.hardware import GpuAccess
+from gpufleet.spec.hardware import GpuAccess, ObjectStorage
 from gpufleet.spec.serving import ServingClass
 
 
@@ -34,6 +35,8 @@ class SitePlan:
     batch: tuple[BatchQuota, ...]
     """The node groups of batch pools, whole: no interactive pool stands on them."""
     batch_pools: tuple[str, ...]
+    store_ports: tuple[int, ...]
+    """Ports of the site's object store, and of where weights come from."""
 
     @classmethod
     def of(cls, fleet: Fleet, site: str) -> Self:
@@ -47,6 +50,7 @@ class SitePlan:
             claimed_gpus=_most_gpus(pools, GpuAccess.DRA) if claims_gpus(fleet, site) else None,
             batch=tuple(_batch_quota(fleet, pool.group_name) for pool in batch),
             batch_pools=tuple(pool.name for pool in batch),
+            store_ports=_store_ports(fleet.sites[site].object_store),
         )
 
     @property
@@ -76,6 +80,11 @@ def _most_gpus(pools: Iterable[PoolAtSite], access: GpuAccess) -> int:
         for pool in pools
         if pool.class_ is ServingClass.INTERACTIVE and pool.gpu_access is access
     )
+
+
+def _store_ports(store: ObjectStorage | None) -> tuple[int, ...]:
+    url = urlsplit(store.endpoint if store else "")
+    return tuple(sorted({443, url.port or (80 if url.scheme == "http" else 443)}))
 
 
 def _batch_quota(fleet: Fleet, node_group: str) -> BatchQuota:

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from gpufleet.spec.batches import Priority
 from gpufleet.spec.clusters import HOST_LABEL
 from gpufleet.spec.serving import ServingClass
 
@@ -12,6 +13,10 @@ FLEET: Final = f"{GROUP}/fleet"
 POOL: Final = f"{GROUP}/pool"
 CLASS: Final = f"{GROUP}/class"
 MODEL: Final = f"{GROUP}/model"
+BATCH_JOB: Final = f"{GROUP}/batch-job"
+"""Label of the pods that answer a batch: never `POOL`, whose pods are replicas that serve."""
+BATCH_POOL: Final = f"{GROUP}/batch-pool"
+"""Label with the pool whose engine and node group these pods use."""
 TEAM: Final = f"{GROUP}/team"
 USE_CASE: Final = f"{GROUP}/use-case"
 REVISION_DIGEST: Final = f"{GROUP}/revision-digest"
@@ -72,6 +77,9 @@ RUNTIME_CLASS: Final = "nvidia"
 NAMESPACE: Final = "kubernetes.io/metadata.name"
 WORKER_INDEX: Final = "leaderworkerset.sigs.k8s.io/worker-index"
 QUEUE: Final = "kueue.x-k8s.io/queue-name"
+QUEUE_PRIORITY: Final = "kueue.x-k8s.io/priority-class"
+FEWEST_PODS: Final = "kueue.x-k8s.io/job-min-parallelism"
+"""Annotation of a Job that may run with fewer pods than it asks for."""
 CLUSTER_QUEUE: Final = "gpufleet-batch"
 GATEWAY: Final = "gpufleet"
 GATEWAY_PORT: Final = 4000
@@ -98,6 +106,11 @@ def namespace_of(class_: ServingClass) -> str:
 def priority_class_of(class_: ServingClass) -> str:
     """The PriorityClass of a class's pods."""
     return f"gpufleet-{class_.value}"
+
+
+def queue_priority_of(priority: Priority) -> str:
+    """The WorkloadPriorityClass of batches with a priority."""
+    return f"gpufleet-batch-{priority.value}"
 
 
 def management_provider(site: str) -> str:

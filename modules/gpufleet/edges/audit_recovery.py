@@ -73,12 +73,12 @@ def _close(folder: Path, writer: str, slots: Slots) -> list[AuditRecord]:
         for name, file in segments(folder, ending)
         if name.writer == writer
     ]
+    recorded = _request_ids(file for _, file in files) if left else set()
     classes = {name.data_class for name, _ in files} | {value["data_class"] for *_, value in left}
     chains = {
         each: _reopened(folder, f"{writer}.{each}", files, heads.get(f"{writer}.{each}"))
         for each in sorted(classes)
     }
-    recorded = _request_ids(file for _, file in files) if left else set()
     written = []
     try:
         for _, kind, value in left:

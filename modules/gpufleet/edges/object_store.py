@@ -1,7 +1,7 @@
 """An S3 object store with Object Lock, as each site has one."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -80,6 +80,15 @@ class ObjectStore:
                 if _code(error) not in _OURS_ALREADY:
                     raise
 
+    def make_bucket(self, bucket: str) -> None:
+        """Make a bucket whose objects can be deleted; one that is there is left as it is."""
+        with self._told(bucket):
+            try:
+                self._client.create_bucket(Bucket=bucket)
+            except ClientError as error:
+                if _code(error) not in _OURS_ALREADY:
+                    raise
+
     def put_locked(self, bucket: str, key: str, content: bytes, until: datetime) -> None:
         """Put an object that nobody can change or delete before a moment."""
         with self._told(f"{bucket}/{key}"):
@@ -132,6 +141,36 @@ class ObjectStore:
                 return content
         except _NothingThereError:
             raise Failed("is not in the object store", where=f"{bucket}/{key}") from None
+
+    def find(self, bucket: str, key: str) -> bytes | None:
+        """The content of an object that may not be there."""
+        try:
+            with self._told(f"{bucket}/{key}"):
+                content: bytes = self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
+                return content
+        except _NothingThereError:
+            return None
+
+    def keys(self, bucket: str, prefix: str) -> list[str]:
+        """The keys below a prefix, sorted; none where there is no such bucket."""
+        found: list[str] = []
+        try:
+            with self._told(f"{bucket}/{prefix}"):
+                pages = self._client.get_paginator("list_objects_v2")
+                for page in pages.paginate(Bucket=bucket, Prefix=prefix):
+                    found += [each["Key"] for each in page.get("Contents", [])]
+        except _NothingThereError:
+            return []
+        return sorted(found)
+
+    def delete(self, bucket: str, keys: Iterable[str]) -> None:
+        """Delete objects of a bucket without versions, those that are there."""
+        for key in keys:
+            try:
+                with self._told(f"{bucket}/{key}"):
+                    self._client.delete_object(Bucket=bucket, Key=key)
+            except _NothingThereError:
+                continue
 
     def versions(self, bucket: str, prefix: str) -> list[dict[str, Any]]:
         """Every version below a prefix: Key, VersionId, LastModified and Size; newest first."""

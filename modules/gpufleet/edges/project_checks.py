@@ -57,11 +57,19 @@ def checks(root: Path) -> list[Check]:
         Check("shellcheck", (tool("shellcheck", *shell),), root),
         Check("hadolint", (tool("hadolint", *containerfiles),), root),
         Check("docs", ((sys.executable, "-m", "gpufleet.tasks", "docs", "--check"),), root),
+        *(_rules(root, fleet) for fleet in sorted(root.glob("fleets/*/*.yaml"))),
         *(_go_vet(root, module) for module in _OWN_GO),
     ]
     if any((root / "playbooks").glob("**/*.yml")):
         found.append(Check("ansible-lint", (tool("ansible-lint", "--offline", "playbooks"),), root))
     return found
+
+
+def _rules(root: Path, fleet: Path) -> Check:
+    """promtool, which is built where it is missing, on what follows from a fleet file."""
+    shown = fleet.relative_to(root)
+    command = ("-m", "gpufleet.tasks", "slo.rules", "--check", f"--fleet={shown}")
+    return Check(f"promtool {shown}", ((sys.executable, *command),), root)
 
 
 def _go_vet(root: Path, module: str) -> Check:

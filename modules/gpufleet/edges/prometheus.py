@@ -62,6 +62,20 @@ class Prometheus:
         """Close its connections."""
         self._client.close()
 
+    def now(self, query: str) -> list[Series]:
+        """A query's series now; what is not a number is left out.
+
+        Raises:
+            Retryable: the server does not answer, or is overloaded.
+            Failed: it refuses the query.
+        """
+        found = []
+        for series in self._ask("/api/v1/query", {"query": query})["result"]:
+            at, text = series["value"]
+            if (value := float(text)) == value:
+                found.append(Series(series["metric"], {datetime.fromtimestamp(at, UTC): value}))
+        return found
+
     def at_times(self, query: str, begin: datetime, end: datetime, step: timedelta) -> list[Series]:
         """A query's series, evaluated at `begin` and each step after it, up to `end` itself.
 

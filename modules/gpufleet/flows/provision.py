@@ -23,7 +23,7 @@ from gpufleet.flows.pending_objects import settle_pending
 from gpufleet.flows.readiness import wait_ready
 from gpufleet.flows.stacks import inputs_of, stacks_of
 from gpufleet.flows.windows import decision_at
-from gpufleet.local.platform import down
+from gpufleet.local.platform import down, tell_rules
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import PolicyRefused
 from gpufleet.spec.fence import Fence
@@ -228,6 +228,7 @@ def update_site(  # noqa: PLR0913, PLR0917 - what acts, on what, and whom it tel
     # Whoever comes next meets policies that know whether a freeze holds.
     sync(ground, [site])
     results += side_by_side(cli, [s for s in stacks if s.project != PLATFORM], update)
+    tell_rules(environment.fleet, environment.state, site)
     # The programs have read the fleet file themselves: not if somebody changed it in between.
     if digest_of(load_fleet(environment.fleet_file)) == digest_of(environment.fleet):
         for stack, digest in inputs.items():

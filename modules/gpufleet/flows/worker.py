@@ -18,8 +18,9 @@ from gpufleet.edges.code_version import code_version
 from gpufleet.edges.workspace import Workspace
 
 # Importing a flow declares it.
-from gpufleet.flows import change, schedules  # noqa: F401
+from gpufleet.flows import batch, change, schedules  # noqa: F401
 from gpufleet.flows.audit_shipping import delete
+from gpufleet.flows.batch_files import sweep
 from gpufleet.flows.chores import Chore, Chores
 from gpufleet.flows.durable import Host
 from gpufleet.flows.freeze_sync import FreezeKeeper
@@ -62,6 +63,7 @@ class Worker:
             Chore("anchor", 2, lambda: anchor(ground)),
             Chore("state backup", 10, lambda: back_up(ground)),
             Chore("audit retention", 600, lambda: delete(ground, system_clock())),
+            Chore("batch files", 60, lambda: sweep(ground)),
             Chore("flows", 10, self._count),
         ]
 

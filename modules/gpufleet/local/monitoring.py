@@ -1,14 +1,20 @@
 """The Prometheus of one embedded site: what it scrapes, and how it finds the replicas of pools."""
 
+from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
 from gpufleet.core import vocabulary as names
+from gpufleet.core.monitoring.objectives import GATEWAY_JOB
+from gpufleet.core.monitoring.platform import WORKER_JOB
+from gpufleet.core.monitoring.pools import REPLICAS_JOB
+from gpufleet.core.monitoring.site_rules import rules_file
 from gpufleet.core.serving import ENGINE_PORT
 from gpufleet.local.files import PRIVATE_FOLDER, write_private
 from gpufleet.local.process import Process
 from gpufleet.local.site_files import SCRAPES_AS, SiteFiles
+from gpufleet.spec.fleet import Fleet
 
 _CONTROL_PLANE_EVERY: Final = "30s"
 _REPLICAS_EVERY: Final = "5s"
@@ -17,16 +23,15 @@ _NO_BUCKETS: Final = [
     # Nine tenths of what a control plane tells; sums and counts stay.
     {"source_labels": ["__name__"], "regex": ".+_bucket", "action": "drop"}
 ]
+_FOLDER: Final = "prometheus"
+_RULES: Final = "rules"
 _KIND: Final = "__meta_kubernetes_pod"
 
 
 def prometheus(site: SiteFiles) -> Process:
     """Keeps a day at most: what a site needs for longer goes elsewhere."""
-    folder = site.folder / "prometheus"
-    config = folder / "prometheus.yaml"
-    # Alert rules go here; a changed file is noticed within the reload interval.
-    (folder / "rules").mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
-    write_private(config, yaml.safe_dump(prometheus_config(site), sort_keys=False))
+    folder = site.folder / _FOLDER
+    config = write_config(site)
     server = site.address("prometheus")
     return Process(
         "prometheus",
@@ -44,6 +49,28 @@ def prometheus(site: SiteFiles) -> Process:
         after=("bootstrap",),
         ready=f"http://{server}/-/ready",
     )
+
+
+def write_config(site: SiteFiles) -> Path:
+    """Write Prometheus' configuration, and return its file."""
+    folder = site.folder / _FOLDER
+    (folder / _RULES).mkdir(mode=PRIVATE_FOLDER, parents=True, exist_ok=True)
+    config = folder / "prometheus.yaml"
+    write_private(config, yaml.safe_dump(prometheus_config(site), sort_keys=False))
+    return config
+
+
+def write_rules(folder: Path, fleet: Fleet, site: str) -> Path:
+    """Write the rules of a site; its Prometheus notices within the reload interval.
+
+    Args:
+        folder: of the site.
+        fleet: what the rules follow from.
+        site: its name.
+    """
+    file = folder / _FOLDER / _RULES / "gpufleet.yaml"
+    write_private(file, yaml.safe_dump(rules_file(fleet, site), sort_keys=False, width=1000))
+    return file
 
 
 def prometheus_config(site: SiteFiles) -> dict[str, Any]:
@@ -80,10 +107,10 @@ def prometheus_config(site: SiteFiles) -> dict[str, Any]:
         _replicas(site),
     ]
     if site.worker_port:
-        jobs.append(_static(site, "worker", f"127.0.0.1:{site.worker_port}"))
+        jobs.append(_static(site, WORKER_JOB, f"127.0.0.1:{site.worker_port}"))
     if site.gateway_port:
         often = {"scrape_interval": _REPLICAS_EVERY}
-        jobs.append(_static(site, "gateway", f"127.0.0.1:{site.gateway_port}") | often)
+        jobs.append(_static(site, GATEWAY_JOB, f"127.0.0.1:{site.gateway_port}") | often)
     return {
         "global": {
             "scrape_interval": "15s",
@@ -91,7 +118,7 @@ def prometheus_config(site: SiteFiles) -> dict[str, Any]:
             "evaluation_interval": "15s",
             "external_labels": _labels(site),
         },
-        "rule_files": ["rules/*.yaml"],
+        "rule_files": [f"{_RULES}/*.yaml"],
         "scrape_configs": jobs,
     }
 
@@ -120,7 +147,7 @@ def _replicas(site: SiteFiles) -> dict[str, Any]:
     """
     fixed = {**_labels(site), names.metric_label(names.SITE): site.name}
     return {
-        "job_name": "replicas",
+        "job_name": REPLICAS_JOB,
         "scrape_interval": _REPLICAS_EVERY,
         "kubernetes_sd_configs": [
             {
@@ -132,6 +159,8 @@ def _replicas(site: SiteFiles) -> dict[str, Any]:
         "relabel_configs": [
             _keep(f"{_KIND}_phase", "Running"),
             _keep(f"{_KIND}_container_port_number", str(ENGINE_PORT)),
+            # Of a replica over nodes only the leader serves.
+            _keep(f"{_KIND}_label_{names.metric_label(names.WORKER_INDEX)}", "0?"),
             {"regex": f"{_KIND}_label_(gpufleet_dev_.+)", "action": "labelmap"},
             _copy(f"{_KIND}_name", "pod"),
             _copy("__meta_kubernetes_namespace", "namespace"),

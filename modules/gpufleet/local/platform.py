@@ -32,6 +32,7 @@ from gpufleet.local.gateway_layout import (
     gateway,
     gateway_control,
 )
+from gpufleet.local.monitoring import write_rules
 from gpufleet.local.nodes import apply_nodes
 from gpufleet.local.process import Process
 from gpufleet.local.shared_layout import SHARED, SHARED_PORTS, worker
@@ -237,6 +238,12 @@ class Platform:
 def embedded_sites(fleet: Fleet) -> list[str]:
     """The sites of a fleet that gpufleet runs itself."""
     return [name for name, site in fleet.sites.items() if isinstance(site.cluster, EmbeddedCluster)]
+
+
+def tell_rules(fleet: Fleet, state: EnvironmentDir, site: str) -> None:
+    """Bring the alert rules of a site to what a fleet file declares, where it is embedded."""
+    if site in embedded_sites(fleet):
+        write_rules(state.site(site), fleet, site)
 
 
 def down(state: EnvironmentDir, *, purge: bool) -> None:

@@ -66,7 +66,7 @@ def _kwok(site: SiteFiles) -> Process:
 
 
 def _stages(site: SiteFiles) -> Path:
-    """kwok's own stages; the pods of our pools are made ready by the node agent instead."""
+    """kwok's own stages; what pods of our pools and batches do is the node agent's instead."""
     stages: list[dict[str, Any]] = []
     for folder in ("kwok-node", "kwok-heartbeat", "kwok-pod"):
         for file in sorted((site.manifests / folder).glob("*.yaml")):
@@ -76,10 +76,11 @@ def _stages(site: SiteFiles) -> Path:
                 if stage and stage["kind"] == "Stage"
             ]
     for stage in stages:
-        if stage["metadata"]["name"] == "pod-ready":
-            stage["spec"]["selector"]["matchExpressions"].append(
-                {"key": f'.metadata.labels["{names.POOL}"]', "operator": "DoesNotExist"}
-            )
+        if stage["metadata"]["name"] in {"pod-ready", "pod-complete"}:
+            stage["spec"]["selector"]["matchExpressions"] += [
+                {"key": f'.metadata.labels["{label}"]', "operator": "DoesNotExist"}
+                for label in (names.POOL, names.BATCH_JOB)
+            ]
     file = site.folder / "kwok.yaml"
     write_private(file, yaml.safe_dump_all(stages))
     return file

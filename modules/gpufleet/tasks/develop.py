@@ -12,7 +12,7 @@ _NO_TESTS = 5
 
 @command()
 def lint(_: Context) -> None:
-    """Every static check: ruff, mypy, layers, shellcheck, hadolint, go vet, ansible-lint, docs.
+    """Every static check: ruff, mypy, layers, shellcheck, hadolint, promtool, go vet, docs.
 
     Example: ./fleet lint
     """

@@ -1,0 +1,47 @@
+"""What is scraped, recorded, alerted and drawn at one site, as objects of its cluster."""
+
+import pulumi
+import pulumi_kubernetes as k8s
+from pulumi_kubernetes.apiextensions import CustomResource
+
+from gpufleet.core.monitoring.dashboards import dashboard_objects
+from gpufleet.core.monitoring.monitors import pod_monitors
+from gpufleet.core.monitoring.site_rules import rule_objects
+from gpufleet.spec.fleet import Fleet
+
+
+class Monitoring(pulumi.ComponentResource):
+    """PodMonitors and PrometheusRules for Prometheus' operator, dashboards for Grafana's sidecar.
+
+    On an embedded site neither runs: the objects are made all the same, so that they are checked by
+    the same definitions, and its Prometheus reads the same rules from a file.
+
+    Args:
+        name: of the component.
+        fleet: what they follow from.
+        site: where.
+        opts: with a provider that knows the operator's definitions.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fleet: Fleet,
+        site: str,
+        opts: pulumi.ResourceOptions | None = None,
+    ) -> None:
+        super().__init__("gpufleet:monitoring:Monitoring", name, None, opts)
+        inside = pulumi.ResourceOptions(parent=self)
+        objects = pod_monitors(fleet.slug, site) | rule_objects(fleet, site)
+        for each, thing in objects.items():
+            CustomResource(
+                f"{thing['kind'].lower()}-{each}",
+                api_version=thing["apiVersion"],
+                kind=thing["kind"],
+                metadata=thing["metadata"],
+                spec=thing["spec"],
+                opts=inside,
+            )
+        for each, thing in dashboard_objects(fleet).items():
+            k8s.core.v1.ConfigMap(each, metadata=thing["metadata"], data=thing["data"], opts=inside)
+        self.register_outputs({"rules": len(objects)})

@@ -1,0 +1,1 @@
+"""What is recorded, alerted and drawn of a fleet, as plain data for Prometheus and Grafana."""

@@ -1,0 +1,167 @@
+"""What a use case is promised, as shares of bad events that a series can tell."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final
+
+from gpufleet.core.engine_metrics import REQUEST_BOUNDS_S, TTFT_BOUNDS_S, stricter_bound
+from gpufleet.core.gateway import series
+from gpufleet.core.monitoring.rules import selector
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.serving import UseCase
+
+SLOWER_ALLOWED: Final = 0.05
+"""A 95th percentile holds as long as no more than this share of requests is slower."""
+SMALLEST_BUDGET: Final = 1e-6
+"""Where no request at all may fail, any failure burns faster than any limit."""
+BUDGET: Final = "use_case:gpufleet_slo_budget:ratio"
+"""Share of requests, or of time, that may be bad; labels use_case and slo."""
+UNSERVED: Final = "use_case:gpufleet_unserved:bool"
+"""1 while a use case is not served, else 0: what availability is measured by."""
+UNSERVED_SHARE: Final = 0.5
+"""A use case counts as not served while fewer than this share of its requests is answered."""
+UNSERVED_WINDOW: Final = "2m"
+UNSERVED_REQUESTS: Final = 3
+"""Fewer in the window say nothing about whether a use case is served."""
+GATEWAY_JOB: Final = "gateway"
+_ASKED: Final = series.REQUESTS + selector(outcome="!cancelled")
+
+
+class Slo(StrEnum):
+    """The promises of a use case."""
+
+    LATENCY = "latency"
+    TTFT = "ttft"
+    ERRORS = "errors"
+    AVAILABILITY = "availability"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """One promise of one use case.
+
+    Args:
+        use_case: whose.
+        team: that owns it.
+        slo: which promise.
+        budget: share of requests, or of time, that may be bad.
+        target_s: the declared limit of a latency.
+        bound_s: the bucket bound that it is measured at: the target, or the next one below.
+    """
+
+    use_case: str
+    team: str
+    slo: Slo
+    budget: float
+    target_s: float | None = None
+    bound_s: float | None = None
+
+    @property
+    def is_of_time(self) -> bool:
+        """Whether time is counted, not requests."""
+        return self.slo is Slo.AVAILABILITY
+
+    @property
+    def told(self) -> str:
+        """The promise in words, with the bound where it is not the declared target."""
+        share = f"{100 * (1 - self.budget):.6g} %"
+        if self.slo is Slo.ERRORS:
+            return f"{share} of requests do not fail"
+        if self.slo is Slo.AVAILABILITY:
+            return f"served {share} of the time"
+        what = "to the first token" if self.slo is Slo.TTFT else "to the last token"
+        return f"{share} of requests within {self.target_s:g} s {what}{self.bound_told}"
+
+    @property
+    def bound_told(self) -> str:
+        """What is said where the target lies between two bounds."""
+        if self.bound_s is None or self.target_s is None or self.bound_s == self.target_s:
+            return ""
+        side = "below" if self.bound_s < self.target_s else "above"
+        return f"; alerted at {self.bound_s:g} s, the bound {side} the declared {self.target_s:g} s"
+
+    def slow_share(self, window: str) -> str:
+        """PromQL of the share of requests slower than the bound; empty without any."""
+        within = selector(use_case=self.use_case, le=le(self.bound_s or 0))
+        every = selector(use_case=self.use_case)
+        return (
+            f"1 - sum(rate({self.stem}_bucket{within}[{window}])) "
+            f"/ (sum(rate({self.stem}_count{every}[{window}])) > 0)"
+        )
+
+    def events(self, window: str) -> str:
+        """PromQL of how many requests a window holds."""
+        if self.bound_s is None:
+            asked = selector(use_case=self.use_case, outcome="!cancelled")
+            return f"sum(increase({series.REQUESTS}{asked}[{window}]))"
+        every = selector(use_case=self.use_case)
+        return f"sum(increase({self.stem}_count{every}[{window}]))"
+
+    @property
+    def stem(self) -> str:
+        """Name of the histogram of a latency, without its suffix."""
+        return series.TTFT_S if self.slo is Slo.TTFT else series.REQUEST_S
+
+
+def objectives_of(fleet: Fleet) -> tuple[Objective, ...]:
+    """Every promise of every use case, in the order of the fleet file."""
+    return tuple(
+        objective
+        for name, use_case in fleet.use_cases.items()
+        for objective in _objectives(name, use_case)
+    )
+
+
+def _objectives(name: str, use_case: UseCase) -> tuple[Objective, ...]:
+    slo, team = use_case.slo, use_case.team
+    return (
+        Objective(
+            name,
+            team,
+            Slo.LATENCY,
+            SLOWER_ALLOWED,
+            slo.p95_s,
+            stricter_bound(slo.p95_s, REQUEST_BOUNDS_S),
+        ),
+        Objective(
+            name,
+            team,
+            Slo.TTFT,
+            SLOWER_ALLOWED,
+            slo.ttft_p95_s,
+            stricter_bound(slo.ttft_p95_s, TTFT_BOUNDS_S),
+        ),
+        Objective(name, team, Slo.ERRORS, max(slo.error_rate, SMALLEST_BUDGET)),
+        Objective(name, team, Slo.AVAILABILITY, 1 - slo.availability),
+    )
+
+
+def failed_share(window: str) -> str:
+    """PromQL of the share of failed requests by use case; empty without any request.
+
+    What a client cancelled says nothing.
+    """
+    failed = f"sum by (use_case) (rate({series.REQUESTS}{selector(outcome='error')}[{window}]))"
+    asked = f"sum by (use_case) (rate({_ASKED}[{window}]))"
+    # Without a failure so far there is no such series: that is a share of 0.
+    return f"({failed} or 0 * {asked}) / ({asked} > 0)"
+
+
+def unserved() -> str:
+    """PromQL of `UNSERVED`: nobody is answered, or the gateway itself does not answer.
+
+    A refusal for overload is no service either.
+    """
+    window, by = UNSERVED_WINDOW, "sum by (use_case)"
+    answered = f"{by} (rate({series.REQUESTS}{selector(outcome='ok')}[{window}]))"
+    asked = f"{by} (rate({_ASKED}[{window}]))"
+    few = f"({answered} or 0 * {asked}) / {asked} < bool {UNSERVED_SHARE}"
+    enough = f"{by} (increase({_ASKED}[{window}])) >= {UNSERVED_REQUESTS}"
+    declared = f"max by (use_case) ({BUDGET}{selector(slo=Slo.AVAILABILITY.value)})"
+    down = f"1 - max(up{selector(job=GATEWAY_JOB)})"
+    return f"({few} and {enough}) or 0 * {declared} + on () group_left () ({down})"
+
+
+def le(bound_s: float) -> str:
+    """A bound as the label `le` has it: Prometheus writes whole numbers as 2.0."""
+    return repr(float(bound_s))

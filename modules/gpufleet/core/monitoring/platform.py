@@ -1,0 +1,104 @@
+"""The ground: the worker, freezes, scrape targets, hosts, Prometheus itself."""
+
+from typing import Final
+
+from gpufleet.core.monitoring.objectives import GATEWAY_JOB
+from gpufleet.core.monitoring.rules import Alert, Group, Severity, selector
+
+WORKER_JOB: Final = "worker"
+CHORE_AT: Final = "gpufleet_chore_last_success_timestamp_seconds"
+CHORE_FAILURES: Final = "gpufleet_chore_failures_total"
+FLOWS: Final = "gpufleet_flows"
+_FREEZE_STALE_S: Final = 120
+_CHORE_FAILURES: Final = 3
+_SWAPPED_PAGES_PER_S: Final = 100
+
+
+def platform_alerts(*, has_worker: bool, embedded: bool) -> Group:
+    """Alerts on what pools and gateway stand on.
+
+    Args:
+        has_worker: whether the environment's worker is scraped here.
+        embedded: whether there is no node exporter, since hosts are simulated.
+    """
+    return Group(
+        "gpufleet-platform",
+        (
+            *_scraping(),
+            *(_worker() if has_worker else ()),
+            *(() if embedded else (_swapping(),)),
+        ),
+    )
+
+
+def _scraping() -> tuple[Alert, ...]:
+    others = selector(job=f"!~{GATEWAY_JOB}|{WORKER_JOB}")
+    return (
+        Alert(
+            name="TargetDown",
+            expr=f"up{others} == 0",
+            severity=Severity.TICKET,
+            for_s=600,
+            runbook="platform#targets",
+            summary="{{ $labels.job }} {{ $labels.instance }}: tells no metrics",
+            description="Alerts on it are blind until it does.",
+        ),
+        Alert(
+            name="RuleFailures",
+            expr=(
+                "sum by (rule_group) (increase(prometheus_rule_evaluation_failures_total[10m])) > 0"
+            ),
+            severity=Severity.TICKET,
+            for_s=300,
+            runbook="platform#rules",
+            summary="{{ $labels.rule_group }}: Prometheus cannot evaluate a rule",
+            description="Its alerts are blind; Prometheus' log says which and why.",
+        ),
+    )
+
+
+def _worker() -> tuple[Alert, ...]:
+    up = f"up{selector(job=WORKER_JOB)}"
+    freeze = f"max({CHORE_AT}{selector(chore='freeze')})"
+    return (
+        Alert(
+            name="WorkerDown",
+            expr=f"max({up}) == 0 or absent({up})",
+            severity=Severity.TICKET,
+            for_s=300,
+            runbook="platform#worker",
+            summary="The worker does not answer",
+            description="Flows and schedules stand still; clusters soon count as frozen.",
+        ),
+        Alert(
+            name="FreezeSyncStale",
+            expr=f"time() - {freeze} > {_FREEZE_STALE_S}",
+            severity=Severity.TICKET,
+            for_s=60,
+            runbook="platform#freeze-sync",
+            summary="Clusters have not been told of freezes for {{ $value | humanizeDuration }}",
+            description="Once their state is too old they count as frozen.",
+        ),
+        Alert(
+            name="ChoresFail",
+            expr=f"sum by (chore) (increase({CHORE_FAILURES}[15m])) > {_CHORE_FAILURES}",
+            severity=Severity.TICKET,
+            runbook="platform#worker",
+            summary="{{ $labels.chore }}: the worker's chore fails again and again",
+            description="Its log says why.",
+        ),
+    )
+
+
+def _swapping() -> Alert:
+    return Alert(
+        name="HostSwapping",
+        expr=(
+            f"rate(node_vmstat_pswpin[5m]) + rate(node_vmstat_pswpout[5m]) > {_SWAPPED_PAGES_PER_S}"
+        ),
+        severity=Severity.TICKET,
+        for_s=600,
+        runbook="platform#swap",
+        summary="{{ $labels.instance }}: swaps {{ $value | humanize }} pages/s",
+        description="Weights load and tokens come many times slower. See what takes its memory.",
+    )
