@@ -1,7 +1,7 @@
 """What the gateway tells Prometheus: its workers' series together, and what its files say."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -18,10 +18,12 @@ class WorkerSeries(Collector):
 
     Args:
         folder: of these files; without it there are no series.
+        without: names of families that somebody else tells.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, without: Collection[str] = ()) -> None:
         self._folder = folder
+        self._without = frozenset(without)
 
     def collect(self) -> Iterable[Metric]:
         """Counters of every worker since the gateway's start, gauges of those that live."""
@@ -29,9 +31,10 @@ class WorkerSeries(Collector):
             self._forget_dead()
             try:
                 workers = MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
-                return list(workers.collect())  # type: ignore[no-untyped-call]
+                families: list[Metric] = list(workers.collect())  # type: ignore[no-untyped-call]
             except (OSError, ValueError):
                 continue
+            return [family for family in families if family.name not in self._without]
         return []
 
     def _forget_dead(self) -> None:

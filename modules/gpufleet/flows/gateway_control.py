@@ -26,13 +26,17 @@ from gpufleet.core.vocabulary import (
     INTERACTIVE_NAMESPACE,
 )
 from gpufleet.edges import metrics
+from gpufleet.edges.audit_files import backlog
 from gpufleet.edges.certificates import ends_at
+from gpufleet.edges.clock import system_clock
 from gpufleet.edges.engine_poll import EnginePoller
 from gpufleet.edges.gateway_files import publish, read_published, written_at
 from gpufleet.edges.gateway_metrics import Measured, WorkerSeries
+from gpufleet.edges.in_flight import Board
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.access import publish_keys
+from gpufleet.flows.audit_shipping import ship
 from gpufleet.flows.chores import Chore, Chores
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.gateway_pods import PodBook, PodWatch, missing_routes
@@ -49,6 +53,8 @@ from gpufleet.spec.gateway import (
 )
 
 LOOPBACK: Final = "127.0.0.1"
+BOARD_FILE: Final = "board"
+AUDIT_FOLDER: Final = "audit"
 _TICK_S: Final = 0.5
 _POLL_PAUSE_S: Final = 0.7
 _POLL_TIMEOUT_S: Final = 0.8
@@ -56,6 +62,7 @@ _POLL_TIMEOUT_S: Final = 0.8
 _FRESH_S: Final = 10.0
 _WATCH_PAUSE_S: Final = 0.5
 _ROUTES_EVERY_S: Final = 2.0
+_SHIP_EVERY_S: Final = 5.0
 _KEYS_EVERY_S: Final = 1.0
 """A revoked key is refused a second or so later."""
 _ROUTES_PATH: Final = f"/api/v1/namespaces/{GATEWAY_NAMESPACE}/configmaps/{GATEWAY_ROUTES}"
@@ -74,6 +81,7 @@ class Control:
     def __init__(self, workspace: Workspace, fleet_file: Path, fleet: Fleet, folder: Path) -> None:
         self._open_ground = partial(Ground.open, workspace, fleet_file)
         self._ground: Ground | None = None
+        self._opening = threading.Lock()
         self._fleet = fleet
         self._state = workspace.for_fleet(fleet)
         self._folder = folder
@@ -131,6 +139,7 @@ class Control:
             ),
             Chore("routes", _ROUTES_EVERY_S, self._follow_routes),
             Chore("keys", _KEYS_EVERY_S, self._publish_keys),
+            Chore("audit", _SHIP_EVERY_S, self._ship),
             self._poll,
         ]
 
@@ -208,13 +217,39 @@ class Control:
         Raises:
             Retryable: the database does not answer; the last keys stay.
         """
-        self._ground = self._ground or self._open_ground()
-        publish_keys(self._ground, self._folder, self._ground.clock())
+        ground = self._opened()
+        publish_keys(ground, self._folder, ground.clock())
+
+    def _ship(self) -> None:
+        """Bring sealed audit records to the object stores.
+
+        Raises:
+            Retryable: the database or every store is lost; the records stay here.
+        """
+        ship(self._opened(), self._folder / AUDIT_FOLDER, system_clock())
+
+    def _opened(self) -> Ground:
+        with self._opening:
+            self._ground = self._ground or self._open_ground()
+            return self._ground
 
     def _tell(self) -> None:
         """Declare the metrics: the workers', and what their files say."""
         for collector in (
-            WorkerSeries(self._folder / "metrics"),
+            # The workers know when a file was written; not that an old one is still right.
+            WorkerSeries(self._folder / "metrics", without=(series.FILE_AGE_S,)),
+            Measured(
+                series.IN_FLIGHT,
+                "Requests in flight, over all workers",
+                ["use_case"],
+                self._in_flight,
+            ),
+            Measured(
+                series.AUDIT_UNSHIPPED_S,
+                "Age of the oldest record that is in no object store",
+                [],
+                self._unshipped_s,
+            ),
             Measured(series.FILE_AGE_S, "Time since it was written", ["file"], self._file_ages_s),
             Measured(
                 series.CERTIFICATE_EXPIRES, "When a certificate ends", ["name"], self._certificates
@@ -232,6 +267,19 @@ class Control:
         if self._routes_confirmed_s is not None:
             ages["routes",] = time.monotonic() - self._routes_confirmed_s
         return ages
+
+    def _in_flight(self) -> Mapping[tuple[str, ...], float | None]:
+        file = self._folder / BOARD_FILE
+        routes = read_published(self._folder / ROUTES_FILE, Routes)
+        if routes is None or not file.is_file():
+            return {}
+        with Board(file, writes=False) as board:
+            totals = board.totals([f"use_case:{name}" for name in routes.use_cases])
+        return {(name.partition(":")[2],): count for name, count in totals.items()}
+
+    def _unshipped_s(self) -> Mapping[tuple[str, ...], float | None]:
+        oldest_s = backlog(self._folder / AUDIT_FOLDER).oldest_at_s
+        return {(): 0.0 if oldest_s is None else max(0.0, time.time() - oldest_s)}
 
     def _certificates(self) -> Mapping[tuple[str, ...], float | None]:
         """Of the gateway, and of the embedded sites."""
