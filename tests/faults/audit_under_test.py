@@ -60,7 +60,8 @@ def until_full(folder: Path, wedge: Path) -> None:
                 file.write(b"\1" * 4096)
         except OSError:
             say(1, "full")
-    accepted, refused = [], ""
+    accepted: list[str] = []
+    refused = ""
     while not refused:
         try:
             log.begin(f"r{len(accepted)}", OPENING)

@@ -5,6 +5,7 @@ import random
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,10 @@ def lines(file: Path) -> set[str]:
     return set(file.read_text().split()) if file.exists() else set()
 
 
+def more_than(file: Path, count: int) -> bool:
+    return len(lines(file)) > count
+
+
 def test_processes_that_are_killed_lose_and_double_no_record(tmp_path: Path, until: Until) -> None:
     folder = tmp_path / "audit"
     begun, ended = folder.with_suffix(".begun"), folder.with_suffix(".ended")
@@ -38,7 +43,7 @@ def test_processes_that_are_killed_lose_and_double_no_record(tmp_path: Path, unt
         before = len(lines(ended))
         running = subprocess.Popen([*PROGRAM, "forever", str(folder)], cwd=PROJECT_ROOT)
         try:
-            until(lambda before=before: len(lines(ended)) > before + 20)
+            until(partial(more_than, ended, before + 20))
             # The kill has to come at any moment of a write.
             time.sleep(random.uniform(0, 0.1))  # noqa: S311 - not for secrets
         finally:

@@ -46,20 +46,10 @@ def bucket_of(fleet: Fleet) -> str:
     return f"{fleet.slug}-audit"
 
 
-def audit_stores(ground: Ground, data_class: str | None = None) -> dict[str, AuditStore]:
-    """The stores that keep audit records, by site; of prompts and answers only those in residency.
-
-    Args:
-        ground: the environment.
-        data_class: of a chain; every store where it is not given.
-    """
+def audit_stores(ground: Ground) -> dict[str, AuditStore]:
+    """The stores that keep audit records, by site."""
     bucket = bucket_of(ground.fleet)
-    allowed = ground.fleet.sites if data_class is None else sites_for(ground.fleet, data_class)
-    return {
-        site: AuditStore(store, bucket)
-        for site, store in stores_of(ground).items()
-        if site in allowed
-    }
+    return {site: AuditStore(store, bucket) for site, store in stores_of(ground).items()}
 
 
 def sites_for(fleet: Fleet, data_class: str) -> set[str]:
@@ -79,44 +69,101 @@ def sites_for(fleet: Fleet, data_class: str) -> set[str]:
     return {name for name, site in fleet.sites.items() if site.region in allowed} or everywhere
 
 
-def ship(ground: Ground, folder: Path, now: datetime) -> ShippingReport:
-    """Ship every sealed segment, after closing what dead processes left open.
+class Shipper:
+    """Ships what a gateway's processes have sealed; one at a time for a folder.
 
     Args:
         ground: the environment.
         folder: the gateway's audit records.
-        now: the time.
-
-    Raises:
-        Retryable: no store could be reached; what could not be shipped stays here.
     """
-    if not folder.is_dir():
-        return ShippingReport(shipped=0, interrupted=0, unshipped_s=0.0, waiting_bytes=0)
-    interrupted = len(recover(folder))
-    shipped: list[Segment] = []
-    failure: FleetError | None = None
-    for _, file in segments(folder, SEALED):
-        try:
-            segment = _ship_one(ground, file, now)
-        except Retryable as error:
-            failure = error
-            break
-        except FleetError as error:
-            failure = error
-            continue
-        if segment is not None:
-            shipped.append(segment)
-    _note_heads(ground, shipped, now)
-    if failure is not None:
-        raise failure
-    waiting = backlog(folder)
-    oldest = waiting.oldest_at_s
-    return ShippingReport(
-        shipped=len(shipped),
-        interrupted=interrupted,
-        unshipped_s=0.0 if oldest is None else max(0.0, now.timestamp() - oldest),
-        waiting_bytes=waiting.size_bytes,
-    )
+
+    def __init__(self, ground: Ground, folder: Path) -> None:
+        self._ground = ground
+        self._folder = folder
+        self._stores: dict[str, AuditStore] = {}
+
+    def ship(self, now: datetime) -> ShippingReport:
+        """Ship every sealed segment, after closing what dead processes left open.
+
+        Args:
+            now: the time.
+
+        Raises:
+            Retryable: no store could be reached; what could not be shipped stays here.
+        """
+        if not self._folder.is_dir():
+            return ShippingReport(shipped=0, interrupted=0, unshipped_s=0.0, waiting_bytes=0)
+        interrupted = len(recover(self._folder))
+        shipped: list[Segment] = []
+        failure: FleetError | None = None
+        for _, file in segments(self._folder, SEALED):
+            try:
+                segment = self._ship_one(file, now)
+            except FleetError as error:
+                failure = error
+                if isinstance(error, Retryable):
+                    break
+            else:
+                shipped += [segment] if segment else []
+        _note_heads(self._ground, shipped, now)
+        if failure is not None:
+            # A store that was moved is found again.
+            self._stores = {}
+            raise failure
+        return ShippingReport(
+            shipped=len(shipped),
+            interrupted=interrupted,
+            unshipped_s=unshipped_s(self._folder, now),
+            waiting_bytes=backlog(self._folder).size_bytes,
+        )
+
+    def _ship_one(self, file: Path, now: datetime) -> Segment | None:
+        """Ship a segment, and remove it here; None where it is broken."""
+        content = file.read_bytes()
+        segment = segment_of(lines_of(content))
+        if segment is None or segment.size_bytes != len(content):
+            _set_aside(self._ground, file, content)
+            return None
+        lasts = timedelta(seconds=retention_s(self._ground.fleet.retention, segment.data_class))
+        until = max(segment.ends + lasts, now + _LOCKED_AT_LEAST)
+        kept = KeptSegment(
+            **segment.model_dump(),
+            shipped_at=now,
+            keep_until=until,
+            sites=self._put(segment, content, until),
+        )
+        AuditTable(self._ground.database).add(kept)
+        file.unlink()
+        return segment
+
+    def _put(self, segment: Segment, content: bytes, until: datetime) -> list[str]:
+        """Put a segment into every store that may have it; the sites that took it."""
+        self._stores = self._stores or audit_stores(self._ground)
+        allowed = sites_for(self._ground.fleet, segment.data_class)
+        reached: list[str] = []
+        failures: list[FleetError] = []
+        for site in sorted(self._stores.keys() & allowed):
+            try:
+                self._stores[site].put(segment, content, until)
+            except FleetError as error:
+                sys.stderr.write(f"audit records at {site}: {error.what}\n")
+                failures.append(error)
+            else:
+                reached.append(site)
+        if not reached:
+            why = failures[0].what if failures else "no site has one"
+            raise Retryable(
+                f"no object store takes the audit records: {why}",
+                where=segment.key,
+                mend="they are kept here and shipped when one does",
+            )
+        return reached
+
+
+def unshipped_s(folder: Path, now: datetime) -> float:
+    """Age of the oldest record that is in no object store, s; 0 where there is none."""
+    oldest = backlog(folder).oldest_at_s
+    return 0.0 if oldest is None else max(0.0, now.timestamp() - oldest)
 
 
 def plan_deletion(ground: Ground, now: datetime) -> DeletionPlan:
@@ -142,50 +189,6 @@ def delete(ground: Ground, now: datetime) -> DeletionPlan:
                 store.delete(segment.key)
         table.mark_deleted(gone, now)
     return _deletion(due, applied=True)
-
-
-def _ship_one(ground: Ground, file: Path, now: datetime) -> Segment | None:
-    """Ship a segment, and remove it here; None where it was shipped before or is broken."""
-    content = file.read_bytes()
-    lines = lines_of(content)
-    segment = segment_of(lines)
-    if segment is None or segment.size_bytes != len(content):
-        _set_aside(ground, file, content)
-        return None
-    lasts = timedelta(seconds=retention_s(ground.fleet.retention, segment.data_class))
-    until = max(segment.ends + lasts, now + _LOCKED_AT_LEAST)
-    kept = KeptSegment(
-        **segment.model_dump(),
-        shipped_at=now,
-        keep_until=until,
-        sites=_put(ground, segment, content, until),
-    )
-    AuditTable(ground.database).add(kept)
-    file.unlink()
-    return segment
-
-
-def _put(ground: Ground, segment: Segment, content: bytes, until: datetime) -> list[str]:
-    """Put a segment into every store that may have it; the sites that took it."""
-    stores = audit_stores(ground, segment.data_class)
-    reached: list[str] = []
-    failures: list[FleetError] = []
-    for site, store in stores.items():
-        try:
-            store.put(segment, content, until)
-        except FleetError as error:
-            sys.stderr.write(f"audit records at {site}: {error.what}\n")
-            failures.append(error)
-        else:
-            reached.append(site)
-    if not reached:
-        why = failures[0].what if failures else "no site has one"
-        raise Retryable(
-            f"no object store takes the audit records: {why}",
-            where=segment.key,
-            mend="they are kept here and shipped when one does",
-        )
-    return reached
 
 
 def _set_aside(ground: Ground, file: Path, content: bytes) -> None:
