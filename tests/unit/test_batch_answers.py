@@ -56,7 +56,7 @@ def test_every_request_is_in_one_of_the_files_once_and_in_order(
     assert good == [id_ for id_ in ids if id_ in good]
     assert bad == [id_ for id_ in ids if id_ in bad]
     assert (found.completed, found.failed) == (len(good), len(bad))
-    first = {}
+    first: dict[str, int] = {}
     for custom_id, status in given_:
         first.setdefault(custom_id, status)
     assert set(good) == {id_ for id_ in ids if first.get(id_) == 200}

@@ -80,8 +80,10 @@ def test_declaring_again_changes_nothing(site: SiteFiles) -> None:
     assert {file: file.read_bytes() for file in files} == files
 
 
-def test_kwok_leaves_the_pods_of_pools_to_the_node_agent(site: SiteFiles) -> None:
+def test_kwok_leaves_the_pods_of_pools_and_batches_to_the_node_agent(site: SiteFiles) -> None:
     declared(site)
     (stage,) = yaml.safe_load_all((site.folder / "kwok.yaml").read_text())
-    (rule,) = stage["spec"]["selector"]["matchExpressions"]
-    assert rule == {"key": '.metadata.labels["gpufleet.dev/pool"]', "operator": "DoesNotExist"}
+    assert stage["spec"]["selector"]["matchExpressions"] == [
+        {"key": f'.metadata.labels["gpufleet.dev/{label}"]', "operator": "DoesNotExist"}
+        for label in ("pool", "batch-job")
+    ]

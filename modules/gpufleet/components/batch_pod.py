@@ -8,16 +8,18 @@ from typing import Any, Final
 
 from gpufleet.components.pod_template import RESTRICTED_CONTAINER, pod_spec
 from gpufleet.core import vocabulary as names
-from gpufleet.core.batch_jobs import parallelism
+from gpufleet.core.batch_jobs import EXIT_TOLD_TO_END, parallelism
 from gpufleet.core.serving import ENGINE_PORT, PoolAtSite
 from gpufleet.spec.batches import BatchOrder
 
 _ONLY_FOR_SERVICES: Final = frozenset({"lifecycle", "readinessProbe"})
 _ONLY_FOR_REPLICAS: Final = frozenset({"topologySpreadConstraints"})
+_CLIENT: Final = "answer"
 _GRACE_S: Final = 60
 """Time to keep what was answered when a replica takes the GPUs back."""
-_TRIES: Final = 3
-"""Further tries of a shard whose pod has failed by itself; one that was evicted is no failure."""
+_TRIES: Final = 10
+"""Further tries of a shard whose pod has failed. One that was told to end is no failure, but a
+pod that has to go while its engine still loads cannot say so."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def batch_job(order: BatchOrder, pool: PoolAtSite, work: BatchWork) -> dict[str,
             "completions": work.shards,
             "parallelism": pods,
             "backoffLimitPerIndex": _TRIES,
-            "podFailurePolicy": {"rules": [_not_its_fault()]},
+            "podFailurePolicy": {"rules": _no_failures()},
             "template": {
                 "metadata": {
                     "labels": labels,
@@ -86,11 +88,16 @@ def batch_job(order: BatchOrder, pool: PoolAtSite, work: BatchWork) -> dict[str,
     }
 
 
-def _not_its_fault() -> dict[str, Any]:
-    return {
-        "action": "Ignore",
-        "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
-    }
+def _no_failures() -> list[dict[str, Any]]:
+    """A lost node, an eviction; and Kueue, which suspends the Job to take its quota back."""
+    told = {"containerName": _CLIENT, "operator": "In", "values": [EXIT_TOLD_TO_END]}
+    return [
+        {
+            "action": "Ignore",
+            "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+        },
+        {"action": "Ignore", "onExitCodes": told},
+    ]
 
 
 def _pod(order: BatchOrder, pool: PoolAtSite, work: BatchWork) -> dict[str, Any]:
@@ -108,7 +115,7 @@ def _pod(order: BatchOrder, pool: PoolAtSite, work: BatchWork) -> dict[str, Any]
 
 def _client(order: BatchOrder, pool: PoolAtSite, work: BatchWork) -> dict[str, Any]:
     return {
-        "name": "answer",
+        "name": _CLIENT,
         "image": work.image,
         "args": [
             "batch.answer",

@@ -17,6 +17,8 @@ from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.serving import ServingClass, UseCase
 
 Object = Mapping[str, Any]
+EXIT_TOLD_TO_END: Final = 143
+"""Of a pod's client that SIGTERM has ended, as shells write it: no failure of its shard."""
 SHORTEST_WINDOW_S: Final = 600.0
 LONGEST_WINDOW_S: Final = 14 * 86_400.0
 KEPT_S: Final = 7 * 86_400.0

@@ -10,7 +10,7 @@ from gpufleet.core.batch_jobs import ShardKeys
 from gpufleet.core.batch_requests import read_shard
 from gpufleet.edges.batch_shard import Engine, Form, Shard
 from gpufleet.edges.object_store import ObjectStore, Place
-from gpufleet.spec.errors import BadInput, Retryable
+from gpufleet.spec.errors import BadInput
 
 FORM: Final = Form(requests=read_shard, answers=read, written=written, answer=answer)
 
@@ -58,20 +58,17 @@ def unanswered(duty: Duty) -> int:
     return _shard(duty).left()
 
 
-def answer_shard(duty: Duty) -> None:
-    """Answer a shard; told to end, it keeps what it has.
+def answer_shard(duty: Duty) -> bool:
+    """Answer a shard; told to end by SIGTERM, it keeps what it has, and returns False.
 
     Raises:
         Failed: there is no such shard.
-        Retryable: it was told to end; or store or engine do not answer.
+        Retryable: store or engine do not answer.
     """
     told_to_end = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: told_to_end.set())
     engine = Engine(duty.engine, duty.concurrency)
-    if not _shard(duty).answer(engine, told_to_end.is_set):
-        raise Retryable(
-            "was told to end; what was answered is kept", where=f"{duty.batch}-{duty.index}"
-        )
+    return _shard(duty).answer(engine, told_to_end.is_set)
 
 
 def _shard(duty: Duty) -> Shard:

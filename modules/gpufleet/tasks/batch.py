@@ -170,6 +170,9 @@ def answer(
 
     Example: ./fleet batch.answer --bucket sample-production-batch --batch ID --index 0 --engine URL
     """
+    from invoke.exceptions import Exit
+
+    from gpufleet.core.batch_jobs import EXIT_TOLD_TO_END
     from gpufleet.flows.batch_answer import answer_shard, duty_of, unanswered
     from gpufleet.tasks.console import facts
 
@@ -184,7 +187,8 @@ def answer(
     if not apply:
         facts.print(f"{unanswered(duty)} requests have no answer")
         return
-    answer_shard(duty)
+    if not answer_shard(duty):
+        raise Exit("fleet: was told to end; what was answered is kept", code=EXIT_TOLD_TO_END)
 
 
 def _ground(fleet: str) -> "Ground":

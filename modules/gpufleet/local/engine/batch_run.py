@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from gpufleet.core import vocabulary as names
 from gpufleet.core.batch_answers import answer, read, written
-from gpufleet.core.batch_jobs import ShardKeys
+from gpufleet.core.batch_jobs import EXIT_TOLD_TO_END, ShardKeys
 from gpufleet.core.batch_requests import read_shard
 from gpufleet.edges.batch_shard import Engine, Form, Shard
 from gpufleet.edges.object_store import ObjectStore
@@ -123,34 +123,41 @@ class BatchRuns:
 
 
 def finished_status(pod: Object, why: str, now: datetime) -> Object:
-    """The status of a pod of a batch that has ended: well, or with why it did not."""
+    """The status of a pod of a batch that has ended by itself: well, or with why it did not."""
+    return _status(pod, 1 if why else 0, why, now)
+
+
+def stopped_status(pod: Object, now: datetime) -> Object:
+    """The status of a pod of a batch that was told to go, and kept what it had."""
+    return _status(pod, EXIT_TOLD_TO_END, "was told to end", now)
+
+
+def _status(pod: Object, exit_code: int, message: str, now: datetime) -> Object:
     at = now.strftime("%Y-%m-%dT%H:%M:%SZ")
-    failed = bool(why)
     terminated = {
-        "exitCode": 1 if failed else 0,
-        "reason": "Error" if failed else "Completed",
-        "message": why[:1000],
+        "exitCode": exit_code,
+        "reason": "Error" if exit_code else "Completed",
+        "message": message[:1000],
         "startedAt": pod["status"].get("startTime") or at,
         "finishedAt": at,
     }
-    ended = [
-        {
-            "name": container["name"],
-            "image": container["image"],
-            "imageID": container["image"],
-            "containerID": f"simulated://{container['name']}",
-            "restartCount": 0,
-            "ready": False,
-            "started": False,
-            "state": {"terminated": terminated},
-        }
-        for container in pod["spec"]["containers"]
-    ]
     return {
-        "phase": "Failed" if failed else "Succeeded",
+        "phase": "Failed" if exit_code else "Succeeded",
         "conditions": [
             {"type": kind, "status": "False", "lastTransitionTime": at}
             for kind in ("ContainersReady", "Ready")
         ],
-        "containerStatuses": ended,
+        "containerStatuses": [
+            {
+                "name": container["name"],
+                "image": container["image"],
+                "imageID": container["image"],
+                "containerID": f"simulated://{container['name']}",
+                "restartCount": 0,
+                "ready": False,
+                "started": False,
+                "state": {"terminated": terminated},
+            }
+            for container in pod["spec"]["containers"]
+        ],
     }
