@@ -36,7 +36,7 @@ from gpufleet.edges.in_flight import Board
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.access import publish_keys
-from gpufleet.flows.audit_shipping import ship
+from gpufleet.flows.audit_shipping import Shipper
 from gpufleet.flows.chores import Chore, Chores
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.gateway_pods import PodBook, PodWatch, missing_routes
@@ -92,6 +92,7 @@ class Control:
         self._registry = CollectorRegistry()
         self._chores = Chores(self._ended, self._registry)
         self._poll = Chore("poll", _POLL_PAUSE_S, self._poll_engines)
+        self._shipper: Shipper | None = None
         self._loop: asyncio.Runner | None = None
         self._poller = EnginePoller(_POLL_TIMEOUT_S)
         self._sites = [name for name in fleet.sites if not fleet.awaits_cluster(name)]
@@ -226,7 +227,9 @@ class Control:
         Raises:
             Retryable: the database or every store is lost; the records stay here.
         """
-        ship(self._opened(), self._folder / AUDIT_FOLDER, system_clock())
+        ground = self._opened()
+        self._shipper = self._shipper or Shipper(ground, self._folder / AUDIT_FOLDER)
+        self._shipper.ship(system_clock())
 
     def _opened(self) -> Ground:
         with self._opening:
