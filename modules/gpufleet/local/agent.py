@@ -37,8 +37,8 @@ from gpufleet.local.pod_status import (
     ended_status,
     is_ready,
     lost_life,
-    readiness,
     restarts_of,
+    same_life,
     says_the_same,
     serving_status,
 )
@@ -291,7 +291,7 @@ class Agent:
         if phase == "Pending":
             return begun
         if not pod.serves:
-            return {"conditions": readiness(is_ready=ready, now=now)}
+            return same_life(pod.body, is_ready=ready, now=now)
         return {
             key: value for key, value in begun.items() if key in {"conditions", "containerStatuses"}
         }

@@ -63,6 +63,15 @@ def serving_status(pod: Object, view: View, now: datetime) -> Object:
     }
 
 
+def same_life(pod: Object, *, is_ready: bool, now: datetime) -> Object:
+    """The status of a running pod that has no engine of its own: only its readiness may change."""
+    containers = pod["status"].get("containerStatuses") or []
+    return {
+        "conditions": readiness(is_ready=is_ready, now=now),
+        "containerStatuses": [{**each, "ready": is_ready} for each in containers],
+    }
+
+
 def ended_status(pod: Object, now: datetime) -> Object:
     """The status of a pod whose containers were told to end, and did."""
     ended = _ended(pod["status"].get("startTime") or written(now), written(now))
