@@ -11,6 +11,10 @@ ENGINE: Final = 'gpufleet_dev_pool="answers",gpufleet_dev_model="llama-3.1-8b"'
 POD: Final = f'{ENGINE},namespace="gpufleet-interactive",pod="answers-0"'
 GPU: Final = 'Hostname="n1",gpu="0",UUID="GPU-1"'
 OF_POD: Final = 'namespace="gpufleet-interactive",pod="answers-0"'
+POD_LABELS: Final = {
+    f'kube_pod_labels{{{OF_POD},label_gpufleet_dev_pool="answers",'
+    'label_gpufleet_dev_model="llama-3.1-8b"}': "1x600"
+}
 REPLICA_UP: Final = {f'up{{job="replicas",{POD}}}': "1x120"}
 SERVED: Final = {"gpufleet_dev_pool": "answers", "gpufleet_dev_model": "llama-3.1-8b"}
 
@@ -140,10 +144,10 @@ def gpu_cases(fires: Mapping[str, str], quiet: Mapping[str, str]) -> Cases:
 
     return Cases(
         fires=(
-            Case(held(fires, OF_POD) | REPLICA_UP, {"gpu": "0", "Hostname": "n1", **SERVED}),
+            Case(held(fires, OF_POD) | POD_LABELS, {"gpu": "0", "Hostname": "n1", **SERVED}),
             Case(held(fires, ""), {"gpu": "0", "Hostname": "n1"}),
         ),
-        quiet=(Case(held(quiet, OF_POD) | REPLICA_UP, None),),
+        quiet=(Case(held(quiet, OF_POD) | POD_LABELS, None),),
     )
 
 
@@ -339,7 +343,7 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
     ("GpuXid", "ticket"): Cases(
         fires=(
             Case(
-                gpu("DCGM_FI_DEV_XID_ERRORS", "0x50 31x10", OF_POD) | REPLICA_UP,
+                gpu("DCGM_FI_DEV_XID_ERRORS", "0x50 31x10", OF_POD) | POD_LABELS,
                 {"gpu": "0", **SERVED},
             ),
             Case(gpu("DCGM_FI_DEV_XID_ERRORS", "0x50 13x10"), {"gpu": "0"}),
@@ -379,7 +383,7 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
             Case(
                 {
                     **gpu("DCGM_FI_DEV_GPU_UTIL", "1x600", OF_POD),
-                    f'up{{job="replicas",{POD}}}': "1x600",
+                    **POD_LABELS,
                 },
                 {"gpufleet_dev_model": "llama-3.1-8b"},
                 500,
@@ -389,7 +393,7 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
             Case(
                 {
                     **gpu("DCGM_FI_DEV_GPU_UTIL", "1x300 40x10 1x290", OF_POD),
-                    f'up{{job="replicas",{POD}}}': "1x600",
+                    **POD_LABELS,
                 },
                 None,
                 500,
@@ -399,12 +403,12 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
     ("ModelGpusBusyWithoutRequests", "page"): one(
         {
             **gpu("DCGM_FI_DEV_GPU_UTIL", "99x60", OF_POD),
-            **REPLICA_UP,
+            **POD_LABELS,
             f"vllm:num_requests_running{{{POD}}}": "0x60",
         },
         {
             **gpu("DCGM_FI_DEV_GPU_UTIL", "99x60", OF_POD),
-            **REPLICA_UP,
+            **POD_LABELS,
             f"vllm:num_requests_running{{{POD}}}": "3x60",
         },
         {"gpufleet_dev_model": "llama-3.1-8b"},
@@ -436,16 +440,18 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
 }
 """By name and severity; what differs between an embedded site and a cluster comes after."""
 
+BY_POOL: Final = '{namespace="gpufleet-interactive",pool="answers"}'
+
 EMBEDDED: Final[dict[tuple[str, str], Cases]] = {
     ("ReplicaOutOfMemory", "page"): one(
-        {f"gpufleet_agent_oom_kills_total{{{POD}}}": "0x55 1x5"},
-        {f"gpufleet_agent_oom_kills_total{{{POD}}}": "1x60"},
-        {"pod": "answers-0"},
+        {f"gpufleet_agent_oom_kills_total{BY_POOL}": "0x55 1x5"},
+        {f"gpufleet_agent_oom_kills_total{BY_POOL}": "1x60"},
+        {"pool": "answers"},
     ),
     ("ReplicaRestarting", "page"): one(
-        {f"gpufleet_agent_restarts_total{{{POD}}}": "0x40 1x5 2x5 4x10"},
-        {f"gpufleet_agent_restarts_total{{{POD}}}": "0x40 1x20"},
-        {"pod": "answers-0"},
+        {f"gpufleet_agent_restarts_total{BY_POOL}": "0x40 1x5 2x5 4x10"},
+        {f"gpufleet_agent_restarts_total{BY_POOL}": "0x40 1x20"},
+        {"pool": "answers"},
     ),
 }
 

@@ -23,16 +23,16 @@ def replaced(label: str, value: str) -> dict[str, Any]:
     return {"targetLabel": label, "replacement": value}
 
 
-def pod_monitors(fleet: str, site: str) -> dict[str, dict[str, Any]]:
-    """PodMonitor objects by name: the engines of all pools, and the gateway."""
+def pod_monitors(fleet: str, site: str) -> tuple[dict[str, Any], ...]:
+    """PodMonitor objects: the engines of all pools, and the gateway."""
     at_site = replaced(names.metric_label(names.SITE), site)
     leader = {
         "sourceLabels": [f"__meta_kubernetes_pod_label_{names.metric_label(names.WORKER_INDEX)}"],
         "regex": "0?",
         "action": "keep",
     }
-    return {
-        "gpufleet-pools": _monitor(
+    return (
+        _monitor(
             fleet,
             "gpufleet-pools",
             [names.INTERACTIVE_NAMESPACE, names.BATCH_NAMESPACE],
@@ -40,14 +40,14 @@ def pod_monitors(fleet: str, site: str) -> dict[str, dict[str, Any]]:
             # Of a replica over nodes only the leader serves.
             _endpoint("http", [leader, replaced("job", REPLICAS_JOB), at_site]),
         ),
-        "gpufleet-gateway": _monitor(
+        _monitor(
             fleet,
             "gpufleet-gateway",
             [names.GATEWAY_NAMESPACE],
             {"matchLabels": {"app.kubernetes.io/name": names.GATEWAY}},
             _endpoint(METRICS_PORT, [replaced("job", GATEWAY_JOB), at_site]),
         ),
-    }
+    )
 
 
 def _monitor(
