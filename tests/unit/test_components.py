@@ -346,7 +346,7 @@ def test_rules_monitors_and_dashboards_are_objects_of_the_monitoring_namespace(
 ) -> None:
     declare(lambda: Monitoring("monitoring", REAL, "fra1"))
     monitors = {made.inputs["metadata"]["name"] for made in recorder.of("PodMonitor")}
-    assert monitors == {"gpufleet-pools", "gpufleet-gateway"}
+    assert monitors == {"gpufleet-pools"}
     rules = {made.inputs["metadata"]["name"] for made in recorder.of("PrometheusRule")}
     assert {f"gpufleet-use-case-{name}" for name in REAL.use_cases} < rules
     boards = recorder.of("ConfigMap")

@@ -13,7 +13,7 @@ from gpufleet.core.gateway import series
 from gpufleet.core.monitoring import gpus, platform, pools
 from gpufleet.core.monitoring.burn import PAIRS, Pair, least_requests, pairs, threshold
 from gpufleet.core.monitoring.dashboards import dashboard_objects
-from gpufleet.core.monitoring.monitors import pod_monitors
+from gpufleet.core.monitoring.monitors import pool_monitor
 from gpufleet.core.monitoring.objectives import Objective, Slo, objectives_of
 from gpufleet.core.monitoring.rules import Alert, Record
 from gpufleet.core.monitoring.site_rules import (
@@ -225,7 +225,7 @@ def test_rules_are_small_objects_in_the_namespace_of_monitoring() -> None:
 
 
 def test_series_have_the_same_labels_on_a_cluster_as_on_an_embedded_site() -> None:
-    spec = pod_monitors(SAMPLE.slug, "fra1")[0]["spec"]
+    spec = pool_monitor(SAMPLE.slug, "fra1")["spec"]
     assert {names.POOL, names.MODEL} <= set(spec["podTargetLabels"])
     (endpoint,) = spec["podMetricsEndpoints"]
     replaced = {

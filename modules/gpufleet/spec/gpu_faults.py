@@ -6,8 +6,7 @@ from typing import Annotated
 from pydantic import Field
 
 from gpufleet.spec.quantities import Integer, Spec
-
-PodName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
+from gpufleet.spec.simulation import PodName
 
 
 class GpuFaultKind(StrEnum):
