@@ -90,6 +90,14 @@ PREWARM: Final = (
 UP: Final = 'up{job="gateway"}'
 
 
+SEEN: Final = "gpufleet_gateway_worker_seen_timestamp_seconds"
+
+
+def scraped(up: str, step_min: int = 1) -> dict[str, str]:
+    """A gateway whose workers work, and whose control process answers Prometheus or not."""
+    return {UP: up, SEEN: f"0+{60 * step_min}x500"}
+
+
 def burning(stem: str, le: str, slo: str) -> dict[tuple[str, str], Cases]:
     """Cases of a latency's two alerts: each pair of windows, below, too few, and over already."""
     name = "LatencyBudgetBurn" if slo == "latency" else "TtftBudgetBurn"
@@ -172,20 +180,20 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
     ),
     ("AvailabilityBudgetBurn", "page"): Cases(
         fires=(
-            Case({UP: "1x60 0x20"}, AVAILABILITY, 75),
+            Case(scraped("1x60 0x20"), AVAILABILITY, 75),
             Case(requests("refused", 30), AVAILABILITY),
             # 3.3 % of six hours, and over: the half hour still holds it.
-            Case({UP: "1x380 0x11 1x20"}, AVAILABILITY, 400),
+            Case(scraped("1x380 0x11 1x20"), AVAILABILITY, 400),
         ),
         quiet=(
-            Case({UP: "1x60", **requests("ok", 60)}, None),
+            Case(scraped("1x60") | requests("ok", 60), None),
             # Two failures in the window say nothing.
-            Case({UP: "1x60", **requests("error", 0.5)}, None),
+            Case(scraped("1x60") | requests("error", 0.5), None),
         ),
     ),
     ("AvailabilityBudgetBurn", "ticket"): Cases(
-        fires=(Case({UP: "1x360 0x20"}, AVAILABILITY, 1500, 4),),
-        quiet=(Case({UP: "1x380"}, None, 1500, 4),),
+        fires=(Case(scraped("1x360 0x20", 4), AVAILABILITY, 1500, 4),),
+        quiet=(Case(scraped("1x380", 4), None, 1500, 4),),
     ),
     ("PoolQueueDeep", "ticket"): one(
         {
@@ -252,8 +260,14 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         {"gpufleet_dev_pool": "answers"},
     ),
     ("GatewayDown", "page"): Cases(
-        fires=(Case({'up{job="gateway"}': "1x50 0x10"}, {}), Case({}, {})),
-        quiet=(Case({'up{job="gateway"}': "1x60"}, None),),
+        fires=(
+            Case(scraped("1x50 0x10"), {}),
+            # The control process outlives the workers.
+            Case({UP: "1x60", SEEN: "0+60x50 3000x10"}, {}),
+            Case({UP: "1x60"}, {}),
+            Case({}, {}),
+        ),
+        quiet=(Case(scraped("1x60"), None),),
     ),
     ("GatewayFilesStale", "page"): one(
         {'gpufleet_gateway_file_age_seconds{file="keys"}': "5x30 300x30"},

@@ -13,7 +13,7 @@ import httpx
 import prometheus_client
 import pytest
 import yaml
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from gpufleet.core.engine_metrics import REQUEST_BOUNDS_S, TTFT_BOUNDS_S
 from gpufleet.core.gateway import series
@@ -181,6 +181,8 @@ def test_promises_are_told_as_they_stand(
         ["use_case", "team", "route", "outcome"],
         registry=registry,
     )
+    seen = Gauge(series.WORKER_SEEN_AT, "", registry=registry)
+    seen.set_function(time.time)
     whole = Histogram(
         series.REQUEST_S, "", ["use_case"], buckets=REQUEST_BOUNDS_S, registry=registry
     )
