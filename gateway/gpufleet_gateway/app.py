@@ -101,6 +101,7 @@ class Worker:
                 await self._meter(routes)
 
     async def _meter(self, routes: Routes) -> None:
+        meters.WORKER_SEEN_AT.set_to_current_time()
         known = self._folder.replicas().pools
         self._traffic.outliers.keep({each.uid for pool in known.values() for each in pool})
         for name, pool in routes.pools.items():

@@ -31,6 +31,7 @@ from gpufleet.local.engine.replica import Identity, Phase, View
 from gpufleet.local.engine.series import METRIC_NAMES, TODAY
 from gpufleet.local.engine.settings import EngineFile
 from gpufleet.local.files import read_json
+from gpufleet.local.gpu_board import GpuBoard
 from gpufleet.local.pod_status import (
     ENDED,
     begun_status,
@@ -102,6 +103,12 @@ class Agent:
     def in_touch(self) -> bool:
         """Whether the API server has answered lately."""
         return time.monotonic() - self._in_touch_at < _NOT_READY_AFTER_S + WATCH_FOR_S
+
+    def holding(self) -> list[PoolPod]:
+        """The pods that hold GPUs: those with a node that have not ended."""
+        with self._lock:
+            pods = [known.pod for known in self._known.values() if not known.is_gone]
+        return [pod for pod in pods if pod.body["status"]["phase"] not in ENDED]
 
     def run(self) -> None:
         """List, watch, and begin again, until the process is ended."""
@@ -332,7 +339,8 @@ def main() -> None:
         metric_names=given.metric_names,
     )
     agent.host.start()
-    api = AgentApi(agent.host, metrics, lambda: agent.in_touch)
+    gpus = GpuBoard(given.folder, agent.holding, agent.host.seen)
+    api = AgentApi(agent.host, metrics, gpus, lambda: agent.in_touch)
     opening = api.open(LOOPBACK, settings["ports"]["agent"])
     asyncio.run_coroutine_threadsafe(opening, agent.host.loop).result()
     agent.run()

@@ -50,6 +50,26 @@ class PoolPod:
         return str(self._labels.get(names.POOL, ""))
 
     @property
+    def model(self) -> str:
+        """The model revision that it serves."""
+        return str(self._labels.get(names.MODEL, ""))
+
+    @property
+    def node(self) -> str:
+        """Where it runs; empty as long as it has no place."""
+        return str(self.body["spec"].get("nodeName") or "")
+
+    @property
+    def node_group(self) -> str:
+        """The node group that it belongs on."""
+        return str(self.body["spec"].get("nodeSelector", {}).get(names.NODE_GROUP, ""))
+
+    @property
+    def container(self) -> str:
+        """The container that uses its GPUs."""
+        return str((self._engine or self.body["spec"]["containers"][0])["name"])
+
+    @property
     def is_leaving(self) -> bool:
         """Whether it was deleted."""
         return bool(self.body["metadata"].get("deletionTimestamp"))
@@ -99,8 +119,7 @@ class PoolPod:
         """What its engine is: its arguments, and what the fleet file makes of them."""
         arguments = self._arguments
         limit = int(arguments.get(_LIMIT, _VLLM_LIMIT))
-        group = self.body["spec"].get("nodeSelector", {}).get(names.NODE_GROUP, "")
-        spec = engines.of(self.pool, group)
+        spec = engines.of(self.pool, self.node_group)
         if spec is None:
             speed = stand_in(limit, "the fleet file does not declare this pool")
             spec = EngineSpec(speed, 0.0, Lengths(100.0, 200.0))
