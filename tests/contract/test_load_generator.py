@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,3 +146,32 @@ def test_the_ca_file_has_to_be_one(tmp_path: Path) -> None:
     target = Target("https://127.0.0.1:1/v1", "model", ca_file=tmp_path / "none.pem")
     with pytest.raises(BadInput, match="authority"):
         open_load(target, due(1), PROMPT, nobody)
+
+
+def test_vegeta_reads_every_request(server: OpenAiServer, tmp_path: Path) -> None:
+    """The lines that `vegeta report` takes, as its own encoder writes them."""
+    file = tmp_path / "requests.json"
+    command = [
+        *(sys.executable, "-P", "-m", "gpufleet.tasks", "bench.serve", "--json"),
+        *("--url", server.url, "--model", "model", "--rate", "20", "--duration-s", "1"),
+        *("--requests-file", str(file)),
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT_ROOT / "modules")}
+    done = subprocess.run(
+        command, capture_output=True, cwd=PROJECT_ROOT, env=environment, text=True, check=True
+    )
+    report = json.loads(done.stdout)
+    lines = [json.loads(line) for line in file.read_text().splitlines()]
+    assert len(lines) == report["requests"]
+    assert {each["code"] for each in lines} == {200}
+    mean_s = sum(each["latency"] for each in lines) / len(lines) / 1e9
+    assert mean_s == pytest.approx(report["latency_s"]["mean"], abs=1e-4)
+    vegeta = shutil.which("vegeta")
+    if vegeta is None:
+        return
+    told = subprocess.run(
+        [vegeta, "report", "-type=json", file], capture_output=True, text=True, check=True
+    )
+    read = json.loads(told.stdout)
+    assert read["requests"] == report["requests"]
+    assert read["latencies"]["mean"] / 1e9 == pytest.approx(mean_s, rel=1e-3)

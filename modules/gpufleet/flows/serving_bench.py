@@ -13,9 +13,15 @@ from gpufleet.core.observed import is_ready
 from gpufleet.core.serving import ENGINE_PORT, PoolAtSite, pools_at
 from gpufleet.core.serving_bench import evidence
 from gpufleet.core.serving_bench.prompts import Prompts
-from gpufleet.core.serving_bench.results import Targets, level, observed_levels, summary
+from gpufleet.core.serving_bench.results import (
+    Targets,
+    level,
+    observed_levels,
+    summary,
+    vegeta_lines,
+)
 from gpufleet.core.serving_bench.schedule import Arrivals, arrivals_of, sendings
-from gpufleet.edges.load_generator import Levels, Load, Target, closed_load, open_load
+from gpufleet.edges.load_generator import CHAT, Levels, Load, Target, closed_load, open_load
 from gpufleet.edges.whole_files import write_whole
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.environment import cluster_of
@@ -67,6 +73,7 @@ class Asked:
     ca_file: str = ""
     whole_lengths: bool = False
     save: str = ""
+    requests_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +106,8 @@ class Order:
     levels: tuple[int, ...]
     subject: Subject | None
     save: str
+    requests_file: Path | None
+    """Every request as a line of JSON that `vegeta report` reads."""
 
 
 def order_of(workspace: Workspace, fleet_file: Path | None, asked: Asked) -> Order:
@@ -168,6 +177,7 @@ def order_of(workspace: Workspace, fleet_file: Path | None, asked: Asked) -> Ord
         levels=_levels(asked.concurrency, subject) if closed else (),
         subject=subject,
         save=asked.save,
+        requests_file=_new_file(asked.requests_file),
     )
 
 
@@ -207,6 +217,11 @@ def run_load(order: Order, on_progress: Callable[[LoadProgress], None]) -> Bench
         duration_s = load.elapsed_s
         counted = [outcome for each in held for outcome in each.outcomes]
     _demand_answers(order, load)
+    if order.requests_file:
+        lines = vegeta_lines(
+            load.outcomes, begun, url=f"{order.target.url}{CHAT}", name=order.target.model
+        )
+        write_whole(order.requests_file, "".join(f"{line}\n" for line in lines))
     subject = order.subject
     return BenchReport(
         url=order.target.url,
@@ -363,6 +378,15 @@ def _key(file: str) -> str:
     if not key or any(character.isspace() for character in key):
         raise BadInput("has to hold one key, and nothing else", where=file)
     return key
+
+
+def _new_file(text: str) -> Path | None:
+    if not text:
+        return None
+    file = Path(text)
+    if not file.parent.is_dir() or file.is_dir():
+        raise BadInput("is no file that can be written", where=f"--requests-file {text:.200}")
+    return file
 
 
 def _tokens(asked: Asked, known: Tokens | None) -> Tokens:

@@ -33,6 +33,7 @@ from gpufleet.tasks.command import (
         "key-file": "File with the API key. Default: the variable GPUFLEET_API_KEY.",
         "ca-file": "Authority of the endpoint's certificate.",
         "whole-lengths": "Ask for answers of just the wanted length; vLLM knows how.",
+        "requests-file": "Also write every request into this file, for `vegeta report`.",
         "save": "Name of a measurement that plan.capacity then uses; kept with --apply.",
         "apply": APPLY_HELP,
         "fleet": FLEET_HELP,
@@ -60,6 +61,7 @@ def serve(
     key_file: str = "",
     ca_file: str = "",
     whole_lengths: bool = False,
+    requests_file: str = "",
     save: str = "",
     apply: bool = False,
     fleet: str = "",
@@ -97,6 +99,7 @@ def serve(
         key_file=key_file,
         ca_file=ca_file,
         whole_lengths=whole_lengths,
+        requests_file=requests_file,
         save=save,
     )
     file = here.find_fleet(fleet or None) if use_case or pool or save or fleet else None
