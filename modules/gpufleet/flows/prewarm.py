@@ -117,7 +117,7 @@ def demand_warm(verification: PrewarmVerification) -> None:
             if proof.missing
         )
         raise TargetMissed(
-            f"replicas are not warm: {cold}", mend="runbooks/prewarm-missed.md; ./fleet status"
+            f"replicas are not warm: {cold}", mend="runbooks/alerts-pools.md; ./fleet status"
         )
 
 

@@ -25,7 +25,9 @@ from gpufleet.edges.load_generator import CHAT, Levels, Load, Target, closed_loa
 from gpufleet.edges.whole_files import write_whole
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.environment import cluster_of
+from gpufleet.flows.gateway_answers import address_of
 from gpufleet.flows.recorded import trace_of
+from gpufleet.local.platform import embedded_sites
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import BadInput, FleetError, Retryable, TargetMissed
 from gpufleet.spec.fleet import Fleet
@@ -120,6 +122,7 @@ def order_of(workspace: Workspace, fleet_file: Path | None, asked: Asked) -> Ord
 
     Raises:
         BadInput: an option, with what would be right.
+        Failed: the embedded gateway, which a use case alone means, was never up.
         Retryable: the cluster of the pool does not answer.
     """
     fleet = load_fleet(fleet_file) if fleet_file else None
@@ -129,7 +132,10 @@ def order_of(workspace: Workspace, fleet_file: Path | None, asked: Asked) -> Ord
             raise _unknown(asked.use_case, "--use-case", "use case", list(fleet.use_cases))
         use_case = fleet.use_cases[asked.use_case]
     subject = _subject(workspace, fleet, asked) if fleet is not None and asked.pool else None
-    url = asked.url or (subject.url if subject else "")
+    url, authority = asked.url or (subject.url if subject else ""), asked.ca_file
+    if not url and fleet is not None and use_case is not None and embedded_sites(fleet):
+        gateway = address_of(workspace.for_fleet(fleet))
+        url, authority = gateway.url, authority or str(gateway.authority)
     if not url:
         raise BadInput("needs --url URL or --pool NAME", mend="see ./fleet --help bench.serve")
     model = asked.model or (subject.pool.model_name if subject else asked.use_case)
@@ -155,7 +161,7 @@ def order_of(workspace: Workspace, fleet_file: Path | None, asked: Asked) -> Ord
             url=_base(url),
             model=model,
             key=_key(asked.key_file),
-            ca_file=Path(asked.ca_file) if asked.ca_file else None,
+            ca_file=Path(authority) if authority else None,
             timeout_s=_number(asked.timeout_s or "600", "--timeout-s", 86_400),
             whole_lengths=asked.whole_lengths or (closed and subject is not None),
         ),

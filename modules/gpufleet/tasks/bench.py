@@ -14,7 +14,7 @@ from gpufleet.tasks.command import (
 
 @command(
     {
-        "url": "Base address of an OpenAI endpoint, such as http://127.0.0.1:4000.",
+        "url": "Base address of an OpenAI endpoint. Default: the embedded gateway.",
         "pool": "Instead: one ready replica of this pool, asked itself.",
         "site": "Of the pool, where it stands at several.",
         "use-case": "Its lengths, rate and targets; also the model that is asked for.",
@@ -69,7 +69,8 @@ def serve(
 ) -> None:
     """Load an endpoint: TTFT, time per token, whole answers, throughput, goodput, each apart.
 
-    Example: ./fleet bench.serve --url http://127.0.0.1:4000 --model chat --rate 50
+    Example: ./fleet bench.serve --use-case support-chat --rate 50 --key-file key.txt
+    Example: ./fleet bench.serve --url http://127.0.0.1:8000 --model llama-3.1-8b --rate 50
     Example: ./fleet bench.serve --pool chat --concurrency 1,4,16 --save chat-h100 --apply
     """
     from invoke.exceptions import Exit
