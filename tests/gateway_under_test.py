@@ -96,7 +96,7 @@ class UnderTest:
         self.tell_keys()
         return text
 
-    def ask(self, key: str, use_case: str = "assist", **more: object) -> httpx.Response:
+    def ask(self, key: str, use_case: str = "assist", **more: Any) -> httpx.Response:  # noqa: ANN401 - fields of a request
         body = {"model": use_case, "messages": MESSAGES, **more}
         return httpx.post(
             f"{self.url}{CHAT}", json=body, headers={"Authorization": f"Bearer {key}"}, timeout=60
@@ -120,10 +120,9 @@ class UnderTest:
         def found() -> list[dict[str, Any]]:
             return [record for record in self.records() if record["request_id"] == name]
 
-        seen: list[dict[str, Any]] = []
-        self.wait(lambda: bool(seen.extend(found()) or seen))
-        assert len(seen) == 1
-        return seen[0]
+        self.wait(lambda: bool(found()))
+        (record,) = found()
+        return record
 
     def wait(self, condition: Callable[[], bool], within_s: float = 15) -> None:
         deadline_s = time.monotonic() + within_s

@@ -131,7 +131,7 @@ except NotFoundError as error:
     ("mode", "more"), [("errors", {}), ("errors", {"stream": True}), ("hangs", {"stream": True})]
 )
 def test_another_replica_answers_for_one_that_fails_or_hangs(
-    gateway: UnderTest, key: str, mode: str, more: dict[str, object]
+    gateway: UnderTest, key: str, mode: str, more: dict[str, Any]
 ) -> None:
     gateway.large[0].mode = mode
     for _ in range(6):
@@ -172,7 +172,7 @@ def test_an_engine_that_finds_fault_with_a_request_is_quoted_and_not_blamed(
 
 @pytest.mark.parametrize("more", [{}, {"stream": True}])
 def test_a_client_that_goes_away_ends_the_engines_work(
-    gateway: UnderTest, key: str, more: dict[str, object]
+    gateway: UnderTest, key: str, more: dict[str, Any]
 ) -> None:
     for engine in gateway.large:
         engine.gap_s = 1.0

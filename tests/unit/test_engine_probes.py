@@ -4,6 +4,7 @@ import asyncio
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import aiohttp
 from tests.engines import SETTINGS, address, slower
@@ -20,6 +21,7 @@ from gpufleet.local.engine.host import Host, Start
 from gpufleet.local.engine.replica import Identity
 from gpufleet.local.engine.server import EngineServer
 from gpufleet.local.engine.settings import EngineSettings, Probes
+from gpufleet.local.gpu_board import GpuBoard
 from gpufleet.spec import load_fleet
 
 POOL = pools_at(load_fleet(PROJECT_ROOT / "fleets/article/production.yaml"), "main")[0]
@@ -88,12 +90,13 @@ def test_the_pods_drain_ends_when_the_engine_has_nothing_left() -> None:
     on_loopback(promise, slower(0.02))
 
 
-def test_an_agents_port_tells_replicas_and_takes_faults() -> None:
+def test_an_agents_port_tells_replicas_and_takes_faults(tmp_path: Path) -> None:
     metrics = AgentMetrics(lambda: 1)
     host = Host(metrics.engine_changed)
     host.start()
     port, alive = free_port(), [False]
-    api = AgentApi(host, metrics, lambda: alive[0])
+    gpus = GpuBoard(tmp_path, list, host.seen)
+    api = AgentApi(host, metrics, gpus, lambda: alive[0])
     asyncio.run_coroutine_threadsafe(api.open("127.0.0.1", port), host.loop).result(10)
     host.begin(Identity("u", "ns", "chat-0", "chat", address()), Start(lambda: SETTINGS, PROBES))
 

@@ -20,6 +20,7 @@ from gpufleet.local.agent_metrics import AgentMetrics
 from gpufleet.local.engine.host import Host, Start
 from gpufleet.local.engine.replica import Identity, View
 from gpufleet.local.engine.settings import Probes
+from gpufleet.local.gpu_board import GpuBoard
 from gpufleet.spec.errors import BadInput, Failed, FleetError, Retryable
 
 FLEET = PROJECT_ROOT / "fleets" / "article" / "production.yaml"
@@ -58,7 +59,8 @@ def site(tmp_path: Path) -> Iterator[Site]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    api = AgentApi(host, AgentMetrics(lambda: COUNT), lambda: True)
+    gpus = GpuBoard(tmp_path, list, host.seen)
+    api = AgentApi(host, AgentMetrics(lambda: COUNT), gpus, lambda: True)
     asyncio.run_coroutine_threadsafe(api.open("127.0.0.1", port), host.loop).result(10)
     file = tmp_path / ".fleet" / "article" / "production" / "sites" / "main" / "ports.json"
     file.parent.mkdir(parents=True)
