@@ -247,7 +247,7 @@ def test_a_hosted_api_that_fails_is_not_the_end_of_the_ladder(gateway: UnderTest
 def test_an_answer_is_given_again_to_the_same_key_only(gateway: UnderTest, key: str) -> None:
     other = gateway.new_key("support2")
     gateway.wait(lambda: gateway.ask(other).is_success)
-    asked = {"use_case": "repeated", "temperature": 0.25}
+    asked: dict[str, Any] = {"use_case": "repeated", "temperature": 0.25}
     # Each worker has answers of its own; connections are spread over both.
     answers = [gateway.ask(key, **asked) for _ in range(40)]
     routes = [answer.headers["x-gpufleet-route"] for answer in answers]
