@@ -80,7 +80,7 @@ def serve(log: AuditLog, *ids: str, **facts: object) -> None:
 def ship(ground: Ground, folder: Path, log: AuditLog | None = None) -> ShippingReport:
     if log is not None:
         log.seal()
-    return audit_shipping.Shipper(ground, folder).ship(system_clock())
+    return audit_shipping.ship(ground, folder, system_clock())
 
 
 def verified(ground: Ground, folder: Path) -> AuditReport:
@@ -279,13 +279,15 @@ def test_content_goes_when_its_retention_ends_and_the_record_stays(
     monkeypatch.setattr(audit_shipping, "_LOCKED_AT_LEAST", timedelta(seconds=5))
     ship(ground, folder, log)
     rows = {row.data_class: row for row in AuditTable(ground.database).all()}
-    assert rows["internal-content"].keep_until < started + timedelta(minutes=1)
+    assert rows["internal-content-answers"].keep_until < started + timedelta(minutes=1)
     assert audit_shipping.plan_deletion(ground, started).segments == []
     with pytest.raises(Failed, match="refuses"):
         audit_shipping.delete(ground, started + timedelta(seconds=30))
-    until(lambda: system_clock() > rows["internal-content"].keep_until + timedelta(seconds=1))
+    until(
+        lambda: system_clock() > rows["internal-content-answers"].keep_until + timedelta(seconds=1)
+    )
     plan = audit_shipping.plan_deletion(ground, system_clock())
-    assert [segment.data_class for segment in plan.segments] == ["internal-content"]
+    assert [segment.data_class for segment in plan.segments] == ["internal-content-answers"]
     assert plan.records == 2
     assert verified(ground, folder).records == 4
     audit_shipping.delete(ground, system_clock())
@@ -297,6 +299,24 @@ def test_content_goes_when_its_retention_ends_and_the_record_stays(
     serve(log, "c", prompt="when?", answer="never")
     ship(ground, folder, log)
     assert verified(ground, folder).is_good
+
+
+def test_content_stays_in_its_residency_and_records_are_everywhere(
+    ground: Ground, folder: Path, log: AuditLog
+) -> None:
+    sites = dict(ground.fleet.sites)
+    sites["west"] = sites["west"].model_copy(update={"region": "elsewhere"})
+    ground = replace(ground, fleet=ground.fleet.model_copy(update={"sites": sites}))
+    serve(log, "a", prompt="who?", answer="nobody")
+    assert ship(ground, folder, log).shipped == 2
+    kept = {row.data_class: row.sites for row in AuditTable(ground.database).all()}
+    assert kept == {"internal": ["east", "west"], "internal-content-answers": ["east"]}
+    serve(log, "b", use_case="unheard-of", prompt="who?")
+    with pytest.raises(Failed, match="not declared"):
+        ship(ground, folder, log)
+    assert len(segments(folder, SEALED)) == 1
+    assert ids(ground, folder) == ["a", "b"]
+    assert ids(ground, folder, content=True) == ["a", "b"]
 
 
 def test_what_is_deleted_without_proof_is_found(

@@ -216,9 +216,9 @@ RETENTION = {
     ("data_class", "kept_s"),
     [
         ("internal", 100),
-        ("internal-content", 10),
+        ("internal-content-answers", 10),
         ("restricted", 1000),
-        ("restricted-content", 0),
+        ("restricted-content-answers", 0),
         ("public", UNDECLARED_S),
         ("unclassified", 1000),
     ],

@@ -12,10 +12,10 @@ from gpufleet.spec.audit import KeptSegment
 _segments: Final = sa.Table(
     "fleet_audit_segments",
     tables,
-    sa.Column("chain", sa.String(200), primary_key=True),
+    sa.Column("chain", sa.String(240), primary_key=True),
     sa.Column("first", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("last", sa.BigInteger, nullable=False),
-    sa.Column("data_class", sa.String(40), nullable=False),
+    sa.Column("data_class", sa.String(80), nullable=False),
     sa.Column("previous", sa.String(64), nullable=False),
     sa.Column("head", sa.String(64), nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),

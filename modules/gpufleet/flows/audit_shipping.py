@@ -26,7 +26,7 @@ from gpufleet.spec.audit import (
     Segment,
     ShippingReport,
 )
-from gpufleet.spec.errors import FleetError, Retryable
+from gpufleet.spec.errors import Failed, FleetError, Retryable
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.records import Fact
 
@@ -55,27 +55,43 @@ def audit_stores(ground: Ground) -> dict[str, AuditStore]:
 def sites_for(fleet: Fleet, data_class: str) -> set[str]:
     """Sites at which records of a chain may be kept.
 
-    Prompts and answers stay where every use case of their class allows. Where no site does, and for
-    records without content (who, when, and salted hashes), it is every site.
+    Prompts and answers stay in the residency of their use case; records without content (who, when,
+    and salted hashes) may be at every site.
+
+    Raises:
+        Failed: the use case of prompts and answers is not declared any more.
     """
-    everywhere = set(fleet.sites)
-    if not data_class.endswith(CONTENT):
-        return everywhere
-    of_class = data_class.removesuffix(CONTENT)
-    residencies = [
-        set(case.residency) for case in fleet.use_cases.values() if case.data_class == of_class
-    ]
-    allowed = set.intersection(*residencies) if residencies else set()
-    return {name for name, site in fleet.sites.items() if site.region in allowed} or everywhere
+    _, content, name = data_class.partition(CONTENT)
+    if not content:
+        return set(fleet.sites)
+    case = fleet.use_cases.get(name)
+    if case is None:
+        raise Failed(
+            "prompts and answers of a use case that is not declared may be kept nowhere",
+            where=f"use case {name}",
+            mend="declare it until they are shipped, or remove them",
+        )
+    return {site for site, declared in fleet.sites.items() if declared.region in case.residency}
 
 
-class Shipper:
-    """Ships what a gateway's processes have sealed; one at a time for a folder.
+def ship(ground: Ground, folder: Path, now: datetime) -> ShippingReport:
+    """Ship every sealed segment, after closing what dead processes left open.
+
+    One process at a time for a folder.
 
     Args:
         ground: the environment.
         folder: the gateway's audit records.
+        now: the time.
+
+    Raises:
+        Retryable: no store could be reached; what could not be shipped stays here.
     """
+    return _Round(ground, folder).ship(now)
+
+
+class _Round:
+    """One round of shipping; the stores are entered when the first segment needs them."""
 
     def __init__(self, ground: Ground, folder: Path) -> None:
         self._ground = ground
@@ -83,14 +99,7 @@ class Shipper:
         self._stores: dict[str, AuditStore] = {}
 
     def ship(self, now: datetime) -> ShippingReport:
-        """Ship every sealed segment, after closing what dead processes left open.
-
-        Args:
-            now: the time.
-
-        Raises:
-            Retryable: no store could be reached; what could not be shipped stays here.
-        """
+        """As the function."""
         if not self._folder.is_dir():
             return ShippingReport(shipped=0, interrupted=0, unshipped_s=0.0, waiting_bytes=0)
         interrupted = len(recover(self._folder))
@@ -107,8 +116,6 @@ class Shipper:
                 shipped += [segment] if segment else []
         _note_heads(self._ground, shipped, now)
         if failure is not None:
-            # A store that was moved is found again.
-            self._stores = {}
             raise failure
         return ShippingReport(
             shipped=len(shipped),
@@ -140,6 +147,9 @@ class Shipper:
         """Put a segment into every store that may have it; the sites that took it."""
         self._stores = self._stores or audit_stores(self._ground)
         allowed = sites_for(self._ground.fleet, segment.data_class)
+        if not self._stores.keys() & allowed:
+            where = f"data class {segment.data_class}"
+            raise Failed("no site with an object store may keep these records", where=where)
         reached: list[str] = []
         failures: list[FleetError] = []
         for site in sorted(self._stores.keys() & allowed):
@@ -151,9 +161,8 @@ class Shipper:
             else:
                 reached.append(site)
         if not reached:
-            why = failures[0].what if failures else "no site has one"
             raise Retryable(
-                f"no object store takes the audit records: {why}",
+                f"no object store takes the audit records: {failures[0].what}",
                 where=segment.key,
                 mend="they are kept here and shipped when one does",
             )

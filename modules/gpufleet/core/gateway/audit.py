@@ -81,13 +81,14 @@ def retention_s(retention: Mapping[DataClass, Retention], data_class: str) -> fl
 
     Args:
         retention: as declared.
-        data_class: of the chain; with `-content` for prompts and answers. Requests that named no
-            use case are kept as long as those of any.
+        data_class: of the chain; with a use case for its prompts and answers. Requests that named
+            no use case are kept as long as those of any.
     """
     if data_class == UNCLASSIFIED:
         return max((kept.audit_s for kept in retention.values()), default=UNDECLARED_S)
-    declared = retention.get(DataClass(data_class.removesuffix(CONTENT)))
-    if not data_class.endswith(CONTENT):
+    of_class, content, _ = data_class.partition(CONTENT)
+    declared = retention.get(DataClass(of_class))
+    if not content:
         return declared.audit_s if declared else UNDECLARED_S
     return declared.content_s if declared and declared.content_s else 0.0
 
@@ -109,6 +110,8 @@ def matches(record: AuditRecord, query: AuditQuery) -> bool:
         (query.status, record.status),
     )
     if any(wanted is not None and wanted != is_ for wanted, is_ in asked):
+        return False
+    if (CONTENT in record.writer.rpartition(".")[2]) is not query.content:
         return False
     at = moment_of(record)
     return (query.since is None or at >= query.since) and (query.until is None or at < query.until)
