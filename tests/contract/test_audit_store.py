@@ -21,8 +21,9 @@ from gpufleet.edges.database import Database
 from gpufleet.edges.engines import Binaries
 from gpufleet.edges.object_store import ObjectStore
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
-from gpufleet.flows import audit_shipping, audit_trail
+from gpufleet.flows import access, audit_shipping, audit_trail
 from gpufleet.flows.ground import Ground
+from gpufleet.spec.access import KeyRequest
 from gpufleet.spec.audit import AuditQuery, AuditReport, ShippingReport
 from gpufleet.spec.errors import Failed, Retryable
 from gpufleet.spec.governance import Retention
@@ -110,6 +111,19 @@ def test_records_are_whole_while_they_are_here_and_when_they_are_shipped(
     [row] = AuditTable(ground.database).all()
     assert row.sites == ["east", "west"]
     assert row.keep_until - row.ends == timedelta(hours=1)
+
+
+def test_the_last_use_of_a_key_is_told_by_what_is_shipped(
+    ground: Ground, folder: Path, log: AuditLog
+) -> None:
+    name, case = next(iter(ground.fleet.use_cases.items()))
+    key = access.issue(ground, KeyRequest(team=case.team, use_cases=[name])).key
+    serve(log, "a", key_id=key.id)
+    before = system_clock()
+    ship(ground, folder, log)
+    used_at = access.found(ground, key.id).last_used_at
+    assert used_at is not None
+    assert key.created_at <= used_at <= before
 
 
 def test_shipping_again_after_a_crash_changes_nothing(

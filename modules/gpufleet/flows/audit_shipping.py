@@ -7,15 +7,16 @@ that it was deleted is in the journal before it is deleted: a gap with that stat
 import hashlib
 import sys
 from datetime import datetime, timedelta
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gpufleet.core.gateway.audit import due_at, retention_s, segment_of
+from gpufleet.core.gateway.audit import due_at, last_uses, locked_until, retention_s, segment_of
 from gpufleet.edges.audit_files import SEALED, backlog, lines_of, segments
 from gpufleet.edges.audit_recovery import recover
 from gpufleet.edges.audit_store import AuditStore
 from gpufleet.edges.audit_table import AuditTable
+from gpufleet.edges.key_table import KeyTable
 from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.stores import stores_of
 from gpufleet.spec.audit import (
@@ -127,12 +128,13 @@ class _Round:
     def _ship_one(self, file: Path, now: datetime) -> Segment | None:
         """Ship a segment, and remove it here; None where it is broken."""
         content = file.read_bytes()
-        segment = segment_of(lines_of(content))
+        lines = lines_of(content)
+        segment = segment_of(lines)
         if segment is None or segment.size_bytes != len(content):
             _set_aside(self._ground, file, content)
             return None
-        lasts = timedelta(seconds=retention_s(self._ground.fleet.retention, segment.data_class))
-        until = max(segment.ends + lasts, now + _LOCKED_AT_LEAST)
+        lasts_s = retention_s(self._ground.fleet.retention, segment.data_class)
+        until = max(locked_until(segment, lasts_s, now), now + _LOCKED_AT_LEAST)
         kept = KeptSegment(
             **segment.model_dump(),
             shipped_at=now,
@@ -140,6 +142,7 @@ class _Round:
             sites=self._put(segment, content, until),
         )
         AuditTable(self._ground.database).add(kept)
+        KeyTable(self._ground.database).used(last_uses(lines))
         file.unlink()
         return segment
 
@@ -231,13 +234,9 @@ def _note_heads(ground: Ground, shipped: list[Segment], now: datetime) -> None:
 def _due(ground: Ground, now: datetime) -> list[KeptSegment]:
     """Segments that are to be deleted: never one behind another that stays."""
     due: list[KeptSegment] = []
-    for _, grouped in groupby(AuditTable(ground.database).all(), key=lambda kept: kept.chain):
-        for segment in grouped:
-            if segment.deleted_at is not None:
-                continue
-            if due_at(segment, ground.fleet.retention) > now:
-                break
-            due.append(segment)
+    unlocked = AuditTable(ground.database).unlocked(now)
+    for _, grouped in groupby(unlocked, key=lambda kept: kept.chain):
+        due += takewhile(lambda kept: due_at(kept, ground.fleet.retention) <= now, grouped)
     return due
 
 
