@@ -81,7 +81,7 @@ def serve(log: AuditLog, *ids: str, **facts: object) -> None:
 def ship(ground: Ground, folder: Path, log: AuditLog | None = None) -> ShippingReport:
     if log is not None:
         log.seal()
-    return audit_shipping.ship(ground, folder, system_clock())
+    return audit_shipping.Shipper(ground, folder).ship(system_clock())
 
 
 def verified(ground: Ground, folder: Path) -> AuditReport:

@@ -75,24 +75,13 @@ def sites_for(fleet: Fleet, data_class: str) -> set[str]:
     return {site for site, declared in fleet.sites.items() if declared.region in case.residency}
 
 
-def ship(ground: Ground, folder: Path, now: datetime) -> ShippingReport:
-    """Ship every sealed segment, after closing what dead processes left open.
-
-    One process at a time for a folder.
+class Shipper:
+    """Ships what a gateway's processes have sealed; one at a time for a folder.
 
     Args:
         ground: the environment.
         folder: the gateway's audit records.
-        now: the time.
-
-    Raises:
-        Retryable: no store could be reached; what could not be shipped stays here.
     """
-    return _Round(ground, folder).ship(now)
-
-
-class _Round:
-    """One round of shipping; the stores are entered when the first segment needs them."""
 
     def __init__(self, ground: Ground, folder: Path) -> None:
         self._ground = ground
@@ -100,7 +89,15 @@ class _Round:
         self._stores: dict[str, AuditStore] = {}
 
     def ship(self, now: datetime) -> ShippingReport:
-        """As the function."""
+        """Ship every sealed segment, after closing what dead processes left open.
+
+        Args:
+            now: the time.
+
+        Raises:
+            Retryable: no store could be reached; what could not be shipped stays here.
+            Failed: some records may be kept nowhere; the others are shipped.
+        """
         if not self._folder.is_dir():
             return ShippingReport(shipped=0, interrupted=0, unshipped_s=0.0, waiting_bytes=0)
         interrupted = len(recover(self._folder))
@@ -117,6 +114,8 @@ class _Round:
                 shipped += [segment] if segment else []
         _note_heads(self._ground, shipped, now)
         if failure is not None:
+            # A store that was moved is found again.
+            self._stores = {}
             raise failure
         return ShippingReport(
             shipped=len(shipped),
