@@ -31,7 +31,7 @@ PARTS = ROOT / "benchmarks" / "gateway_parts"
 MODEL = "answers"
 SMALL = "small"
 PORT = 8000
-START_WITHIN_S = 120
+START_WITHIN_S = 300
 Pools = dict[str, list[str]]
 
 

@@ -132,12 +132,7 @@ def order_of(workspace: Workspace, fleet_file: Path | None, asked: Asked) -> Ord
             raise _unknown(asked.use_case, "--use-case", "use case", list(fleet.use_cases))
         use_case = fleet.use_cases[asked.use_case]
     subject = _subject(workspace, fleet, asked) if fleet is not None and asked.pool else None
-    url, authority = asked.url or (subject.url if subject else ""), asked.ca_file
-    if not url and fleet is not None and use_case is not None and embedded_sites(fleet):
-        gateway = address_of(workspace.for_fleet(fleet))
-        url, authority = gateway.url, authority or str(gateway.authority)
-    if not url:
-        raise BadInput("needs --url URL or --pool NAME", mend="see ./fleet --help bench.serve")
+    url, authority = _endpoint(workspace, fleet, asked, subject)
     model = asked.model or (subject.pool.model_name if subject else asked.use_case)
     if not model:
         raise BadInput("needs --model NAME or --use-case NAME", mend="the model that is asked for")
@@ -308,6 +303,18 @@ def save(order: Order, report: BenchReport, fleet_file: Path, *, apply: bool) ->
         written=apply,
         include_missing=not included,
     )
+
+
+def _endpoint(
+    workspace: Workspace, fleet: Fleet | None, asked: Asked, subject: Subject | None
+) -> tuple[str, str]:
+    """Address and authority's file: as they are given, of a replica, or of the embedded gateway."""
+    if asked.url or subject:
+        return asked.url or (subject.url if subject else ""), asked.ca_file
+    if fleet is not None and asked.use_case and embedded_sites(fleet):
+        gateway = address_of(workspace.for_fleet(fleet))
+        return gateway.url, asked.ca_file or str(gateway.authority)
+    raise BadInput("needs --url URL or --pool NAME", mend="see ./fleet --help bench.serve")
 
 
 def _subject(workspace: Workspace, fleet: Fleet, asked: Asked) -> Subject:
