@@ -474,7 +474,14 @@ def pod_of(shard: Shard) -> dict[str, Any]:
                 {
                     "name": "answer",
                     "image": "gpufleet@sha256:1",
-                    "args": ["batch.answer", "--bucket=shards", "--concurrency=4", "--apply"],
+                    "args": [
+                        "batch.answer",
+                        "--bucket=shards",
+                        f"--endpoint={shard.store.endpoint}",
+                        "--region=fra1",
+                        "--concurrency=4",
+                        "--apply",
+                    ],
                 }
             ]
         },
@@ -483,38 +490,40 @@ def pod_of(shard: Shard) -> dict[str, Any]:
 
 
 def test_a_simulated_node_runs_a_batchs_pod_once_and_tells_how_it_ended(
-    shard: Shard, api: FakeApi, until: Until
+    shard: Shard, places: dict[str, dict[str, str]], api: FakeApi, until: Until
 ) -> None:
-    ended: list[str] = []
-    runs = BatchRuns(shard.store, lambda _pod, why: ended.append(why))
+    ended: list[str | None] = []
+    runs = BatchRuns(Place(**places["fra1"]), lambda _pod, why: ended.append(why))
     api.held = {"d"}
     runs.begin(pod_of(shard), api.url)
     runs.begin(pod_of(shard), api.url)
     until(lambda: len(api.asked) == 4)
-    runs.stop(pod_of(shard)["metadata"]["uid"])
-    assert (ended, shard.left()) == ([], 1)
+    assert runs.stop(pod_of(shard)["metadata"]["uid"])
+    until(lambda: ended == [None])
+    assert shard.left() == 1
+    assert not runs.stop(pod_of(shard)["metadata"]["uid"])
     api.held = set()
     runs.begin(pod_of(shard), api.url)
-    until(lambda: ended == [""])
+    until(lambda: ended == [None, ""])
     assert answered(shard) == dict.fromkeys("abcd", 200)
     assert len(api.asked) == 5
 
 
 def test_a_simulated_node_tells_why_a_batchs_pod_failed(
-    shard: Shard, api: FakeApi, until: Until
+    shard: Shard, places: dict[str, dict[str, str]], api: FakeApi, until: Until
 ) -> None:
-    ended: list[str] = []
-    runs = BatchRuns(shard.store, lambda _pod, why: ended.append(why))
+    ended: list[str | None] = []
+    runs = BatchRuns(Place(**places["fra1"]), lambda _pod, why: ended.append(why))
     lost = pod_of(shard)
     lost["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "7"}
     runs.begin(lost, api.url)
     until(lambda: ended)
-    assert "is not in the object store" in ended[0]
+    assert "is not in the object store" in str(ended[0])
     strange = pod_of(shard)
     strange["spec"]["containers"][0]["args"] = []
     runs.begin(strange, api.url)
     until(lambda: len(ended) == 2)
-    assert "not one of ours" in ended[1]
+    assert "not one of ours" in str(ended[1])
 
 
 def test_the_status_of_a_batchs_pod_says_what_its_job_needs_to_know(shard: Shard) -> None:
