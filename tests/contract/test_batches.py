@@ -2,7 +2,9 @@
 
 import asyncio
 import json
+import os
 import socket
+import stat
 import subprocess
 import threading
 import uuid
@@ -14,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, UnixConnector, web
 from tests.conftest import Until
 
 from gpufleet.core import batch_jobs
@@ -26,16 +28,24 @@ from gpufleet.edges.batch_shard import Engine, Shard
 from gpufleet.edges.batch_table import BatchTable
 from gpufleet.edges.database import Database
 from gpufleet.edges.engines import Binaries
+from gpufleet.edges.gateway_environment import gateway_python
 from gpufleet.edges.object_store import ObjectStore, Place
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.flows import batch_api, batches, operations
 from gpufleet.flows.batch import new_batch
 from gpufleet.flows.batch_answer import FORM
 from gpufleet.flows.batch_files import Caller, store_of, sweep, table_of
+from gpufleet.flows.batch_http import BatchHttp, BatchServer
 from gpufleet.flows.ground import Ground
 from gpufleet.local.engine.batch_run import BatchRuns, finished_status, stopped_status
 from gpufleet.spec import load_fleet
-from gpufleet.spec.batches import BatchOrder, BatchState
+from gpufleet.spec.batches import (
+    BATCH_SOCKET,
+    CALLER_KEY_HEADER,
+    CALLER_TEAM_HEADER,
+    BatchOrder,
+    BatchState,
+)
 from gpufleet.spec.errors import BadInput, Failed, PolicyRefused, Retryable
 
 FLEET = load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml")
@@ -538,3 +548,87 @@ def test_the_status_of_a_batchs_pod_says_what_its_job_needs_to_know(shard: Shard
     assert finished_status(pod, "no engine", START)["containerStatuses"][0]["state"]["terminated"][
         "exitCode"
     ] not in {0, batch_jobs.EXIT_TOLD_TO_END}
+
+
+@pytest.fixture
+def served(ground: Ground, until: Until) -> Iterator[str]:
+    """Files and batches over HTTP, for one key of the finance team."""
+
+    def caller_of(request: web.Request) -> Caller:
+        if request.headers.get("Authorization") != "Bearer gf-finance":
+            raise ApiRefused(401, "invalid_api_key", "Nobody was recognized.")
+        return FINANCE
+
+    loop, address = asyncio.new_event_loop(), list[str]()
+
+    async def serve() -> None:
+        runner = web.AppRunner(BatchHttp(ground, caller_of).application(), shutdown_timeout=0)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        address.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
+
+    loop.create_task(serve())
+    thread = threading.Thread(target=loop.run_forever, daemon=True)
+    thread.start()
+    yield until(lambda: address)[0]
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+
+
+def test_openais_official_client_works_unchanged(served: str, tmp_path: Path) -> None:
+    file = tmp_path / "requests.jsonl"
+    file.write_bytes(line("a") + line("b"))
+    client = PROJECT_ROOT / "tests" / "contract" / "batch_client.py"
+    python = gateway_python(lambda _progress: None)
+    done = subprocess.run(
+        [str(python), "-P", str(client), served, "gf-finance", str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["file"]["filename"] == "requests.jsonl"
+    assert seen["content"] == file.read_text()
+    assert seen["batch"]["status"] == "validating"
+    assert seen["batch"] == seen["again"]
+    assert seen["batch"]["request_counts"] == {"total": 2, "completed": 0, "failed": 0}
+    assert seen["listed"] == [seen["batch"]["id"]]
+    assert seen["files"] == [seen["file"]["id"]]
+    assert (seen["cancelled"], seen["in_use"], seen["missing"], seen["deleted"]) == (
+        "cancelling",
+        "file_in_use",
+        "not_found",
+        True,
+    )
+    assert "Line 1: is not JSON" in seen["wrong"]
+
+
+def test_the_gateways_workers_reach_batches_by_a_private_socket_alone(
+    ground: Ground, tmp_path: Path
+) -> None:
+    folder = tmp_path / ("deep" * 30)
+    folder.mkdir(mode=0o700)
+    (folder / BATCH_SOCKET).touch()
+    server = BatchServer(ground, folder).start()
+    assert stat.S_IMODE((folder / BATCH_SOCKET).stat().st_mode) == 0o600
+
+    async def ask(headers: dict[str, str]) -> tuple[int, Any]:
+        descriptor = os.open(folder, os.O_PATH)
+        connector = UnixConnector(f"/proc/self/fd/{descriptor}/{BATCH_SOCKET}")
+        async with (
+            ClientSession(connector=connector) as session,
+            session.get("http://control/v1/batches", headers=headers) as response,
+        ):
+            return response.status, await response.json()
+
+    named = {CALLER_KEY_HEADER: "k", CALLER_TEAM_HEADER: "finance"}
+    loop = asyncio.new_event_loop()
+    try:
+        status, body = loop.run_until_complete(ask(named))
+        assert (status, body["data"]) == (200, [])
+        status, body = loop.run_until_complete(ask({}))
+        assert (status, body["error"]["code"]) == (401, "missing_api_key")
+    finally:
+        loop.close()
+        server.stop()
