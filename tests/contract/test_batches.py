@@ -1,6 +1,7 @@
 """Batches against real object stores and databases: files, shards, the API's answers."""
 
 import asyncio
+import hashlib
 import json
 import os
 import socket
@@ -15,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from aiohttp import ClientSession, UnixConnector, web
 from tests.conftest import Until
@@ -23,6 +25,7 @@ from gpufleet.core import batch_jobs
 from gpufleet.core import vocabulary as names
 from gpufleet.core.batch_api import ApiRefused
 from gpufleet.core.batch_jobs import ShardKeys
+from gpufleet.core.gateway.routes import routes_of
 from gpufleet.edges import batch_shard
 from gpufleet.edges.batch_shard import Engine, Shard
 from gpufleet.edges.batch_table import BatchTable
@@ -35,7 +38,7 @@ from gpufleet.flows import batch_api, batches, operations
 from gpufleet.flows.batch import new_batch
 from gpufleet.flows.batch_answer import FORM
 from gpufleet.flows.batch_files import Caller, store_of, sweep, table_of
-from gpufleet.flows.batch_http import BatchHttp, BatchServer
+from gpufleet.flows.batch_http import BatchServer
 from gpufleet.flows.ground import Ground
 from gpufleet.local.engine.batch_run import BatchRuns, finished_status, stopped_status
 from gpufleet.spec import load_fleet
@@ -47,9 +50,11 @@ from gpufleet.spec.batches import (
     BatchState,
 )
 from gpufleet.spec.errors import BadInput, Failed, PolicyRefused, Retryable
+from gpufleet.spec.gateway import KEYS_FILE, ROUTES_FILE, Key, Keys
 
 FLEET = load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml")
 FINANCE = Caller("key-1", "finance", frozenset({"document-extraction"}))
+KEY = f"gf-finance00000-{'k' * 43}"
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -73,9 +78,7 @@ def places(
         folder = tmp_path_factory.mktemp(site)
         for part in ("data", "versions"):
             (folder / part).mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         processes.append(
             subprocess.Popen(
                 [
@@ -99,6 +102,12 @@ def places(
     for process in processes:
         process.kill()
         process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _listens(port: int) -> bool:
@@ -551,37 +560,68 @@ def test_the_status_of_a_batchs_pod_says_what_its_job_needs_to_know(shard: Shard
 
 
 @pytest.fixture
-def served(ground: Ground, until: Until) -> Iterator[str]:
-    """Files and batches over HTTP, for one key of the finance team."""
+def served(ground: Ground, tmp_path: Path, until: Until) -> Iterator[str]:
+    """The real gateway with one key of the finance team, and batches behind it."""
+    folder = tmp_path / "gateway"
+    folder.mkdir(mode=0o700)
+    routes = routes_of(ground.fleet)
+    gateway = routes.gateway.model_copy(update={"workers": 1})
+    key = Key(
+        id="finance00000",
+        hash=hashlib.sha256(KEY.encode()).hexdigest(),
+        team="finance",
+        use_cases=["document-extraction"],
+        rate_rpm=None,
+        concurrency_limit=None,
+        expires_at=None,
+    )
+    for name, content in (
+        (ROUTES_FILE, routes.model_copy(update={"gateway": gateway})),
+        (KEYS_FILE, Keys(at=0, keys=[key])),
+    ):
+        (folder / name).write_text(content.model_dump_json(by_alias=True))
+    server = BatchServer(ground, folder).start()
+    port = free_port()
+    with (tmp_path / "gateway.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(str(gateway_python(lambda _progress: None)), "-P", "-m", "gpufleet_gateway"),
+                *("--folder", str(folder), "--port", str(port)),
+            ],
+            cwd=folder,
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": f"{PROJECT_ROOT / 'modules'}:{PROJECT_ROOT / 'gateway'}",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until(partial(_answers, f"{url}/health/readiness"), within_s=120)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+        server.stop()
 
-    def caller_of(request: web.Request) -> Caller:
-        if request.headers.get("Authorization") != "Bearer gf-finance":
-            raise ApiRefused(401, "invalid_api_key", "Nobody was recognized.")
-        return FINANCE
 
-    loop, address = asyncio.new_event_loop(), list[str]()
-
-    async def serve() -> None:
-        runner = web.AppRunner(BatchHttp(ground, caller_of).application(), shutdown_timeout=0)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        address.append(f"http://127.0.0.1:{runner.addresses[0][1]}")
-
-    loop.create_task(serve())
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-    yield until(lambda: address)[0]
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join()
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).is_success
+    except httpx.TransportError:
+        return False
 
 
-def test_openais_official_client_works_unchanged(served: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_openais_official_client_works_at_the_gateway(served: str, tmp_path: Path) -> None:
     file = tmp_path / "requests.jsonl"
     file.write_bytes(line("a") + line("b"))
     client = PROJECT_ROOT / "tests" / "contract" / "batch_client.py"
     python = gateway_python(lambda _progress: None)
     done = subprocess.run(
-        [str(python), "-P", str(client), served, "gf-finance", str(file)],
+        [str(python), "-P", str(client), served, KEY, str(file)],
         capture_output=True,
         text=True,
         check=False,
@@ -602,6 +642,11 @@ def test_openais_official_client_works_unchanged(served: str, tmp_path: Path) ->
         True,
     )
     assert "Line 1: is not JSON" in seen["wrong"]
+    denied = httpx.get(f"{served}/v1/batches", headers={"Authorization": "Bearer gf-nobody"})
+    assert (denied.status_code, denied.json()["error"]["code"]) == (401, "invalid_api_key")
+    smuggled = {"Authorization": f"Bearer {KEY}", CALLER_TEAM_HEADER: "legal"}
+    refused = httpx.get(f"{served}/v1/batches", headers=smuggled)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "bad_header")
 
 
 def test_the_gateways_workers_reach_batches_by_a_private_socket_alone(

@@ -30,10 +30,9 @@ from gpufleet.spec.batches import (
 
 _MOST_JSON_BYTES: Final = 2**20
 _PART_BYTES: Final = 2**16
-CallerOf = Callable[[web.Request], Caller]
 
 
-def caller_by_headers(request: web.Request) -> Caller:
+def caller_of(request: web.Request) -> Caller:
     """Who asks, as a worker of the gateway says.
 
     Raises:
@@ -52,12 +51,10 @@ class BatchHttp:
 
     Args:
         ground: the environment.
-        caller_of: who asks.
     """
 
-    def __init__(self, ground: Ground, caller_of: CallerOf = caller_by_headers) -> None:
+    def __init__(self, ground: Ground) -> None:
         self._ground = ground
-        self._caller_of = caller_of
 
     def application(self) -> web.Application:
         """With its routes; nothing of it blocks the loop."""
@@ -78,7 +75,7 @@ class BatchHttp:
         return app
 
     async def _upload(self, request: web.Request) -> web.Response:
-        caller = self._caller_of(request)
+        caller = caller_of(request)
         if not request.content_type.startswith("multipart/"):
             raise ApiRefused(400, "invalid_value", "The body has to be multipart/form-data.")
         filename, purpose, content = await _form(request)
@@ -88,7 +85,7 @@ class BatchHttp:
         return web.json_response(made)
 
     async def _create(self, request: web.Request) -> web.Response:
-        caller = self._caller_of(request)
+        caller = caller_of(request)
         try:
             body = json.loads(await request.read())
         except (ValueError, RecursionError):
@@ -97,20 +94,20 @@ class BatchHttp:
         return web.json_response(made)
 
     async def _content(self, request: web.Request) -> web.Response:
-        caller, file = self._caller_of(request), request.match_info["id"]
+        caller, file = caller_of(request), request.match_info["id"]
         content = await asyncio.to_thread(batch_api.file_content, self._ground, caller, file)
         return web.Response(body=content, content_type="application/octet-stream")
 
     def _about(self, act: Callable[[Ground, Caller, str], Json]) -> Any:  # noqa: ANN401 - aiohttp's own handler type
         async def handle(request: web.Request) -> web.Response:
-            caller, id_ = self._caller_of(request), request.match_info["id"]
+            caller, id_ = caller_of(request), request.match_info["id"]
             return web.json_response(await asyncio.to_thread(act, self._ground, caller, id_))
 
         return handle
 
     def _listed(self, act: Callable[[Ground, Caller, str, int], Json]) -> Any:  # noqa: ANN401 - as above
         async def handle(request: web.Request) -> web.Response:
-            caller = self._caller_of(request)
+            caller = caller_of(request)
             given = request.query.get("limit", str(api.LISTED))
             limit = int(given) if given.isdecimal() and len(given) < len("1000000") else 0
             after = request.query.get("after", "")
