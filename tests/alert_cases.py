@@ -11,6 +11,10 @@ ENGINE: Final = 'gpufleet_dev_pool="answers",gpufleet_dev_model="llama-3.1-8b"'
 POD: Final = f'{ENGINE},namespace="gpufleet-interactive",pod="answers-0"'
 GPU: Final = 'Hostname="n1",gpu="0",UUID="GPU-1"'
 OF_POD: Final = 'namespace="gpufleet-interactive",pod="answers-0"'
+POD_LABELS: Final = {
+    f'kube_pod_labels{{{OF_POD},label_gpufleet_dev_pool="answers",'
+    'label_gpufleet_dev_model="llama-3.1-8b"}': "1x600"
+}
 REPLICA_UP: Final = {f'up{{job="replicas",{POD}}}': "1x120"}
 SERVED: Final = {"gpufleet_dev_pool": "answers", "gpufleet_dev_model": "llama-3.1-8b"}
 
@@ -86,6 +90,14 @@ PREWARM: Final = (
 UP: Final = 'up{job="gateway"}'
 
 
+SEEN: Final = "gpufleet_gateway_worker_seen_timestamp_seconds"
+
+
+def scraped(up: str, step_min: int = 1) -> dict[str, str]:
+    """A gateway whose workers work, and whose control process answers Prometheus or not."""
+    return {UP: up, SEEN: f"0+{60 * step_min}x500"}
+
+
 def burning(stem: str, le: str, slo: str) -> dict[tuple[str, str], Cases]:
     """Cases of a latency's two alerts: each pair of windows, below, too few, and over already."""
     name = "LatencyBudgetBurn" if slo == "latency" else "TtftBudgetBurn"
@@ -140,10 +152,10 @@ def gpu_cases(fires: Mapping[str, str], quiet: Mapping[str, str]) -> Cases:
 
     return Cases(
         fires=(
-            Case(held(fires, OF_POD) | REPLICA_UP, {"gpu": "0", "Hostname": "n1", **SERVED}),
+            Case(held(fires, OF_POD) | POD_LABELS, {"gpu": "0", "Hostname": "n1", **SERVED}),
             Case(held(fires, ""), {"gpu": "0", "Hostname": "n1"}),
         ),
-        quiet=(Case(held(quiet, OF_POD) | REPLICA_UP, None),),
+        quiet=(Case(held(quiet, OF_POD) | POD_LABELS, None),),
     )
 
 
@@ -168,20 +180,20 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
     ),
     ("AvailabilityBudgetBurn", "page"): Cases(
         fires=(
-            Case({UP: "1x60 0x20"}, AVAILABILITY, 75),
+            Case(scraped("1x60 0x20"), AVAILABILITY, 75),
             Case(requests("refused", 30), AVAILABILITY),
             # 3.3 % of six hours, and over: the half hour still holds it.
-            Case({UP: "1x380 0x11 1x20"}, AVAILABILITY, 400),
+            Case(scraped("1x380 0x11 1x20"), AVAILABILITY, 400),
         ),
         quiet=(
-            Case({UP: "1x60", **requests("ok", 60)}, None),
+            Case(scraped("1x60") | requests("ok", 60), None),
             # Two failures in the window say nothing.
-            Case({UP: "1x60", **requests("error", 0.5)}, None),
+            Case(scraped("1x60") | requests("error", 0.5), None),
         ),
     ),
     ("AvailabilityBudgetBurn", "ticket"): Cases(
-        fires=(Case({UP: "1x360 0x20"}, AVAILABILITY, 1500, 4),),
-        quiet=(Case({UP: "1x380"}, None, 1500, 4),),
+        fires=(Case(scraped("1x360 0x20", 4), AVAILABILITY, 1500, 4),),
+        quiet=(Case(scraped("1x380", 4), None, 1500, 4),),
     ),
     ("PoolQueueDeep", "ticket"): one(
         {
@@ -248,8 +260,14 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         {"gpufleet_dev_pool": "answers"},
     ),
     ("GatewayDown", "page"): Cases(
-        fires=(Case({'up{job="gateway"}': "1x50 0x10"}, {}), Case({}, {})),
-        quiet=(Case({'up{job="gateway"}': "1x60"}, None),),
+        fires=(
+            Case(scraped("1x50 0x10"), {}),
+            # The control process outlives the workers.
+            Case({UP: "1x60", SEEN: "0+60x50 3000x10"}, {}),
+            Case({UP: "1x60"}, {}),
+            Case({}, {}),
+        ),
+        quiet=(Case(scraped("1x60"), None),),
     ),
     ("GatewayFilesStale", "page"): one(
         {'gpufleet_gateway_file_age_seconds{file="keys"}': "5x30 300x30"},
@@ -339,7 +357,7 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
     ("GpuXid", "ticket"): Cases(
         fires=(
             Case(
-                gpu("DCGM_FI_DEV_XID_ERRORS", "0x50 31x10", OF_POD) | REPLICA_UP,
+                gpu("DCGM_FI_DEV_XID_ERRORS", "0x50 31x10", OF_POD) | POD_LABELS,
                 {"gpu": "0", **SERVED},
             ),
             Case(gpu("DCGM_FI_DEV_XID_ERRORS", "0x50 13x10"), {"gpu": "0"}),
@@ -379,7 +397,7 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
             Case(
                 {
                     **gpu("DCGM_FI_DEV_GPU_UTIL", "1x600", OF_POD),
-                    f'up{{job="replicas",{POD}}}': "1x600",
+                    **POD_LABELS,
                 },
                 {"gpufleet_dev_model": "llama-3.1-8b"},
                 500,
@@ -389,7 +407,7 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
             Case(
                 {
                     **gpu("DCGM_FI_DEV_GPU_UTIL", "1x300 40x10 1x290", OF_POD),
-                    f'up{{job="replicas",{POD}}}': "1x600",
+                    **POD_LABELS,
                 },
                 None,
                 500,
@@ -399,12 +417,12 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
     ("ModelGpusBusyWithoutRequests", "page"): one(
         {
             **gpu("DCGM_FI_DEV_GPU_UTIL", "99x60", OF_POD),
-            **REPLICA_UP,
+            **POD_LABELS,
             f"vllm:num_requests_running{{{POD}}}": "0x60",
         },
         {
             **gpu("DCGM_FI_DEV_GPU_UTIL", "99x60", OF_POD),
-            **REPLICA_UP,
+            **POD_LABELS,
             f"vllm:num_requests_running{{{POD}}}": "3x60",
         },
         {"gpufleet_dev_model": "llama-3.1-8b"},
@@ -436,16 +454,18 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
 }
 """By name and severity; what differs between an embedded site and a cluster comes after."""
 
+BY_POOL: Final = '{namespace="gpufleet-interactive",pool="answers"}'
+
 EMBEDDED: Final[dict[tuple[str, str], Cases]] = {
     ("ReplicaOutOfMemory", "page"): one(
-        {f"gpufleet_agent_oom_kills_total{{{POD}}}": "0x55 1x5"},
-        {f"gpufleet_agent_oom_kills_total{{{POD}}}": "1x60"},
-        {"pod": "answers-0"},
+        {f"gpufleet_agent_oom_kills_total{BY_POOL}": "0x55 1x5"},
+        {f"gpufleet_agent_oom_kills_total{BY_POOL}": "1x60"},
+        {"pool": "answers"},
     ),
     ("ReplicaRestarting", "page"): one(
-        {f"gpufleet_agent_restarts_total{{{POD}}}": "0x40 1x5 2x5 4x10"},
-        {f"gpufleet_agent_restarts_total{{{POD}}}": "0x40 1x20"},
-        {"pod": "answers-0"},
+        {f"gpufleet_agent_restarts_total{BY_POOL}": "0x40 1x5 2x5 4x10"},
+        {f"gpufleet_agent_restarts_total{BY_POOL}": "0x40 1x20"},
+        {"pool": "answers"},
     ),
 }
 

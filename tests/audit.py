@@ -52,7 +52,7 @@ def findings(folder: Path) -> list[AuditFinding]:
 def times_recorded(folder: Path) -> Counter[str]:
     """How often each request is recorded, content apart."""
     return Counter(
-        record.request_id for record in records(folder) if "-content" not in record.writer
+        record.request_id for record in records(folder) if "-content-" not in record.writer
     )
 
 

@@ -42,10 +42,14 @@ def small_fleet(*sites: str) -> Fleet:
     """The article's fleet with its hardware once for each of these sites: 2 nodes of 8 GPUs."""
     base = load_fleet(PROJECT_ROOT / "fleets" / "article" / "production.yaml")
     site, group = base.sites["main"], base.node_groups["h100"]
+    pool = base.pools["answers"]
+    placement = pool.placements["h100"]
+    placements = {f"{name}-h100": placement for name in sites}
     return base.model_copy(
         update={
             "fleet": "small",
             "sites": dict.fromkeys(sites, site),
+            "pools": {"answers": pool.model_copy(update={"placements": placements})},
             "racks": {
                 f"{name}-{rack}": entry.model_copy(update={"site": name})
                 for name in sites

@@ -19,6 +19,38 @@ from aiohttp import web
 CHUNK_S = 0.05
 
 
+@contextmanager
+def served(application: web.Application, port: int = 0) -> Iterator[int]:
+    """Serve an application on loopback in a thread of its own; the port."""
+    loop = asyncio.new_event_loop()
+    ready = threading.Event()
+    ports = []
+
+    async def start() -> web.AppRunner:
+        runner = web.AppRunner(application, handler_cancellation=True)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", port).start()
+        ports.append(runner.addresses[0][1])
+        return runner
+
+    def serve() -> None:
+        asyncio.set_event_loop(loop)
+        runner = loop.run_until_complete(start())
+        ready.set()
+        loop.run_forever()
+        loop.run_until_complete(runner.cleanup())
+        loop.close()
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    assert ready.wait(10)
+    try:
+        yield ports[0]
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+
+
 @dataclass
 class OpenAiServer:
     """Answers on loopback; each token takes its time, whoever else is served."""
@@ -36,33 +68,8 @@ class OpenAiServer:
     @contextmanager
     def serving(self, port: int = 0) -> Iterator["OpenAiServer"]:
         """Serve in the background."""
-        loop = asyncio.new_event_loop()
-        ready = threading.Event()
-
-        async def start() -> web.AppRunner:
-            runner = web.AppRunner(self.application())
-            await runner.setup()
-            site = web.TCPSite(runner, "127.0.0.1", port)
-            await site.start()
-            self.port = runner.addresses[0][1]
-            return runner
-
-        def serve() -> None:
-            asyncio.set_event_loop(loop)
-            runner = loop.run_until_complete(start())
-            ready.set()
-            loop.run_forever()
-            loop.run_until_complete(runner.cleanup())
-            loop.close()
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        assert ready.wait(10)
-        try:
+        with served(self.application(), port) as self.port:
             yield self
-        finally:
-            loop.call_soon_threadsafe(loop.stop)
-            thread.join(10)
 
     @property
     def url(self) -> str:
@@ -71,12 +78,20 @@ class OpenAiServer:
     def application(self) -> web.Application:
         made = web.Application(client_max_size=64 * 2**20)
         made.router.add_post("/v1/chat/completions", self._chat)
+        made.router.add_post("/v1/completions", self._completion)
         made.router.add_get("/v1/models", self._models)
         self._places = asyncio.Semaphore(self.slots) if self.slots else None
         return made
 
     async def _models(self, _: web.Request) -> web.Response:
         return web.json_response({"object": "list", "data": [{"id": "model", "object": "model"}]})
+
+    async def _completion(self, request: web.Request) -> web.StreamResponse:
+        """As much of the older endpoint as a probe needs."""
+        asked = await request.json()
+        self.asked.append(asked)
+        message = {"role": "user", "content": asked["prompt"]}
+        return await self._answer(request, {**asked, "messages": [message]})
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         asked = await request.json()

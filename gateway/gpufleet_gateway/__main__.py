@@ -14,6 +14,7 @@ import yaml
 
 from gpufleet.spec.gateway import ROUTES_FILE
 from gpufleet_gateway.configuration import configuration, environment
+from gpufleet_gateway.connection import Connection
 from gpufleet_gateway.folder import (
     AUDIT,
     CONFIGURATION,
@@ -51,11 +52,11 @@ def main() -> int:
         port=arguments.port,
         workers=arguments.workers or folder.routes().gateway.workers,
         loop="uvloop",
-        http="httptools",
+        http=Connection,
         ws="none",
         interface="asgi3",
         lifespan="on",
-        log_level="warning",
+        log_level="error",
         access_log=False,
         proxy_headers=False,
         server_header=False,

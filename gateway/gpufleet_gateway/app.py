@@ -13,6 +13,7 @@ from gpufleet.edges.spend_ledger import SpendLedger, SpendUnknown
 from gpufleet.spec.gateway import Routes
 from gpufleet_gateway import meters, proxy
 from gpufleet_gateway.answers import Receive, Scope, Send
+from gpufleet_gateway.batches import Batches
 from gpufleet_gateway.door import Door
 from gpufleet_gateway.folder import AUDIT, BOARD, SALT, SPEND, Folder, secret_file
 from gpufleet_gateway.identity import Doorkeeper
@@ -49,6 +50,7 @@ class Worker:
             Doorkeeper(folder.routes, folder.keys),
             self._log,
             secret_file(folder.path / SALT),
+            Batches(folder.path),
         )
         self._watching: asyncio.Task[None] | None = None
 
@@ -101,6 +103,7 @@ class Worker:
                 await self._meter(routes)
 
     async def _meter(self, routes: Routes) -> None:
+        meters.WORKER_SEEN_AT.set_to_current_time()
         known = self._folder.replicas().pools
         self._traffic.outliers.keep({each.uid for pool in known.values() for each in pool})
         for name, pool in routes.pools.items():

@@ -24,6 +24,7 @@ from gpufleet_gateway.answers import (
     Scope,
     Send,
 )
+from gpufleet_gateway.batches import Batches, is_about_batches
 from gpufleet_gateway.cache import Cache, Kept, as_events, cache_name
 from gpufleet_gateway.exchange import Answer, Application, Exchange
 from gpufleet_gateway.identity import Caller, Denied, Doorkeeper
@@ -65,21 +66,24 @@ class Door:
         doorkeeper: recognizes callers.
         log: for audit records.
         salt: of their hashes.
+        batches: hands on what is about files and batches.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - everything that a request may need
         self,
         application: Application,
         traffic: Traffic,
         doorkeeper: Doorkeeper,
         log: Log,
         salt: bytes,
+        batches: Batches,
     ) -> None:
         self._application = application
         self._traffic = traffic
         self._doorkeeper = doorkeeper
         self._log = log
         self._salt = salt
+        self._batches = batches
         self._cache = Cache()
         self._live: dict[int, tuple[Target, asyncio.Task[None]]] = {}
 
@@ -92,7 +96,7 @@ class Door:
             await visit.client.answer(_OK, b'{"status":"alive"}')
         elif path == "/health/readiness" and method == "GET":
             await self._readiness(visit)
-        elif path in _COMPLETIONS or path == "/v1/models":
+        elif path in _COMPLETIONS or path == "/v1/models" or is_about_batches(path):
             await self._request(visit)
         else:
             message = f"There is nothing at {path[:100]}."
@@ -140,6 +144,10 @@ class Door:
         routes = self._traffic.folder.routes()
         headers = headers_of(visit.scope)
         caller = await self._identified(visit, headers.get(b"authorization"))
+        if is_about_batches(visit.scope["path"]):
+            visit.record.reason = "files and batches"
+            await self._batches.hand_on(visit.scope, visit.receive, visit.client, caller)
+            return
         wanted = "GET" if visit.scope["path"] == "/v1/models" else "POST"
         if visit.scope["method"] != wanted:
             raise Refused(405, "method_not_allowed", f"The method has to be {wanted}.", closes=True)

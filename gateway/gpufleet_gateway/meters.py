@@ -40,6 +40,10 @@ FILE_AGE_S: Final = Gauge(
     series.FILE_AGE_S, "Age of what workers go by.", ["file"], multiprocess_mode="livemax"
 )
 
+WORKER_SEEN_AT: Final = Gauge(
+    series.WORKER_SEEN_AT, "When a worker said that it works.", multiprocess_mode="livemax"
+)
+
 
 def saved(use_case: str, cost: Decimal) -> None:
     """An answer was given again."""

@@ -21,8 +21,9 @@ from gpufleet.edges.database import Database
 from gpufleet.edges.engines import Binaries
 from gpufleet.edges.object_store import ObjectStore
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
-from gpufleet.flows import audit_shipping, audit_trail
+from gpufleet.flows import access, audit_shipping, audit_trail
 from gpufleet.flows.ground import Ground
+from gpufleet.spec.access import KeyRequest
 from gpufleet.spec.audit import AuditQuery, AuditReport, ShippingReport
 from gpufleet.spec.errors import Failed, Retryable
 from gpufleet.spec.governance import Retention
@@ -110,6 +111,19 @@ def test_records_are_whole_while_they_are_here_and_when_they_are_shipped(
     [row] = AuditTable(ground.database).all()
     assert row.sites == ["east", "west"]
     assert row.keep_until - row.ends == timedelta(hours=1)
+
+
+def test_the_last_use_of_a_key_is_told_by_what_is_shipped(
+    ground: Ground, folder: Path, log: AuditLog
+) -> None:
+    name, case = next(iter(ground.fleet.use_cases.items()))
+    key = access.issue(ground, KeyRequest(team=case.team, use_cases=[name])).key
+    serve(log, "a", key_id=key.id)
+    before = system_clock()
+    ship(ground, folder, log)
+    used_at = access.found(ground, key.id).last_used_at
+    assert used_at is not None
+    assert key.created_at <= used_at <= before
 
 
 def test_shipping_again_after_a_crash_changes_nothing(
@@ -279,13 +293,15 @@ def test_content_goes_when_its_retention_ends_and_the_record_stays(
     monkeypatch.setattr(audit_shipping, "_LOCKED_AT_LEAST", timedelta(seconds=5))
     ship(ground, folder, log)
     rows = {row.data_class: row for row in AuditTable(ground.database).all()}
-    assert rows["internal-content"].keep_until < started + timedelta(minutes=1)
+    assert rows["internal-content-answers"].keep_until < started + timedelta(minutes=1)
     assert audit_shipping.plan_deletion(ground, started).segments == []
     with pytest.raises(Failed, match="refuses"):
         audit_shipping.delete(ground, started + timedelta(seconds=30))
-    until(lambda: system_clock() > rows["internal-content"].keep_until + timedelta(seconds=1))
+    until(
+        lambda: system_clock() > rows["internal-content-answers"].keep_until + timedelta(seconds=1)
+    )
     plan = audit_shipping.plan_deletion(ground, system_clock())
-    assert [segment.data_class for segment in plan.segments] == ["internal-content"]
+    assert [segment.data_class for segment in plan.segments] == ["internal-content-answers"]
     assert plan.records == 2
     assert verified(ground, folder).records == 4
     audit_shipping.delete(ground, system_clock())
@@ -297,6 +313,24 @@ def test_content_goes_when_its_retention_ends_and_the_record_stays(
     serve(log, "c", prompt="when?", answer="never")
     ship(ground, folder, log)
     assert verified(ground, folder).is_good
+
+
+def test_content_stays_in_its_residency_and_records_are_everywhere(
+    ground: Ground, folder: Path, log: AuditLog
+) -> None:
+    sites = dict(ground.fleet.sites)
+    sites["west"] = sites["west"].model_copy(update={"region": "elsewhere"})
+    ground = replace(ground, fleet=ground.fleet.model_copy(update={"sites": sites}))
+    serve(log, "a", prompt="who?", answer="nobody")
+    assert ship(ground, folder, log).shipped == 2
+    kept = {row.data_class: row.sites for row in AuditTable(ground.database).all()}
+    assert kept == {"internal": ["east", "west"], "internal-content-answers": ["east"]}
+    serve(log, "b", use_case="unheard-of", prompt="who?")
+    with pytest.raises(Failed, match="not declared"):
+        ship(ground, folder, log)
+    assert len(segments(folder, SEALED)) == 1
+    assert ids(ground, folder) == ["a", "b"]
+    assert ids(ground, folder, content=True) == ["a", "b"]
 
 
 def test_what_is_deleted_without_proof_is_found(

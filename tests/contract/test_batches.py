@@ -1,8 +1,11 @@
 """Batches against real object stores and databases: files, shards, the API's answers."""
 
 import asyncio
+import hashlib
 import json
+import os
 import socket
+import stat
 import subprocess
 import threading
 import uuid
@@ -13,33 +16,45 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
-from aiohttp import web
+from aiohttp import ClientSession, UnixConnector, web
 from tests.conftest import Until
 
 from gpufleet.core import batch_jobs
 from gpufleet.core import vocabulary as names
 from gpufleet.core.batch_api import ApiRefused
 from gpufleet.core.batch_jobs import ShardKeys
+from gpufleet.core.gateway.routes import routes_of
 from gpufleet.edges import batch_shard
 from gpufleet.edges.batch_shard import Engine, Shard
 from gpufleet.edges.batch_table import BatchTable
 from gpufleet.edges.database import Database
 from gpufleet.edges.engines import Binaries
+from gpufleet.edges.gateway_environment import gateway_python
 from gpufleet.edges.object_store import ObjectStore, Place
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.flows import batch_api, batches, operations
 from gpufleet.flows.batch import new_batch
 from gpufleet.flows.batch_answer import FORM
 from gpufleet.flows.batch_files import Caller, store_of, sweep, table_of
+from gpufleet.flows.batch_http import BatchServer
 from gpufleet.flows.ground import Ground
 from gpufleet.local.engine.batch_run import BatchRuns, finished_status, stopped_status
 from gpufleet.spec import load_fleet
-from gpufleet.spec.batches import BatchOrder, BatchState
+from gpufleet.spec.batches import (
+    BATCH_SOCKET,
+    CALLER_KEY_HEADER,
+    CALLER_TEAM_HEADER,
+    BatchOrder,
+    BatchState,
+)
 from gpufleet.spec.errors import BadInput, Failed, PolicyRefused, Retryable
+from gpufleet.spec.gateway import KEYS_FILE, ROUTES_FILE, Key, Keys
 
 FLEET = load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml")
 FINANCE = Caller("key-1", "finance", frozenset({"document-extraction"}))
+KEY = f"gf-finance00000-{'k' * 43}"
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
 
@@ -63,9 +78,7 @@ def places(
         folder = tmp_path_factory.mktemp(site)
         for part in ("data", "versions"):
             (folder / part).mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         processes.append(
             subprocess.Popen(
                 [
@@ -89,6 +102,12 @@ def places(
     for process in processes:
         process.kill()
         process.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
 
 
 def _listens(port: int) -> bool:
@@ -474,7 +493,14 @@ def pod_of(shard: Shard) -> dict[str, Any]:
                 {
                     "name": "answer",
                     "image": "gpufleet@sha256:1",
-                    "args": ["batch.answer", "--bucket=shards", "--concurrency=4", "--apply"],
+                    "args": [
+                        "batch.answer",
+                        "--bucket=shards",
+                        f"--endpoint={shard.store.endpoint}",
+                        "--region=fra1",
+                        "--concurrency=4",
+                        "--apply",
+                    ],
                 }
             ]
         },
@@ -483,38 +509,40 @@ def pod_of(shard: Shard) -> dict[str, Any]:
 
 
 def test_a_simulated_node_runs_a_batchs_pod_once_and_tells_how_it_ended(
-    shard: Shard, api: FakeApi, until: Until
+    shard: Shard, places: dict[str, dict[str, str]], api: FakeApi, until: Until
 ) -> None:
-    ended: list[str] = []
-    runs = BatchRuns(shard.store, lambda _pod, why: ended.append(why))
+    ended: list[str | None] = []
+    runs = BatchRuns(Place(**places["fra1"]), lambda _pod, why: ended.append(why))
     api.held = {"d"}
     runs.begin(pod_of(shard), api.url)
     runs.begin(pod_of(shard), api.url)
     until(lambda: len(api.asked) == 4)
-    runs.stop(pod_of(shard)["metadata"]["uid"])
-    assert (ended, shard.left()) == ([], 1)
+    assert runs.stop(pod_of(shard)["metadata"]["uid"])
+    until(lambda: ended == [None])
+    assert shard.left() == 1
+    assert not runs.stop(pod_of(shard)["metadata"]["uid"])
     api.held = set()
     runs.begin(pod_of(shard), api.url)
-    until(lambda: ended == [""])
+    until(lambda: ended == [None, ""])
     assert answered(shard) == dict.fromkeys("abcd", 200)
     assert len(api.asked) == 5
 
 
 def test_a_simulated_node_tells_why_a_batchs_pod_failed(
-    shard: Shard, api: FakeApi, until: Until
+    shard: Shard, places: dict[str, dict[str, str]], api: FakeApi, until: Until
 ) -> None:
-    ended: list[str] = []
-    runs = BatchRuns(shard.store, lambda _pod, why: ended.append(why))
+    ended: list[str | None] = []
+    runs = BatchRuns(Place(**places["fra1"]), lambda _pod, why: ended.append(why))
     lost = pod_of(shard)
     lost["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "7"}
     runs.begin(lost, api.url)
     until(lambda: ended)
-    assert "is not in the object store" in ended[0]
+    assert "is not in the object store" in str(ended[0])
     strange = pod_of(shard)
     strange["spec"]["containers"][0]["args"] = []
     runs.begin(strange, api.url)
     until(lambda: len(ended) == 2)
-    assert "not one of ours" in ended[1]
+    assert "not one of ours" in str(ended[1])
 
 
 def test_the_status_of_a_batchs_pod_says_what_its_job_needs_to_know(shard: Shard) -> None:
@@ -529,3 +557,123 @@ def test_the_status_of_a_batchs_pod_says_what_its_job_needs_to_know(shard: Shard
     assert finished_status(pod, "no engine", START)["containerStatuses"][0]["state"]["terminated"][
         "exitCode"
     ] not in {0, batch_jobs.EXIT_TOLD_TO_END}
+
+
+@pytest.fixture
+def served(ground: Ground, tmp_path: Path, until: Until) -> Iterator[str]:
+    """The real gateway with one key of the finance team, and batches behind it."""
+    folder = tmp_path / "gateway"
+    folder.mkdir(mode=0o700)
+    routes = routes_of(ground.fleet)
+    gateway = routes.gateway.model_copy(update={"workers": 1})
+    key = Key(
+        id="finance00000",
+        hash=hashlib.sha256(KEY.encode()).hexdigest(),
+        team="finance",
+        use_cases=["document-extraction"],
+        rate_rpm=None,
+        concurrency_limit=None,
+        expires_at=None,
+    )
+    for name, content in (
+        (ROUTES_FILE, routes.model_copy(update={"gateway": gateway})),
+        (KEYS_FILE, Keys(at=0, keys=[key])),
+    ):
+        (folder / name).write_text(content.model_dump_json(by_alias=True))
+    server = BatchServer(ground, folder).start()
+    port = free_port()
+    with (tmp_path / "gateway.log").open("wb") as log:
+        process = subprocess.Popen(
+            [
+                *(str(gateway_python(lambda _progress: None)), "-P", "-m", "gpufleet_gateway"),
+                *("--folder", str(folder), "--port", str(port)),
+            ],
+            cwd=folder,
+            env={
+                "PATH": os.environ["PATH"],
+                "PYTHONPATH": f"{PROJECT_ROOT / 'modules'}:{PROJECT_ROOT / 'gateway'}",
+            },
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+        )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        until(partial(_answers, f"{url}/health/readiness"), within_s=120)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(60)
+        server.stop()
+
+
+def _answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).is_success
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_openais_official_client_works_at_the_gateway(served: str, tmp_path: Path) -> None:
+    file = tmp_path / "requests.jsonl"
+    file.write_bytes(line("a") + line("b"))
+    client = PROJECT_ROOT / "tests" / "contract" / "batch_client.py"
+    python = gateway_python(lambda _progress: None)
+    done = subprocess.run(
+        [str(python), "-P", str(client), served, KEY, str(file)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["file"]["filename"] == "requests.jsonl"
+    assert seen["content"] == file.read_text()
+    assert seen["batch"]["status"] == "validating"
+    assert seen["batch"] == seen["again"]
+    assert seen["batch"]["request_counts"] == {"total": 2, "completed": 0, "failed": 0}
+    assert seen["listed"] == [seen["batch"]["id"]]
+    assert seen["files"] == [seen["file"]["id"]]
+    assert (seen["cancelled"], seen["in_use"], seen["missing"], seen["deleted"]) == (
+        "cancelling",
+        "file_in_use",
+        "not_found",
+        True,
+    )
+    assert "Line 1: is not JSON" in seen["wrong"]
+    denied = httpx.get(f"{served}/v1/batches", headers={"Authorization": "Bearer gf-nobody"})
+    assert (denied.status_code, denied.json()["error"]["code"]) == (401, "invalid_api_key")
+    smuggled = {"Authorization": f"Bearer {KEY}", CALLER_TEAM_HEADER: "legal"}
+    refused = httpx.get(f"{served}/v1/batches", headers=smuggled)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (400, "bad_header")
+
+
+def test_the_gateways_workers_reach_batches_by_a_private_socket_alone(
+    ground: Ground, tmp_path: Path
+) -> None:
+    folder = tmp_path / ("deep" * 30)
+    folder.mkdir(mode=0o700)
+    (folder / BATCH_SOCKET).touch()
+    server = BatchServer(ground, folder).start()
+    assert stat.S_IMODE((folder / BATCH_SOCKET).stat().st_mode) == 0o600
+
+    async def ask(headers: dict[str, str]) -> tuple[int, Any]:
+        descriptor = os.open(folder, os.O_PATH)
+        connector = UnixConnector(f"/proc/self/fd/{descriptor}/{BATCH_SOCKET}")
+        async with (
+            ClientSession(connector=connector) as session,
+            session.get("http://control/v1/batches", headers=headers) as response,
+        ):
+            return response.status, await response.json()
+
+    named = {CALLER_KEY_HEADER: "k", CALLER_TEAM_HEADER: "finance"}
+    loop = asyncio.new_event_loop()
+    try:
+        status, body = loop.run_until_complete(ask(named))
+        assert (status, body["data"]) == (200, [])
+        status, body = loop.run_until_complete(ask({}))
+        assert (status, body["error"]["code"]) == (401, "missing_api_key")
+    finally:
+        loop.close()
+        server.stop()

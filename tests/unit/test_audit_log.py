@@ -81,7 +81,7 @@ def test_content_is_kept_apart_so_that_it_can_go_earlier(log: AuditLog, tmp_path
     assert (made.prompt, made.answer) == (None, None)
     kept = {record.writer.rpartition(".")[2]: record for record in records(tmp_path)}
     assert kept["internal"] == made
-    content = kept["internal-content"]
+    content = kept["internal-content-answers"]
     assert (content.prompt, content.answer) == ("who?", "x" * 50_000)
 
 

@@ -1,6 +1,5 @@
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from random import Random
 
 import pytest
 from hypothesis import given
@@ -12,6 +11,8 @@ from gpufleet.core.gateway.audit import (
     Piece,
     due_at,
     hash_of,
+    last_uses,
+    locked_until,
     matches,
     may_match,
     read,
@@ -83,13 +84,10 @@ def faults(found: list[Piece], heads: dict[int, str] | None = None) -> list[tupl
     return [(each.sequence, each.fault) for each in verify(CHAIN, found, heads)]
 
 
-@given(st.integers(1, 20), st.lists(st.integers(1, 20), max_size=5), st.randoms())
-def test_an_untouched_chain_is_whole_however_it_is_cut(
-    length: int, ends: list[int], random: Random
-) -> None:
+@given(st.integers(1, 20), st.lists(st.integers(1, 20), max_size=5))
+def test_an_untouched_chain_is_whole_however_it_is_cut(length: int, ends: list[int]) -> None:
     lines = chain(length)
     parts = pieces(cut(lines, *ends))
-    random.shuffle(parts)
     heads = {number: hash_of(line) for number, line in enumerate(lines, 1)}
     assert faults(parts, heads) == []
 
@@ -216,9 +214,9 @@ RETENTION = {
     ("data_class", "kept_s"),
     [
         ("internal", 100),
-        ("internal-content", 10),
+        ("internal-content-answers", 10),
         ("restricted", 1000),
-        ("restricted-content", 0),
+        ("restricted-content-answers", 0),
         ("public", UNDECLARED_S),
         ("unclassified", 1000),
     ],
@@ -231,12 +229,33 @@ def test_a_retention_that_grew_keeps_what_is_there_and_one_that_shrank_keeps_the
     segment = segment_of(chain(3))
     assert segment is not None
     locked = segment.ends + timedelta(seconds=100)
-    kept = KeptSegment(**segment.model_dump(), shipped_at=NOON, keep_until=locked, sites=["east"])
+    kept = KeptSegment(
+        **segment.model_dump(), shipped_at=segment.ends, keep_until=locked, sites=["east"]
+    )
+    assert locked_until(segment, 100, NOON + timedelta(days=1)) == locked
     assert due_at(kept, RETENTION) == locked
     grown = {DataClass.INTERNAL: Retention(audit_s=500)}
     assert due_at(kept, grown) == segment.ends + timedelta(seconds=500)
     shrunk = {DataClass.INTERNAL: Retention(audit_s=5)}
     assert due_at(kept, shrunk) == locked
+
+
+def test_a_clock_that_jumped_makes_no_record_go_early_or_stay_for_ever() -> None:
+    segment = segment_of(chain(3))
+    assert segment is not None
+    day = timedelta(days=1)
+    for away in (-4000 * day, 4000 * day):
+        now = segment.ends + away
+        assert timedelta(days=23) <= locked_until(segment, 30 * 86_400, now) - now <= 30 * day
+
+
+def test_the_last_use_of_each_key_is_told_by_its_records() -> None:
+    lines = [
+        record(number, ORIGIN, key_id=key).model_dump_json().encode()
+        for number, key in enumerate(["a", "b", "a", ""], 1)
+    ]
+    seconds = {key: (at - NOON).total_seconds() for key, at in last_uses(lines).items()}
+    assert seconds == {"a": 3, "b": 2}
 
 
 @pytest.mark.parametrize(

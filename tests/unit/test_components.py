@@ -13,6 +13,7 @@ from gpufleet.components.gateway_deployment import deploy_gateway
 from gpufleet.components.gateway_pod import GatewayPlan
 from gpufleet.components.gateway_pod import pod_spec as gateway_pod
 from gpufleet.components.gateway_route import GatewayRoute
+from gpufleet.components.monitoring import Monitoring
 from gpufleet.components.node_labels import NodeLabels
 from gpufleet.components.operators import CHARTS, Operators
 from gpufleet.components.pod_template import pod_spec
@@ -308,6 +309,7 @@ def test_the_worker_may_write_every_kind_that_the_stacks_make_and_no_secret(
                 ServingPool(pool, context())
             GatewayRoute(f"gateway-{site}", REAL.slug, routes_text(REAL))
             deploy_gateway(DeclaredSite(SERVED, AT_FRA1.path, site), pulumi.ResourceOptions())
+            Monitoring(f"monitoring-{site}", REAL, site)
 
     declare(program)
     written = {
@@ -337,3 +339,31 @@ def test_the_worker_may_write_every_kind_that_the_stacks_make_and_no_secret(
     ]
     assert not any({"secrets", "*"} & set(rule["resources"]) for rule in rules)
     assert not any({"escalate", "bind", "*"} & set(rule["verbs"]) for rule in rules)
+
+
+def test_rules_monitors_and_dashboards_are_objects_of_the_monitoring_namespace(
+    recorder: Recorder,
+) -> None:
+    declare(lambda: Monitoring("monitoring", REAL, "fra1"))
+    monitors = {made.inputs["metadata"]["name"] for made in recorder.of("PodMonitor")}
+    assert monitors == {"gpufleet-pools"}
+    rules = {made.inputs["metadata"]["name"] for made in recorder.of("PrometheusRule")}
+    assert {f"gpufleet-use-case-{name}" for name in REAL.use_cases} < rules
+    boards = recorder.of("ConfigMap")
+    assert len(boards) == 5
+    for made in (*recorder.of("PodMonitor"), *recorder.of("PrometheusRule"), *boards):
+        about = made.inputs["metadata"]
+        assert about["namespace"] == names.MONITORING_NAMESPACE
+        assert about["labels"][names.MANAGED] == "true"
+
+
+def test_on_a_real_cluster_prometheus_picks_up_what_is_ours(recorder: Recorder) -> None:
+    declare(lambda: Operators("operators"))
+    releases = {made.name: made.inputs["values"] for made in recorder.of("Release")}
+    spec = releases["kube-prometheus-stack"]["prometheus"]["prometheusSpec"]
+    assert [spec[f"{kind}SelectorNilUsesHelmValues"] for kind in ("rule", "podMonitor")] == [
+        False,
+        False,
+    ]
+    exporter = releases["gpu-operator"]["dcgmExporter"]["serviceMonitor"]
+    assert exporter["honorLabels"] is True

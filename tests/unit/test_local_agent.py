@@ -1,11 +1,36 @@
-"""What the node agent writes into the status of a pool's pod."""
+"""What the node agent reads in a pool's pod, and writes into its status."""
 
+import threading
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from gpufleet.local.pod_status import ended_status, running_status
+import pytest
+
+from gpufleet.components.pod_template import metadata, pod_spec
+from gpufleet.core import vocabulary as names
+from gpufleet.core.serving import PoolAtSite, pools_at
+from gpufleet.edges.workspace import PROJECT_ROOT
+from gpufleet.local.agent_metrics import AgentMetrics
+from gpufleet.local.engine.replica import Death, Identity, Phase, View
+from gpufleet.local.engine.settings import EngineFile, write_engines
+from gpufleet.local.engine_specs import engine_specs
+from gpufleet.local.pod_status import (
+    begun_status,
+    ended_status,
+    is_ready,
+    lost_life,
+    running_status,
+    same_life,
+    says_the_same,
+    serving_status,
+)
+from gpufleet.local.pool_pod import PoolPod
+from gpufleet.local.work_queue import WorkQueue
+from gpufleet.spec import load_fleet
 
 NOW = datetime(2026, 3, 1, 12, 30, tzinfo=UTC)
+LATER = datetime(2026, 3, 1, 12, 45, tzinfo=UTC)
 POD: dict[str, Any] = {
     "metadata": {"name": "replica", "uid": "u"},
     "spec": {
@@ -13,6 +38,8 @@ POD: dict[str, Any] = {
         "containers": [{"name": "engine", "image": "vllm@sha256:2"}],
     },
 }
+SAMPLE = load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml")
+POOLS = [pool for site in SAMPLE.sites for pool in pools_at(SAMPLE, site)]
 
 
 def test_a_replica_serves_at_its_address_since_now() -> None:
@@ -38,13 +65,155 @@ def test_init_containers_have_ended_and_containers_run() -> None:
     assert (engine["imageID"], engine["restartCount"]) == ("vllm@sha256:2", 0)
 
 
+def test_a_replica_that_loads_runs_and_is_not_ready() -> None:
+    status = begun_status(POD, "127.20.0.7", NOW, is_ready=False)
+    assert status["phase"] == "Running"
+    assert not is_ready(status)
+    assert not status["containerStatuses"][0]["ready"]
+
+
+def test_a_replica_that_died_tells_how_and_how_often() -> None:
+    death = Death("OOMKilled", 137, NOW, LATER)
+    view = View(Phase.READY, 3, LATER, has_started=True, last_death=death)
+    (engine,) = serving_status(POD, view, LATER)["containerStatuses"]
+    assert (engine["restartCount"], engine["ready"]) == (3, True)
+    assert engine["lastState"]["terminated"] == {
+        "exitCode": 137,
+        "reason": "OOMKilled",
+        "startedAt": "2026-03-01T12:30:00Z",
+        "finishedAt": "2026-03-01T12:45:00Z",
+    }
+
+
+def test_a_replica_whose_agent_ended_with_it_has_lived_until_now() -> None:
+    death = lost_life({**POD, "status": running_status(POD, "127.20.0.7", NOW)}, LATER)
+    assert (death.started, death.ended, death.exit_code) == (NOW, LATER, 255)
+
+
+def test_a_status_is_written_once() -> None:
+    wanted = begun_status(POD, "127.20.0.7", NOW)
+    assert says_the_same(wanted, begun_status(POD, "127.20.0.7", NOW))
+    view = View(Phase.NOT_READY, 0, NOW, has_started=True, last_death=None)
+    assert not says_the_same(wanted, serving_status(POD, view, NOW))
+    assert not says_the_same({"phase": "Pending"}, wanted)
+
+
+def test_a_pod_without_an_engine_keeps_everything_but_its_readiness() -> None:
+    running = running_status(POD, "127.20.0.7", NOW)
+    status = same_life({**POD, "status": running}, is_ready=False, now=LATER)
+    assert not is_ready(status)
+    (before,), (after,) = running["containerStatuses"], status["containerStatuses"]
+    assert after == {**before, "ready": False}
+
+
 def test_a_replica_that_was_deleted_ends_as_it_was_told_to() -> None:
     running = {**POD, "status": running_status(POD, "127.20.0.7", NOW)}
-    later = datetime(2026, 3, 1, 12, 45, tzinfo=UTC)
-    status = ended_status(running, later)
+    status = ended_status(running, LATER)
     assert status["phase"] == "Succeeded"
     assert {each["status"] for each in status["conditions"]} == {"False"}
     (engine,) = status["containerStatuses"]
     assert not engine["ready"]
     assert engine["state"]["terminated"]["startedAt"] == "2026-03-01T12:30:00Z"
     assert engine["state"]["terminated"]["finishedAt"] == "2026-03-01T12:45:00Z"
+
+
+def pod_of(pool: PoolAtSite, *, leader: bool = True) -> PoolPod:
+    about = {"name": pool.name, "namespace": pool.namespace, "uid": "u", **metadata(pool)}
+    return PoolPod({"metadata": about, "spec": pod_spec(pool, "restore@sha256:1", leader=leader)})
+
+
+@pytest.mark.parametrize("pool", POOLS, ids=lambda pool: f"{pool.site}-{pool.name}")
+def test_every_declared_pool_s_pods_say_which_engine_they_run(
+    pool: PoolAtSite, tmp_path: Path
+) -> None:
+    write_engines(tmp_path, engine_specs(SAMPLE, pool.site))
+    pod = pod_of(pool)
+    assert pod.serves
+    settings = pod.settings(EngineFile(tmp_path), "0.11")
+    assert (settings.model, settings.digest) == (pool.model_name, pool.model.digest)
+    assert settings.concurrency_limit == pool.concurrency_limit
+    assert 0 < settings.context_tokens <= pool.model.max_context_tokens
+    assert settings.spec == engine_specs(SAMPLE, pool.site)[pool.name, pool.group_name]
+    assert "stand-in" not in settings.spec.speed.source
+    assert (pod.probes.startup, pod.probes.readiness, pod.probes.liveness) == (
+        pool.startup,
+        pool.readiness,
+        pool.liveness,
+    )
+    assert pod.grace_s == pool.grace_s
+
+
+def test_the_further_pods_of_a_replica_over_nodes_serve_nothing() -> None:
+    wide = next(pool for pool in POOLS if pool.spans_nodes)
+    assert pod_of(wide).serves
+    assert not pod_of(wide, leader=False).serves
+
+
+def test_loading_takes_the_declared_share_of_the_measured_time() -> None:
+    for site in SAMPLE.sites.values():
+        assert site.cluster.provider == "embedded"
+        assert site.cluster.load_time_scale == 0.01
+    for pool in POOLS:
+        spec = engine_specs(SAMPLE, pool.site)[pool.name, pool.group_name]
+        assert spec.load_s == pytest.approx(0.01 * pool.model.load_time_s)
+
+
+def test_a_pool_whose_model_does_not_fit_has_stand_ins_that_say_so() -> None:
+    chat = SAMPLE.pools["chat"]
+    tight = chat.model_copy(update={"memory_utilization": 0.15})
+    fleet = SAMPLE.model_copy(update={"pools": {"chat": tight}, "measurements": {}})
+    speed = engine_specs(fleet, "fra1")["chat", "fra1-chat"].speed
+    assert speed.source.startswith("a stand-in: ")
+    assert speed.concurrency_limit == chat.concurrency_limit
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
+    engines = EngineFile(tmp_path)
+    assert engines.of("chat", "fra1-chat") is None
+    specs = engine_specs(SAMPLE, "fra1")
+    write_engines(tmp_path, specs)
+    assert engines.of("chat", "fra1-chat") == specs["chat", "fra1-chat"]
+    write_engines(tmp_path, {("chat", "fra1-chat"): specs["small", "fra1-small"]})
+    assert engines.of("chat", "fra1-chat") == specs["small", "fra1-small"]
+
+
+def test_a_key_is_worked_on_by_one_at_a_time_and_again_when_it_was_named_meanwhile() -> None:
+    queue = WorkQueue()
+    for key in ("a", "b", "a"):
+        queue.add(key)
+    assert queue.take() == "a"
+    queue.add("a")
+    assert queue.take() == "b"
+    queue.done("b")
+    queue.done("a")
+    taken: list[str] = []
+    taker = threading.Thread(target=lambda: taken.append(queue.take()))
+    taker.start()
+    taker.join(10)
+    assert taken == ["a"]
+
+
+def test_restarts_and_kills_are_counted_by_pool() -> None:
+    metrics = AgentMetrics(lambda: 2)
+    identity = Identity("u", "ns", "chat-0", "chat", "127.0.0.2")
+    ready = View(Phase.READY, 0, NOW, has_started=True, last_death=None)
+    metrics.engine_changed(identity, ready)
+    for count, reason in enumerate(("OOMKilled", "Error"), start=1):
+        death = Death(reason, 137, NOW, LATER)
+        for phase in (Phase.LOADING, Phase.READY):
+            view = View(phase, count, LATER, has_started=True, last_death=death)
+            metrics.engine_changed(identity, view)
+    labels = '{namespace="ns",pool="chat"}'
+    told = metrics.text().decode()
+    assert f"gpufleet_agent_restarts_total{labels} 2.0" in told
+    assert f"gpufleet_agent_oom_kills_total{labels} 1.0" in told
+    assert 'gpufleet_agent_engines{namespace="ns",phase="ready",pool="chat"} 1.0' in told
+    assert "gpufleet_agent_pods 2.0" in told
+
+
+def test_a_pod_that_was_deleted_at_once_has_no_grace() -> None:
+    body = {
+        "metadata": {"deletionGracePeriodSeconds": 0, "labels": {names.POOL: "chat"}},
+        "spec": {"terminationGracePeriodSeconds": 60, "containers": []},
+    }
+    assert PoolPod(body).grace_s == 0

@@ -40,6 +40,8 @@ def test_control_plane_controllers_and_worker_are_scraped_at_their_loopback_port
     assert targets["etcd"] == [f"127.0.0.1:{site.ports['etcd-metrics']}"]
     assert {"apiserver", "controller-manager", "scheduler", "kwok", "lws"} <= targets.keys()
     assert {"kueue", "keda", "keda-adapter", "keda-webhooks", "agent"} <= targets.keys()
+    # The node agent stands for the exporter of GPUs, too.
+    assert targets.pop("dcgm") == targets["agent"]
     assert len({target for (target,) in targets.values()}) == len(targets)
     assert all(target.startswith("127.0.0.1:") for (target,) in targets.values())
 

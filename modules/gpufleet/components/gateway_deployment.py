@@ -12,6 +12,8 @@ from gpufleet.components.site import DeclaredSite
 from gpufleet.core import cluster_gateway, cluster_worker
 from gpufleet.core import vocabulary as names
 from gpufleet.core.cluster_gateway import SELECTOR
+from gpufleet.core.monitoring.monitors import replaced
+from gpufleet.core.monitoring.objectives import GATEWAY_JOB
 
 
 def deploy_gateway(declared: DeclaredSite, opts: pulumi.ResourceOptions) -> None:
@@ -126,7 +128,13 @@ class GatewayDeployment(pulumi.ComponentResource):
             metadata=about,
             spec={
                 "selector": {"matchLabels": {"app.kubernetes.io/component": "metrics", **SELECTOR}},
-                "endpoints": [{"port": "metrics", "interval": "15s"}],
+                "endpoints": [
+                    {
+                        "port": "metrics",
+                        "interval": "15s",
+                        "relabelings": [replaced("job", GATEWAY_JOB)],
+                    }
+                ],
             },
             opts=self._inside,
         )

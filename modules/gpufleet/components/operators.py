@@ -46,6 +46,10 @@ CHARTS: Final = (
                 "enabled": True,
                 "sidecar": {"dashboards": {"searchNamespace": names.MONITORING_NAMESPACE}},
             },
+            "kube-state-metrics": {
+                # By them the alerts on GPUs say which model is hit.
+                "metricLabelsAllowlist": [f"pods=[{names.POOL},{names.MODEL}]"],
+            },
             "prometheus": {
                 "prometheusSpec": {
                     "retention": f"{CLUSTER_RETENTION_S // 86400}d",

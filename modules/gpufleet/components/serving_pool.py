@@ -8,7 +8,7 @@ import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
 from gpufleet.components.pod_template import metadata, pod_spec
-from gpufleet.core import autoscaling, claims
+from gpufleet.core import autoscaling, claims, image_pull
 from gpufleet.core import vocabulary as names
 from gpufleet.core.serving import ENGINE_PORT, PoolAtSite
 
@@ -55,6 +55,8 @@ class ServingPool(pulumi.ComponentResource):
         self._disruption_budget()
         if pool.autoscaled:
             self._scaled_object(workload)
+        if pool.autoscaled and pool.prewarm:
+            self._pulled_ahead()
         self.service = f"{pool.name}.{pool.namespace}.svc:{ENGINE_PORT}"
         self.register_outputs({"service": self.service})
 
@@ -193,7 +195,7 @@ class ServingPool(pulumi.ComponentResource):
                 "from": [{"namespaceSelector": {"matchLabels": {names.NAMESPACE: allowed}}}],
                 "ports": [{"port": ENGINE_PORT, "protocol": "TCP"}],
             }
-            for allowed in (names.GATEWAY_NAMESPACE, names.PROMETHEUS_NAMESPACE)
+            for allowed in self._clients()
         ]
         egress: list[dict[str, Any]] = [{"ports": [{"port": 443, "protocol": "TCP"}]}]
         if pool.spans_nodes:
@@ -209,6 +211,20 @@ class ServingPool(pulumi.ComponentResource):
                 "ingress": ingress,
                 "egress": egress,
             },
+            opts=self._children,
+        )
+
+    def _clients(self) -> list[str]:
+        """Namespaces that ask the engines; the worker does where it proves that they are warm."""
+        asks = [names.GATEWAY_NAMESPACE, names.PROMETHEUS_NAMESPACE]
+        return [*asks, names.SYSTEM_NAMESPACE] if self._pool.prewarm else asks
+
+    def _pulled_ahead(self) -> None:
+        name = f"{self._pool.name}-image"
+        k8s.apps.v1.DaemonSet(
+            name,
+            metadata={**self._metadata(annotations=_AWAIT_SEEN), "name": name},
+            spec=image_pull.daemon_set(self._pool),
             opts=self._children,
         )
 

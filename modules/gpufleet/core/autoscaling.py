@@ -1,7 +1,18 @@
-"""When a pool grows and shrinks: on time in queue and running requests, never on utilization."""
+"""When a pool grows and shrinks: on time in queue and requests in flight, never on utilization.
+
+What cannot be seen is never taken for idle. All series missing is an error, for which KEDA keeps
+what runs; some missing (a replica that hangs does not answer its scrape either) holds the pool at
+its size; a Prometheus that has just begun has no rates yet, but its gauges at the first scrape, and
+scale-in looks back longer than it needs.
+
+The names are those of `core/engine_metrics`, which no version of vLLM has changed: its renames are
+of other metrics. A pool whose minimum is 0 has no engine whose series could start it: only its
+declared peaks do.
+"""
 
 from typing import Any, Final
 
+from gpufleet.core import engine_metrics as engine
 from gpufleet.core import vocabulary as names
 from gpufleet.core.capacity.prewarm import CannotSay, CronWindow, cron_windows
 from gpufleet.core.serving import PoolAtSite
@@ -11,6 +22,7 @@ RUNNING_TARGET: Final = 0.8
 """Share of a replica's concurrency limit in use at which one more replica is wanted."""
 SCALE_IN_WINDOW_S: Final = 900
 """Scale-in looks this far back, so that the next burst still finds warm replicas."""
+_LOST_FOR: Final = "30m"
 
 
 def scaled_object(pool: PoolAtSite, prometheus_url: str) -> dict[str, Any]:
@@ -20,8 +32,7 @@ def scaled_object(pool: PoolAtSite, prometheus_url: str) -> dict[str, Any]:
     """
     target = "LeaderWorkerSet" if pool.spans_nodes else "Deployment"
     api = "leaderworkerset.x-k8s.io/v1" if pool.spans_nodes else "apps/v1"
-    pool_label, site_label = names.metric_label(names.POOL), names.metric_label(names.SITE)
-    selector = f'{{{pool_label}="{pool.name}",{site_label}="{pool.site}"}}'
+    threshold = pool.concurrency_limit * RUNNING_TARGET
     return {
         "scaleTargetRef": {"apiVersion": api, "kind": target, "name": pool.name},
         "minReplicaCount": pool.replicas,
@@ -51,13 +62,13 @@ def scaled_object(pool: PoolAtSite, prometheus_url: str) -> dict[str, Any]:
             _trigger(
                 prometheus_url,
                 "running",
-                f"sum(vllm:num_requests_running{selector})",
-                pool.concurrency_limit * RUNNING_TARGET,
+                in_flight_query(pool, threshold),
+                threshold,
             ),
             _trigger(
                 prometheus_url,
                 "queue-time",
-                _queue_time(selector),
+                queue_time_query(pool),
                 pool.queue_time_target_s,
             ),
             *prewarm_triggers(pool),
@@ -93,15 +104,42 @@ def _windows(peak: Prewarm) -> tuple[CronWindow, ...]:
         return ()
 
 
-def _queue_time(selector: str) -> str:
+def in_flight_query(pool: PoolAtSite, threshold: float) -> str:
+    """Requests that the pool's engines run or have waiting.
+
+    Those that wait count at once, while their time in queue is known only when they have left it.
+    While a replica that answered its scrape within the last half hour does not (it hangs, or was
+    killed), this is at least what keeps the number of replicas, `threshold` for each: what it works
+    on is not known. One that never answered has no work yet.
+    """
+    states = "|".join(
+        name.removeprefix("vllm:num_requests_") for name in (engine.RUNNING, engine.WAITING)
+    )
+    series = f'{{__name__=~"vllm:num_requests_({states})",{_labels(pool)}}}'
+    up = f"up{{{_labels(pool)}}}"
+    lost = f"({up} == 0 and max_over_time({up}[{_LOST_FOR}]) > 0)"
+    unseen = f"(count({up}) and on() {lost})"
+    return f"clamp_min(sum({series}), {threshold:g} * scalar({unseen} or vector(0)))"
+
+
+def queue_time_query(pool: PoolAtSite) -> str:
     """The pool's p95 time in queue, s, times its replicas, since KEDA divides by them.
 
-    Without any request the quantile is not a number, which would count as a lost metric and keep an
-    idle pool as large as its last burst made it: then it is 0, as long as the engines answer.
+    A quantile within the first bucket is made up between 0 and its bound, also where nobody waited:
+    it counts as 0, and so does that of no request, which is not a number. A target below the bound
+    therefore acts from the bound on.
     """
-    replicas = f"count(vllm:num_requests_running{selector})"
-    buckets = f"sum by (le) (rate(vllm:request_queue_time_seconds_bucket{selector}[1m]))"
-    return f"((histogram_quantile(0.95, {buckets}) >= 0) or 0 * {replicas}) * {replicas}"
+    selector = f"{{{_labels(pool)}}}"
+    replicas = f"count({engine.RUNNING}{selector})"
+    buckets = f"sum by (le) (rate({engine.QUEUE_TIME}_bucket{selector}[1m]))"
+    waited = f"histogram_quantile(0.95, {buckets}) > {engine.REQUEST_BOUNDS_S[0]:g}"
+    return f"(({waited}) or 0 * {replicas}) * {replicas}"
+
+
+def _labels(pool: PoolAtSite) -> str:
+    """Matchers of the pool's series, as scrape configurations label them."""
+    labels = ((names.POOL, pool.name), (names.SITE, pool.site))
+    return ",".join(f'{names.metric_label(label)}="{value}"' for label, value in labels)
 
 
 def _trigger(prometheus_url: str, name: str, query: str, threshold: float) -> dict[str, Any]:

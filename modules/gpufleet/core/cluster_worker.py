@@ -5,6 +5,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from gpufleet.core import vocabulary as names
+from gpufleet.core.serving import ENGINE_PORT
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.hardware import EmbeddedCluster
@@ -29,7 +30,7 @@ CLUSTER_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
 
 NAMESPACED_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "": ("configmaps", "persistentvolumeclaims", "resourcequotas", "serviceaccounts", "services"),
-    "apps": ("deployments",),
+    "apps": ("daemonsets", "deployments"),
     "gateway.networking.k8s.io": ("gateways", "httproutes"),
     "keda.sh": ("scaledobjects",),
     "kueue.x-k8s.io": ("localqueues",),
@@ -64,11 +65,15 @@ def worker_site(fleet: Fleet) -> str | None:
 
 
 def egress_ports(fleet: Fleet) -> list[int]:
-    """Ports that the worker reaches: API servers, PostgreSQL, the declared object stores."""
+    """Ports that the worker reaches: API servers, PostgreSQL, the declared object stores.
+
+    And the engines, where it asks them for a token before a declared peak.
+    """
     stores = (site.object_store for site in fleet.sites.values())
     endpoints = (urlsplit(store.endpoint) for store in stores if store)
     declared = {url.port or (80 if url.scheme == "http" else 443) for url in endpoints}
-    return sorted({443, 6443, 5432} | declared)
+    engines = {ENGINE_PORT} if any(pool.prewarm for pool in fleet.pools.values()) else set[int]()
+    return sorted({443, 6443, 5432} | declared | engines)
 
 
 def cluster_rules() -> list[dict[str, list[str]]]:
@@ -85,7 +90,8 @@ def namespace_rules(namespace: str) -> list[dict[str, list[str]]]:
     """RBAC rules in one of our namespaces.
 
     In its own it asks for the tokens with which the state of freezes is written, and with which an
-    exempt flow passes one; in that of batch work it makes and ends the Jobs of batches.
+    exempt flow passes one; in that of batch work it makes and ends the Jobs of batches; in that of
+    interactive work it asks a replica, that it cannot reach, for a token through the API server.
     """
     tokens = {
         "apiGroups": [""],
@@ -93,8 +99,13 @@ def namespace_rules(namespace: str) -> list[dict[str, list[str]]]:
         "resourceNames": [names.FREEZE_SYNC, names.EXEMPT],
         "verbs": ["create"],
     }
+    asks = {"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["create"]}
     jobs = _rules({"batch": ("jobs",)}, _WRITE)
-    own = {names.SYSTEM_NAMESPACE: [tokens], names.BATCH_NAMESPACE: jobs}.get(namespace, [])
+    own = {
+        names.SYSTEM_NAMESPACE: [tokens],
+        names.BATCH_NAMESPACE: jobs,
+        names.INTERACTIVE_NAMESPACE: [asks],
+    }.get(namespace, [])
     return [*_rules(NAMESPACED_KINDS, _WRITE), *own]
 
 

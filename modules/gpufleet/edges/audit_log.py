@@ -222,7 +222,7 @@ class AuditLog:
 
     def _write_content(self, data_class: str, facts: dict[str, Any]) -> None:
         """Content that finds no space is a gap in its own chain, and no reason to lose more."""
-        kept = f"{data_class}{CONTENT}"
+        kept = f"{data_class}{CONTENT}{facts.get('use_case', '')}"
         try:
             chain = self._chain(kept)
             self._settle(chain, kept)

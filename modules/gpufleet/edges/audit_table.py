@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -12,10 +12,10 @@ from gpufleet.spec.audit import KeptSegment
 _segments: Final = sa.Table(
     "fleet_audit_segments",
     tables,
-    sa.Column("chain", sa.String(200), primary_key=True),
+    sa.Column("chain", sa.String(240), primary_key=True),
     sa.Column("first", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("last", sa.BigInteger, nullable=False),
-    sa.Column("data_class", sa.String(40), nullable=False),
+    sa.Column("data_class", sa.String(80), nullable=False),
     sa.Column("previous", sa.String(64), nullable=False),
     sa.Column("head", sa.String(64), nullable=False),
     sa.Column("digest", sa.String(64), nullable=False),
@@ -54,11 +54,29 @@ class AuditTable:
 
     def all(self) -> list[KeptSegment]:
         """Every segment that was ever shipped, by chain and sequence."""
-        rows = self._database.read(
-            lambda connection: connection.execute(
-                sa.select(_segments).order_by(_segments.c.chain, _segments.c.first)
-            ).all()
+        return self._listed(sa.select(_segments))
+
+    def unlocked(self, now: datetime) -> list[KeptSegment]:
+        """Segments that are there and whose lock has ended, by chain and sequence.
+
+        Of each chain only those that follow each other from its first that is left.
+        """
+        kept = _segments.alias()
+        locked_before = sa.exists().where(
+            kept.c.chain == _segments.c.chain,
+            kept.c.first < _segments.c.first,
+            kept.c.deleted_at.is_(None),
+            kept.c.keep_until > now,
         )
+        return self._listed(
+            sa.select(_segments).where(
+                _segments.c.deleted_at.is_(None), _segments.c.keep_until <= now, ~locked_before
+            )
+        )
+
+    def _listed(self, query: sa.Select[Any]) -> list[KeptSegment]:
+        ordered = query.order_by(_segments.c.chain, _segments.c.first)
+        rows = self._database.read(lambda connection: connection.execute(ordered).all())
         return [
             KeptSegment.model_validate(dict(row._mapping))  # noqa: SLF001 - SQLAlchemy's public name
             for row in rows

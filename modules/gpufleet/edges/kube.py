@@ -138,6 +138,13 @@ class Cluster:
             return False
         return True
 
+    def post(self, path: str, body: Object, *, timeout_s: float) -> Object:
+        """Send something that makes no object, such as a request to a pod, and its answer.
+
+        Not tried again: what it does is not known here.
+        """
+        return self._call("POST", path, body=body, timeout_s=timeout_s, retries=False)
+
     def token(self, namespace: str, account: str, valid_s: int) -> str:
         """A token for a service account, valid that long."""
         asked = {
@@ -200,7 +207,7 @@ class Cluster:
         """Let the connections go."""
         self._client.close()
 
-    def _call(
+    def _call(  # noqa: PLR0913 - as `_request`
         self,
         method: str,
         path: str,
@@ -208,8 +215,12 @@ class Cluster:
         body: Object | None = None,
         query: list[tuple[str, str]] | None = None,
         kind: str = "application/json",
+        timeout_s: float = _TIMEOUT_S,
+        retries: bool = True,
     ) -> Object:
-        response = self._request(method, path, body=body, query=query, kind=kind)
+        response = self._request(
+            method, path, body=body, query=query, kind=kind, timeout_s=timeout_s, retries=retries
+        )
         try:
             answer: Object = json.loads(response.data)
         except (urllib3.exceptions.HTTPError, json.JSONDecodeError) as error:
@@ -225,6 +236,7 @@ class Cluster:
         query: list[tuple[str, str]] | None = None,
         kind: str = "application/json",
         timeout_s: float = _TIMEOUT_S,
+        retries: bool = True,
     ) -> Any:  # noqa: ANN401 - the client's untyped response
         headers = {"Accept": "application/json", "Content-Type": kind}
         self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
@@ -237,6 +249,7 @@ class Cluster:
                 headers=headers,
                 timeout=urllib3.Timeout(total=timeout_s),
                 preload_content=False,
+                retries=_RETRIES if retries else False,
             )
             if response.status >= _FIRST_ERROR:
                 raise self._refused(method, path, response.status, response.data)

@@ -7,15 +7,16 @@ that it was deleted is in the journal before it is deleted: a gap with that stat
 import hashlib
 import sys
 from datetime import datetime, timedelta
-from itertools import groupby
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gpufleet.core.gateway.audit import due_at, retention_s, segment_of
+from gpufleet.core.gateway.audit import due_at, last_uses, locked_until, retention_s, segment_of
 from gpufleet.edges.audit_files import SEALED, backlog, lines_of, segments
 from gpufleet.edges.audit_recovery import recover
 from gpufleet.edges.audit_store import AuditStore
 from gpufleet.edges.audit_table import AuditTable
+from gpufleet.edges.key_table import KeyTable
 from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.stores import stores_of
 from gpufleet.spec.audit import (
@@ -26,7 +27,7 @@ from gpufleet.spec.audit import (
     Segment,
     ShippingReport,
 )
-from gpufleet.spec.errors import FleetError, Retryable
+from gpufleet.spec.errors import Failed, FleetError, Retryable
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.records import Fact
 
@@ -55,18 +56,23 @@ def audit_stores(ground: Ground) -> dict[str, AuditStore]:
 def sites_for(fleet: Fleet, data_class: str) -> set[str]:
     """Sites at which records of a chain may be kept.
 
-    Prompts and answers stay where every use case of their class allows. Where no site does, and for
-    records without content (who, when, and salted hashes), it is every site.
+    Prompts and answers stay in the residency of their use case; records without content (who, when,
+    and salted hashes) may be at every site.
+
+    Raises:
+        Failed: the use case of prompts and answers is not declared any more.
     """
-    everywhere = set(fleet.sites)
-    if not data_class.endswith(CONTENT):
-        return everywhere
-    of_class = data_class.removesuffix(CONTENT)
-    residencies = [
-        set(case.residency) for case in fleet.use_cases.values() if case.data_class == of_class
-    ]
-    allowed = set.intersection(*residencies) if residencies else set()
-    return {name for name, site in fleet.sites.items() if site.region in allowed} or everywhere
+    _, content, name = data_class.partition(CONTENT)
+    if not content:
+        return set(fleet.sites)
+    case = fleet.use_cases.get(name)
+    if case is None:
+        raise Failed(
+            "prompts and answers of a use case that is not declared may be kept nowhere",
+            where=f"use case {name}",
+            mend="declare it until they are shipped, or remove them",
+        )
+    return {site for site, declared in fleet.sites.items() if declared.region in case.residency}
 
 
 class Shipper:
@@ -90,6 +96,7 @@ class Shipper:
 
         Raises:
             Retryable: no store could be reached; what could not be shipped stays here.
+            Failed: some records may be kept nowhere; the others are shipped.
         """
         if not self._folder.is_dir():
             return ShippingReport(shipped=0, interrupted=0, unshipped_s=0.0, waiting_bytes=0)
@@ -120,12 +127,13 @@ class Shipper:
     def _ship_one(self, file: Path, now: datetime) -> Segment | None:
         """Ship a segment, and remove it here; None where it is broken."""
         content = file.read_bytes()
-        segment = segment_of(lines_of(content))
+        lines = lines_of(content)
+        segment = segment_of(lines)
         if segment is None or segment.size_bytes != len(content):
             _set_aside(self._ground, file, content)
             return None
-        lasts = timedelta(seconds=retention_s(self._ground.fleet.retention, segment.data_class))
-        until = max(segment.ends + lasts, now + _LOCKED_AT_LEAST)
+        lasts_s = retention_s(self._ground.fleet.retention, segment.data_class)
+        until = max(locked_until(segment, lasts_s, now), now + _LOCKED_AT_LEAST)
         kept = KeptSegment(
             **segment.model_dump(),
             shipped_at=now,
@@ -133,6 +141,7 @@ class Shipper:
             sites=self._put(segment, content, until),
         )
         AuditTable(self._ground.database).add(kept)
+        KeyTable(self._ground.database).used(last_uses(lines))
         file.unlink()
         return segment
 
@@ -140,6 +149,9 @@ class Shipper:
         """Put a segment into every store that may have it; the sites that took it."""
         self._stores = self._stores or audit_stores(self._ground)
         allowed = sites_for(self._ground.fleet, segment.data_class)
+        if not self._stores.keys() & allowed:
+            where = f"data class {segment.data_class}"
+            raise Failed("no site with an object store may keep these records", where=where)
         reached: list[str] = []
         failures: list[FleetError] = []
         for site in sorted(self._stores.keys() & allowed):
@@ -151,9 +163,8 @@ class Shipper:
             else:
                 reached.append(site)
         if not reached:
-            why = failures[0].what if failures else "no site has one"
             raise Retryable(
-                f"no object store takes the audit records: {why}",
+                f"no object store takes the audit records: {failures[0].what}",
                 where=segment.key,
                 mend="they are kept here and shipped when one does",
             )
@@ -222,13 +233,9 @@ def _note_heads(ground: Ground, shipped: list[Segment], now: datetime) -> None:
 def _due(ground: Ground, now: datetime) -> list[KeptSegment]:
     """Segments that are to be deleted: never one behind another that stays."""
     due: list[KeptSegment] = []
-    for _, grouped in groupby(AuditTable(ground.database).all(), key=lambda kept: kept.chain):
-        for segment in grouped:
-            if segment.deleted_at is not None:
-                continue
-            if due_at(segment, ground.fleet.retention) > now:
-                break
-            due.append(segment)
+    unlocked = AuditTable(ground.database).unlocked(now)
+    for _, grouped in groupby(unlocked, key=lambda kept: kept.chain):
+        due += takewhile(lambda kept: due_at(kept, ground.fleet.retention) <= now, grouped)
     return due
 
 

@@ -57,20 +57,27 @@ def verified(ground: Ground, folder: Path) -> AuditReport:
         Retryable: the database, or every store, does not answer.
     """
     kept, findings = _kept(ground, folder), _journal_findings(ground)
-    chains: dict[str, list[Piece]] = {}
-    for chain, first in sorted(
+    places: dict[str, set[int]] = {chain: set() for chain in kept.heads}
+    for chain, first in (
         kept.rows.keys() | kept.stored.keys() | kept.local.keys() | kept.deleted.keys()
     ):
-        piece, found = _piece(kept, chain, first)
-        findings += found
-        chains.setdefault(chain, []).extend(piece)
-    for chain in kept.heads:
-        chains.setdefault(chain, [])
-    for chain, pieces in chains.items():
-        findings += verify(chain, pieces, kept.heads.get(chain))
+        places.setdefault(chain, set()).add(first)
+    records = 0
+
+    def pieces(chain: str) -> Iterator[Piece]:
+        nonlocal records
+        for first in sorted(places[chain]):
+            piece = _piece(kept, chain, first)
+            if piece is not None:
+                records += len(piece.lines)
+                yield piece
+
+    for chain in sorted(places):
+        findings += _lost(kept, chain, places[chain])
+        findings += verify(chain, pieces(chain), kept.heads.get(chain))
     return AuditReport(
-        records=sum(len(piece.lines) for pieces in chains.values() for piece in pieces),
-        chains=len(chains),
+        records=records,
+        chains=len(places),
         segments=len(kept.stored),
         local=len(kept.local),
         deleted=sum(segment.records for segment in kept.deleted.values()),
@@ -215,21 +222,29 @@ def _content(copies: list[tuple[AuditStore, StoredName]]) -> bytes:
     raise failure or AssertionError("a segment is listed because there is a copy")
 
 
-def _piece(kept: _Kept, chain: str, first: int) -> tuple[list[Piece], list[AuditFinding]]:
-    """What is left of one segment, and what is wrong with where it is kept."""
+def _piece(kept: _Kept, chain: str, first: int) -> Piece | None:
+    """What is left of one segment; None where nothing is."""
     place = (chain, first)
     expected = kept.rows.get(place) or kept.deleted.get(place)
     if copies := kept.stored.get(place):
-        lines = lines_of(_content(copies))
-        return [Piece(first, lines, expected=expected)], []
+        return Piece(first, lines_of(_content(copies)), expected=expected)
     if place in kept.local:
-        return [Piece(first, kept.local[place], expected=expected)], []
+        return Piece(first, kept.local[place], expected=expected)
     if place in kept.deleted:
-        return [Piece(first, deleted=kept.deleted[place])], []
-    row = kept.rows[place]
-    detail = f"records {row.first} to {row.last} are in no object store, without proof of deletion"
-    finding = AuditFinding(chain=chain, sequence=first, fault="missing", detail=detail)
-    return [], [finding]
+        return Piece(first, deleted=kept.deleted[place])
+    return None
+
+
+def _lost(kept: _Kept, chain: str, places: Iterable[int]) -> Iterator[AuditFinding]:
+    """Segments that were shipped and are nowhere, without proof of their deletion."""
+    for first in places:
+        place = (chain, first)
+        if place in kept.rows and not (
+            place in kept.stored or place in kept.local or place in kept.deleted
+        ):
+            last = kept.rows[place].last
+            detail = f"records {first} to {last} are in no object store, without proof of deletion"
+            yield AuditFinding(chain=chain, sequence=first, fault="missing", detail=detail)
 
 
 def _journal_findings(ground: Ground) -> list[AuditFinding]:

@@ -37,6 +37,7 @@ from gpufleet.edges.kube import Cluster
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.access import publish_keys
 from gpufleet.flows.audit_shipping import Shipper
+from gpufleet.flows.batch_http import BatchServer
 from gpufleet.flows.chores import Chore, Chores
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.gateway_pods import PodBook, PodWatch, missing_routes
@@ -64,6 +65,7 @@ _FRESH_S: Final = 10.0
 _WATCH_PAUSE_S: Final = 0.5
 _ROUTES_EVERY_S: Final = 2.0
 _SHIP_EVERY_S: Final = 5.0
+_BATCHES_EVERY_S: Final = 5.0
 _KEYS_EVERY_S: Final = 1.0
 """A revoked key is refused a second or so later."""
 _ROUTES_PATH: Final = f"/api/v1/namespaces/{GATEWAY_NAMESPACE}/configmaps/{GATEWAY_ROUTES}"
@@ -83,6 +85,7 @@ class Control:
         self._open_ground = partial(Ground.open, workspace, fleet_file)
         self._ground: Ground | None = None
         self._opening = threading.Lock()
+        self._batches: BatchServer | None = None
         self._fleet = fleet
         self._state = workspace.for_fleet(fleet)
         self._folder = folder
@@ -142,6 +145,7 @@ class Control:
             Chore("routes", _ROUTES_EVERY_S, self._follow_routes),
             Chore("keys", _KEYS_EVERY_S, self._publish_keys),
             Chore("audit", _SHIP_EVERY_S, self._ship),
+            Chore("batches", _BATCHES_EVERY_S, self._serve_batches),
             self._poll,
         ]
 
@@ -221,6 +225,15 @@ class Control:
         """
         ground = self._opened()
         publish_keys(ground, self._folder, ground.clock())
+
+    def _serve_batches(self) -> None:
+        """Serve files and batches on the workers' socket, from when the database answers first.
+
+        Raises:
+            Retryable: the database does not answer.
+        """
+        if self._batches is None:
+            self._batches = BatchServer(self._opened(), self._folder).start()
 
     def _ship(self) -> None:
         """Bring sealed audit records to the object stores.

@@ -13,13 +13,21 @@ from gpufleet.core.observed import is_ready
 from gpufleet.core.serving import ENGINE_PORT, PoolAtSite, pools_at
 from gpufleet.core.serving_bench import evidence
 from gpufleet.core.serving_bench.prompts import Prompts
-from gpufleet.core.serving_bench.results import Targets, level, observed_levels, summary
+from gpufleet.core.serving_bench.results import (
+    Targets,
+    level,
+    observed_levels,
+    summary,
+    vegeta_lines,
+)
 from gpufleet.core.serving_bench.schedule import Arrivals, arrivals_of, sendings
-from gpufleet.edges.load_generator import Levels, Load, Target, closed_load, open_load
+from gpufleet.edges.load_generator import CHAT, Levels, Load, Target, closed_load, open_load
 from gpufleet.edges.whole_files import write_whole
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.environment import cluster_of
+from gpufleet.flows.gateway_answers import address_of
 from gpufleet.flows.recorded import trace_of
+from gpufleet.local.platform import embedded_sites
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import BadInput, FleetError, Retryable, TargetMissed
 from gpufleet.spec.fleet import Fleet
@@ -67,6 +75,7 @@ class Asked:
     ca_file: str = ""
     whole_lengths: bool = False
     save: str = ""
+    requests_file: str = ""
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,8 @@ class Order:
     levels: tuple[int, ...]
     subject: Subject | None
     save: str
+    requests_file: Path | None
+    """Every request as a line of JSON that `vegeta report` reads."""
 
 
 def order_of(workspace: Workspace, fleet_file: Path | None, asked: Asked) -> Order:
@@ -111,6 +122,7 @@ def order_of(workspace: Workspace, fleet_file: Path | None, asked: Asked) -> Ord
 
     Raises:
         BadInput: an option, with what would be right.
+        Failed: the embedded gateway, which a use case alone means, was never up.
         Retryable: the cluster of the pool does not answer.
     """
     fleet = load_fleet(fleet_file) if fleet_file else None
@@ -120,9 +132,7 @@ def order_of(workspace: Workspace, fleet_file: Path | None, asked: Asked) -> Ord
             raise _unknown(asked.use_case, "--use-case", "use case", list(fleet.use_cases))
         use_case = fleet.use_cases[asked.use_case]
     subject = _subject(workspace, fleet, asked) if fleet is not None and asked.pool else None
-    url = asked.url or (subject.url if subject else "")
-    if not url:
-        raise BadInput("needs --url URL or --pool NAME", mend="see ./fleet --help bench.serve")
+    url, authority = _endpoint(workspace, fleet, asked, subject)
     model = asked.model or (subject.pool.model_name if subject else asked.use_case)
     if not model:
         raise BadInput("needs --model NAME or --use-case NAME", mend="the model that is asked for")
@@ -146,7 +156,7 @@ def order_of(workspace: Workspace, fleet_file: Path | None, asked: Asked) -> Ord
             url=_base(url),
             model=model,
             key=_key(asked.key_file),
-            ca_file=Path(asked.ca_file) if asked.ca_file else None,
+            ca_file=Path(authority) if authority else None,
             timeout_s=_number(asked.timeout_s or "600", "--timeout-s", 86_400),
             whole_lengths=asked.whole_lengths or (closed and subject is not None),
         ),
@@ -168,6 +178,7 @@ def order_of(workspace: Workspace, fleet_file: Path | None, asked: Asked) -> Ord
         levels=_levels(asked.concurrency, subject) if closed else (),
         subject=subject,
         save=asked.save,
+        requests_file=_new_file(asked.requests_file),
     )
 
 
@@ -207,6 +218,11 @@ def run_load(order: Order, on_progress: Callable[[LoadProgress], None]) -> Bench
         duration_s = load.elapsed_s
         counted = [outcome for each in held for outcome in each.outcomes]
     _demand_answers(order, load)
+    if order.requests_file:
+        lines = vegeta_lines(
+            load.outcomes, begun, url=f"{order.target.url}{CHAT}", name=order.target.model
+        )
+        write_whole(order.requests_file, "".join(f"{line}\n" for line in lines))
     subject = order.subject
     return BenchReport(
         url=order.target.url,
@@ -289,6 +305,18 @@ def save(order: Order, report: BenchReport, fleet_file: Path, *, apply: bool) ->
     )
 
 
+def _endpoint(
+    workspace: Workspace, fleet: Fleet | None, asked: Asked, subject: Subject | None
+) -> tuple[str, str]:
+    """Address and authority's file: as they are given, of a replica, or of the embedded gateway."""
+    if asked.url or subject:
+        return asked.url or (subject.url if subject else ""), asked.ca_file
+    if fleet is not None and asked.use_case and embedded_sites(fleet):
+        gateway = address_of(workspace.for_fleet(fleet))
+        return gateway.url, asked.ca_file or str(gateway.authority)
+    raise BadInput("needs --url URL or --pool NAME", mend="see ./fleet --help bench.serve")
+
+
 def _subject(workspace: Workspace, fleet: Fleet, asked: Asked) -> Subject:
     if asked.pool not in fleet.pools:
         raise _unknown(asked.pool, "--pool", "pool", list(fleet.pools))
@@ -363,6 +391,15 @@ def _key(file: str) -> str:
     if not key or any(character.isspace() for character in key):
         raise BadInput("has to hold one key, and nothing else", where=file)
     return key
+
+
+def _new_file(text: str) -> Path | None:
+    if not text:
+        return None
+    file = Path(text)
+    if not file.parent.is_dir() or file.is_dir():
+        raise BadInput("is no file that can be written", where=f"--requests-file {text:.200}")
+    return file
 
 
 def _tokens(asked: Asked, known: Tokens | None) -> Tokens:

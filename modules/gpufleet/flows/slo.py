@@ -39,24 +39,34 @@ def slo_status(ground: Ground, *, use_case: str = "", url: str = "") -> SloRepor
         Retryable: it does not answer.
     """
     fleet = ground.fleet
+    site = _embedded_site(fleet, url)
+    kept_s = retention_s(fleet, site) if site else CLUSTER_RETENTION_S
+    with Prometheus(url or f"http://127.0.0.1:{ground.state.port(site, 'prometheus')}") as server:
+        return standing(fleet, server, kept_s, use_case)
+
+
+def standing(fleet: Fleet, server: Prometheus, kept_s: int, use_case: str = "") -> SloReport:
+    """How the promises of a fleet stand, by a Prometheus that keeps its series for so long.
+
+    Raises:
+        BadInput: no such use case.
+        Retryable: it does not answer.
+    """
     if use_case and use_case not in fleet.use_cases:
         raise BadInput(
             "there is no such use case",
             where=f"--use-case {use_case}",
             mend=f"one of {', '.join(fleet.use_cases)}",
         )
-    site = _embedded_site(fleet, url)
-    window = budget_window(retention_s(fleet, site) if site else CLUSTER_RETENTION_S)
+    window = budget_window(kept_s)
     wanted = [each for each in objectives_of(fleet) if use_case in {"", each.use_case}]
-    with Prometheus(url or f"http://127.0.0.1:{ground.state.port(site, 'prometheus')}") as server:
-        rows = [row_of(each, _ask(server, each, window)) for each in wanted]
-        return SloReport(
-            fleet=fleet.fleet,
-            environment=fleet.environment,
-            source=server.url,
-            window=window,
-            rows=rows,
-        )
+    return SloReport(
+        fleet=fleet.fleet,
+        environment=fleet.environment,
+        source=server.url,
+        window=window,
+        rows=[row_of(each, _ask(server, each, window)) for each in wanted],
+    )
 
 
 def rules_of(fleet: Fleet) -> dict[str, dict[str, Any]]:

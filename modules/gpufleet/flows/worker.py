@@ -7,11 +7,14 @@ import socket
 import sys
 import threading
 from collections import Counter as Tally
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Gauge
 
+from gpufleet.core.gateway import series
+from gpufleet.core.prewarming import Window
 from gpufleet.edges import metrics
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.code_version import code_version
@@ -26,6 +29,7 @@ from gpufleet.flows.durable import Host
 from gpufleet.flows.freeze_sync import FreezeKeeper
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.operations import REFUSED, listed
+from gpufleet.flows.prewarm import PrewarmKeeper
 from gpufleet.flows.record_keeping import anchor
 from gpufleet.flows.schedules import begin_due
 from gpufleet.flows.state_backup import back_up
@@ -56,6 +60,13 @@ class Worker:
         self._running = Chores(self._ended, self._registry)
         begun: set[str] = set()
         keeper = FreezeKeeper(ground)
+        self._missing = Gauge(
+            series.PREWARM_MISSING,
+            "Replicas of a declared peak that are not warm in time",
+            ["pool", "site", "window"],
+            registry=self._registry,
+        )
+        prewarm = PrewarmKeeper(ground, self.executor, self._set_missing)
         self._chores = [
             Chore("adopt", 2, self._host.adopt),
             Chore("schedules", 5, lambda: begin_due(ground, begun)),
@@ -65,6 +76,7 @@ class Worker:
             Chore("audit retention", 600, lambda: delete(ground, system_clock())),
             Chore("batch files", 60, lambda: sweep(ground)),
             Chore("flows", 10, self._count),
+            Chore("prewarm", 10, prewarm.keep),
         ]
 
     @property
@@ -103,6 +115,14 @@ class Worker:
             else:
                 self._ground.note("worker.started", actor=self.executor, code=code_version())
                 return
+
+    def _set_missing(self, window: Window, count: int | None) -> None:
+        labels = (window.pool.name, window.pool.site, window.peak.name)
+        if count is None:
+            with suppress(KeyError):
+                self._missing.remove(*labels)
+        else:
+            self._missing.labels(*labels).set(count)
 
     def _count(self) -> None:
         """Count the flows, and journal those that this code refuses to replay."""

@@ -21,24 +21,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from gpufleet.core import vocabulary as names
+from gpufleet.core.serving import ENGINE_PORT
 from gpufleet.edges.kube import Cluster, Object
+from gpufleet.edges.object_store import Place
 from gpufleet.local.addresses import AddressBook
 from gpufleet.local.agent_api import AgentApi
 from gpufleet.local.agent_metrics import AgentMetrics
+from gpufleet.local.engine.batch_run import BatchRuns, finished_status, stopped_status
 from gpufleet.local.engine.host import Host, Start
 from gpufleet.local.engine.replica import Identity, Phase, View
 from gpufleet.local.engine.series import METRIC_NAMES, TODAY
 from gpufleet.local.engine.settings import EngineFile
 from gpufleet.local.files import read_json
+from gpufleet.local.gpu_board import GpuBoard
 from gpufleet.local.pod_status import (
     ENDED,
     begun_status,
     ended_status,
     is_ready,
     lost_life,
-    readiness,
     restarts_of,
+    same_life,
     says_the_same,
     serving_status,
 )
@@ -68,13 +71,17 @@ class _Known:
     """What its engine is like; None until that has changed for the first time."""
     was_ready: bool = False
     """Whether the agent has written that it is ready."""
+    works: bool = False
+    """Whether its part of a batch was begun."""
+    outcome: str | None = None
+    """Why its part of a batch failed, "" where it is answered; None before that."""
     leaves: bool = False
     is_gone: bool = False
     """Whether the pod is deleted; its engine may still drain."""
 
 
 class Agent:
-    """Follows the pods of all pools on one site, and keeps their engines and their status."""
+    """Follows the pods of pools and batches on one site, and keeps engines and status."""
 
     def __init__(  # noqa: PLR0913 - what stands around it
         self,
@@ -83,6 +90,7 @@ class Agent:
         engines: EngineFile,
         metrics: AgentMetrics,
         *,
+        store: Place | None = None,
         metric_names: str = TODAY,
         host: Callable[[Callable[[Identity, View], None]], Host] = Host,
     ) -> None:
@@ -92,6 +100,7 @@ class Agent:
         self._metrics = metrics
         self._metric_names = metric_names
         self.host = host(self._engine_changed)
+        self._batches = BatchRuns(store, self._batch_ended)
         self._in_touch_at = 0.0
         self._lock = threading.RLock()
         self._known: dict[str, _Known] = {}
@@ -102,6 +111,12 @@ class Agent:
     def in_touch(self) -> bool:
         """Whether the API server has answered lately."""
         return time.monotonic() - self._in_touch_at < _NOT_READY_AFTER_S + WATCH_FOR_S
+
+    def holding(self) -> list[PoolPod]:
+        """The pods that hold GPUs: those with a node that have not ended."""
+        with self._lock:
+            pods = [known.pod for known in self._known.values() if not known.is_gone]
+        return [pod for pod in pods if pod.body["status"]["phase"] not in ENDED]
 
     def run(self) -> None:
         """List, watch, and begin again, until the process is ended."""
@@ -123,21 +138,22 @@ class Agent:
         Raises:
             Retryable: the API server is gone.
         """
-        listed = self._cluster.collection(_PODS, labels=names.POOL)
+        listed = self._cluster.collection(_PODS)
         self._in_touch_at = time.monotonic()
-        pods = listed["items"]
-        self._keep_only({pod["metadata"]["uid"] for pod in pods})
+        pods = [pod for each in listed["items"] if (pod := PoolPod(each)).is_ours]
+        self._keep_only({pod.uid for pod in pods})
         for pod in pods:
-            self._see(PoolPod(pod))
+            self._see(pod)
         since = listed["metadata"]["resourceVersion"]
-        for event in self._cluster.watch(_PODS, labels=names.POOL, since=since, for_s=WATCH_FOR_S):
+        for event in self._cluster.watch(_PODS, labels="", since=since, for_s=WATCH_FOR_S):
             self._in_touch_at = time.monotonic()
             if event["type"] == "ERROR":
                 return
+            pod = PoolPod(event["object"])
             if event["type"] == "DELETED":
-                self._gone(event["object"]["metadata"]["uid"])
-            else:
-                self._see(PoolPod(event["object"]))
+                self._gone(pod.uid)
+            elif pod.is_ours:
+                self._see(pod)
 
     def _keep_only(self, listed: set[str]) -> None:
         """Whatever is not there any more went while nobody looked."""
@@ -186,7 +202,9 @@ class Agent:
     def _leave(self, known: _Known) -> None:
         if known.runs and not known.leaves:
             known.leaves = True
-            self.host.leave(known.pod.uid, known.pod.grace_s)
+            # A batch's work keeps what it has, before its engine goes.
+            if not self._batches.stop(known.pod.uid):
+                self.host.leave(known.pod.uid, known.pod.grace_s)
 
     def _gone(self, uid: str) -> None:
         """A pod is deleted; its address is free when its engine has drained."""
@@ -221,9 +239,29 @@ class Agent:
                 if known.is_gone:
                     self._forget(identity.uid)
                     return
+            self._begin_batch(known)
             touched = self._groups.get(known.pod.group, set()) if known.pod.group else set()
         for uid in {identity.uid, *touched}:
             self._queue.add(uid)
+
+    def _begin_batch(self, known: _Known) -> None:
+        """Let a batch's pod work once its engine answers."""
+        is_ready = known.view is not None and known.view.is_ready
+        if known.pod.is_batch and is_ready and not (known.works or known.leaves):
+            known.works = True
+            self._batches.begin(known.pod.body, f"http://{known.address}:{ENGINE_PORT}")
+
+    def _batch_ended(self, pod: Object, why: str | None) -> None:
+        """Called in the thread of a batch's pod."""
+        uid = pod["metadata"]["uid"]
+        with self._lock:
+            known = self._known.get(uid)
+            if known is None:
+                return
+            known.outcome = why
+            if known.leaves:
+                self.host.leave(uid, 0.0)
+        self._queue.add(uid)
 
     def _write(self) -> None:
         """Write one status after the other, until the process is ended."""
@@ -277,8 +315,9 @@ class Agent:
         if phase in ENDED:
             return None
         if pod.is_leaving:
-            # Kueue lets go of a replica over nodes when its pods have ended, as a kubelet tells it.
-            return ended_status(pod.body, now) if pod.is_held and not known.runs else None
+            return _last_words(known, now)
+        if known.outcome is not None:
+            return finished_status(pod.body, known.outcome, now)
         ready = self._leader_is_ready(known)
         begun = begun_status(pod.body, known.address, now, is_ready=ready)
         if pod.serves:
@@ -291,7 +330,7 @@ class Agent:
         if phase == "Pending":
             return begun
         if not pod.serves:
-            return {"conditions": readiness(is_ready=ready, now=now)}
+            return same_life(pod.body, is_ready=ready, now=now)
         return {
             key: value for key, value in begun.items() if key in {"conditions", "containerStatuses"}
         }
@@ -311,6 +350,17 @@ class Agent:
         return node is not None and is_ready(node.get("status", {}))
 
 
+def _last_words(known: _Known, now: datetime) -> Object | None:
+    """What the status of a deleted pod has to say, where somebody still holds it.
+
+    Kueue lets go of a replica over nodes, and a Job of its pod, when the pod has ended, as a
+    kubelet tells it.
+    """
+    if known.runs or not known.pod.is_held:
+        return None
+    return (stopped_status if known.pod.is_batch else ended_status)(known.pod.body, now)
+
+
 def main() -> None:
     """Run the agent of a site."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -324,15 +374,18 @@ def main() -> None:
     cluster = Cluster(given.folder / "agent.kubeconfig", settings["name"])
     addresses = AddressBook(given.folder / "addresses.json", settings["addresses"])
     metrics = AgentMetrics(lambda: addresses.in_use)
+    place = read_json(given.folder / "s3.json")
     agent = Agent(
         cluster,
         addresses,
         EngineFile(given.folder),
         metrics,
+        store=Place(**place) if place else None,
         metric_names=given.metric_names,
     )
     agent.host.start()
-    api = AgentApi(agent.host, metrics, lambda: agent.in_touch)
+    gpus = GpuBoard(given.folder, agent.holding, agent.host.seen)
+    api = AgentApi(agent.host, metrics, gpus, lambda: agent.in_touch)
     opening = api.open(LOOPBACK, settings["ports"]["agent"])
     asyncio.run_coroutine_threadsafe(opening, agent.host.loop).result()
     agent.run()

@@ -9,6 +9,9 @@ from pydantic import ValidationError
 
 from gpufleet.local.agent_metrics import AgentMetrics
 from gpufleet.local.engine.host import Host
+from gpufleet.local.gpu_board import GpuBoard
+from gpufleet.local.monitoring import GPU_METRICS
+from gpufleet.spec.gpu_faults import GpuFault
 from gpufleet.spec.simulation import Fault
 
 _JSON = "application/json"
@@ -17,9 +20,12 @@ _JSON = "application/json"
 class AgentApi:
     """Runs in the loop of the engines: it answers as long as they do."""
 
-    def __init__(self, host: Host, metrics: AgentMetrics, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, host: Host, metrics: AgentMetrics, gpus: GpuBoard, is_ready: Callable[[], bool]
+    ) -> None:
         self._host = host
         self._metrics = metrics
+        self._gpus = gpus
         self._is_ready = is_ready
 
     async def open(self, address: str, port: int) -> None:
@@ -36,6 +42,9 @@ class AgentApi:
                 web.get("/replicas", self._tell_replicas),
                 web.post("/faults", self._inject),
                 web.delete("/faults", self._clear),
+                web.get(GPU_METRICS, self._tell_gpus),
+                web.post("/gpu-faults", self._inject_gpu),
+                web.delete("/gpu-faults", self._clear_gpus),
             ]
         )
         runner = web.AppRunner(app, access_log=None)
@@ -62,15 +71,36 @@ class AgentApi:
         try:
             fault = Fault.model_validate_json(await request.read())
         except ValidationError as error:
-            return _refused(
-                "; ".join(f"{_place(each['loc'])}{each['msg']}" for each in error.errors())
-            )
+            return _refused(_faulty(error))
         hit = self._host.inject(fault)
         return web.json_response([each.model_dump(mode="json") for each in hit])
+
+    async def _tell_gpus(self, _: web.Request) -> web.Response:
+        return web.Response(
+            body=self._gpus.text().encode(), headers={"Content-Type": CONTENT_TYPE_LATEST}
+        )
+
+    async def _inject_gpu(self, request: web.Request) -> web.Response:
+        if request.content_type != _JSON:
+            return _refused("the body has to be application/json")
+        try:
+            fault = GpuFault.model_validate_json(await request.read())
+        except ValidationError as error:
+            return _refused(_faulty(error))
+        self._gpus.inject(fault)
+        return web.json_response(fault.model_dump(mode="json"))
+
+    async def _clear_gpus(self, _: web.Request) -> web.Response:
+        self._gpus.clear()
+        return web.json_response({})
 
     async def _clear(self, _: web.Request) -> web.Response:
         self._host.clear()
         return await self._tell_replicas(_)
+
+
+def _faulty(error: ValidationError) -> str:
+    return "; ".join(f"{_place(each['loc'])}{each['msg']}" for each in error.errors())
 
 
 def _place(location: tuple[int | str, ...]) -> str:

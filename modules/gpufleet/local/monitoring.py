@@ -6,6 +6,7 @@ from typing import Any, Final
 import yaml
 
 from gpufleet.core import vocabulary as names
+from gpufleet.core.monitoring.gpus import GPU_JOB
 from gpufleet.core.monitoring.objectives import GATEWAY_JOB
 from gpufleet.core.monitoring.platform import WORKER_JOB
 from gpufleet.core.monitoring.pools import REPLICAS_JOB
@@ -23,6 +24,8 @@ _NO_BUCKETS: Final = [
     # Nine tenths of what a control plane tells; sums and counts stay.
     {"source_labels": ["__name__"], "regex": ".+_bucket", "action": "drop"}
 ]
+GPU_METRICS: Final = "/gpu-metrics"
+"""Path at the node agent."""
 _FOLDER: Final = "prometheus"
 _RULES: Final = "rules"
 _KIND: Final = "__meta_kubernetes_pod"
@@ -103,6 +106,8 @@ def prometheus_config(site: SiteFiles) -> dict[str, Any]:
         _job(site, "keda-adapter", "keda-adapter-metrics", slowly),
         _job(site, "keda-webhooks", "keda-webhooks-metrics", slowly),
         _job(site, "agent", "agent"),
+        # Namespace and pod are those that hold a GPU, as dcgm-exporter tells them.
+        _job(site, GPU_JOB, "agent", {"metrics_path": GPU_METRICS, "honor_labels": True}),
         _job(site, "prometheus", "prometheus", slowly),
         _replicas(site),
     ]

@@ -32,6 +32,7 @@ from gpufleet.local.gateway_layout import (
     gateway,
     gateway_control,
 )
+from gpufleet.local.gpu_board import write_gpus
 from gpufleet.local.monitoring import write_rules
 from gpufleet.local.nodes import apply_nodes
 from gpufleet.local.process import Process
@@ -99,6 +100,7 @@ class Platform:
 
         for site in self.sites:
             write_engines(self.state.site(site), engine_specs(self.fleet, site))
+            write_gpus(self.state.site(site), self.fleet, site)
 
     def _runs_as_declared(self, supervisor: Supervisor, on_progress: OnProgress) -> bool:
         if not supervisor.is_running() or not self._keeps_every_port():

@@ -34,7 +34,12 @@ def begun_status(pod: Object, address: str, now: datetime, *, is_ready: bool = T
         "startTime": at,
         "conditions": _conditions(_STARTED, "True", now) + readiness(is_ready=is_ready, now=now),
         "initContainerStatuses": [
-            _container(container, {"ready": True, "started": False, "state": ended})
+            _container(
+                container,
+                {"ready": is_ready, "started": is_ready, "state": {"running": {"startedAt": at}}}
+                if is_sidecar(container)
+                else {"ready": True, "started": False, "state": ended},
+            )
             for container in spec.get("initContainers", [])
         ],
         "containerStatuses": [
@@ -63,6 +68,15 @@ def serving_status(pod: Object, view: View, now: datetime) -> Object:
     }
 
 
+def same_life(pod: Object, *, is_ready: bool, now: datetime) -> Object:
+    """The status of a running pod that has no engine of its own: only its readiness may change."""
+    containers = pod["status"].get("containerStatuses") or []
+    return {
+        "conditions": readiness(is_ready=is_ready, now=now),
+        "containerStatuses": [{**each, "ready": is_ready} for each in containers],
+    }
+
+
 def ended_status(pod: Object, now: datetime) -> Object:
     """The status of a pod whose containers were told to end, and did."""
     ended = _ended(pod["status"].get("startTime") or written(now), written(now))
@@ -82,6 +96,11 @@ def ended_status(pod: Object, now: datetime) -> Object:
             for container in pod["spec"]["containers"]
         ],
     }
+
+
+def is_sidecar(container: Object) -> bool:
+    """Whether an init container runs beside the others instead of before them."""
+    return bool(container.get("restartPolicy") == "Always")
 
 
 def readiness(*, is_ready: bool, now: datetime) -> list[Object]:

@@ -9,6 +9,7 @@ from gpufleet.edges.kube import Object
 from gpufleet.local.engine.answers import Lengths
 from gpufleet.local.engine.replica import Identity, probe_budget
 from gpufleet.local.engine.settings import EngineFile, EngineSettings, EngineSpec, Probes, stand_in
+from gpufleet.local.pod_status import is_sidecar
 
 GROUP_NAME: Final = "leaderworkerset.sigs.k8s.io/name"
 GROUP_INDEX: Final = "leaderworkerset.sigs.k8s.io/group-index"
@@ -46,8 +47,38 @@ class PoolPod:
 
     @property
     def pool(self) -> str:
-        """The pool that it belongs to."""
-        return str(self._labels.get(names.POOL, ""))
+        """The pool that it belongs to, or whose engine it runs for a batch."""
+        return str(self._labels.get(names.POOL) or self._labels.get(names.BATCH_POOL, ""))
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether it runs an engine of a pool; all others are kwok's."""
+        return names.POOL in self._labels or self.is_batch
+
+    @property
+    def is_batch(self) -> bool:
+        """Whether it answers a shard of a batch, and ends then."""
+        return names.BATCH_JOB in self._labels
+
+    @property
+    def model(self) -> str:
+        """The model revision that it serves."""
+        return str(self._labels.get(names.MODEL, ""))
+
+    @property
+    def node(self) -> str:
+        """Where it runs; empty as long as it has no place."""
+        return str(self.body["spec"].get("nodeName") or "")
+
+    @property
+    def node_group(self) -> str:
+        """The node group that it belongs on."""
+        return str(self.body["spec"].get("nodeSelector", {}).get(names.NODE_GROUP, ""))
+
+    @property
+    def container(self) -> str:
+        """The container that uses its GPUs."""
+        return str((self._engine or self.body["spec"]["containers"][0])["name"])
 
     @property
     def is_leaving(self) -> bool:
@@ -99,8 +130,7 @@ class PoolPod:
         """What its engine is: its arguments, and what the fleet file makes of them."""
         arguments = self._arguments
         limit = int(arguments.get(_LIMIT, _VLLM_LIMIT))
-        group = self.body["spec"].get("nodeSelector", {}).get(names.NODE_GROUP, "")
-        spec = engines.of(self.pool, group)
+        spec = engines.of(self.pool, self.node_group)
         if spec is None:
             speed = stand_in(limit, "the fleet file does not declare this pool")
             spec = EngineSpec(speed, 0.0, Lengths(100.0, 200.0))
@@ -120,8 +150,9 @@ class PoolPod:
 
     @property
     def _engine(self) -> dict[str, Any] | None:
-        """The container that has the engine's port."""
-        for container in self.body["spec"]["containers"]:
+        """The container, or native sidecar, that has the engine's port."""
+        spec = self.body["spec"]
+        for container in (*spec["containers"], *filter(is_sidecar, spec.get("initContainers", ()))):
             if any(port["containerPort"] == ENGINE_PORT for port in container.get("ports") or []):
                 found: dict[str, Any] = container
                 return found

@@ -6,8 +6,9 @@ from gpufleet.spec.quantities import Seconds, Spec
 
 UNCLASSIFIED = "unclassified"
 """Stands for the data class of requests that named no use case."""
-CONTENT = "-content"
-"""Ending of the name under which prompts and answers of a data class are kept, apart."""
+CONTENT = "-content-"
+"""Stands between data class and use case in the name under which prompts and answers are kept: for
+another time than their records, and where the use case's residency allows."""
 
 
 class Segment(Spec):
@@ -103,6 +104,8 @@ class AuditQuery(Spec):
     status: int | None = None
     since: datetime | None = None
     until: datetime | None = None
+    content: bool = False
+    """Whether prompts and answers are asked for; else who, when and what became of it."""
 
 
 class DeletionPlan(Spec):

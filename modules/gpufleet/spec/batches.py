@@ -2,10 +2,20 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from pydantic import Field
 
 from gpufleet.spec.quantities import Name, Spec
+
+BATCH_PATHS: Final = ("/v1/files", "/v1/batches")
+"""What the gateway's workers hand on to `BATCH_SOCKET`, with everything below."""
+BATCH_SOCKET: Final = "batches.sock"
+"""In the gateway's folder; whoever may open it is believed about who asks."""
+CALLER_KEY_HEADER: Final = "x-gpufleet-caller-key"
+CALLER_TEAM_HEADER: Final = "x-gpufleet-caller-team"
+CALLER_USE_CASES_HEADER: Final = "x-gpufleet-caller-use-cases"
+"""Separated by commas."""
 
 
 class Priority(StrEnum):

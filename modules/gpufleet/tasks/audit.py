@@ -28,9 +28,10 @@ _FILTERS = {
     "since": "Only from this time on, such as 2026-03-31 or 2026-03-31T22:00Z.",
     "until": "Only before this time.",
 }
+_CONTENT = {"content": "Prompts and answers, where they are kept, in place of the records."}
 
 
-@command({**_FILTERS, "limit": "Most records to show; the latest.", **_HELP})
+@command({**_FILTERS, **_CONTENT, "limit": "Most records to show; the latest.", **_HELP})
 def search(
     _: Context,
     team: str = "",
@@ -41,6 +42,7 @@ def search(
     status: str = "",
     since: str = "",
     until: str = "",
+    content: bool = False,
     limit: str = "100",
     fleet: str = "",
     json: bool = False,
@@ -61,6 +63,7 @@ def search(
         status=status,
         since=since,
         until=until,
+        content=content,
     )
     most = audit_view.count(limit, "--limit")
     ground = _ground(fleet)
@@ -96,10 +99,18 @@ def verify(_: Context, fleet: str = "", json: bool = False) -> None:
         "to": "File to write, one JSON record a line; `-` for stdout.",
         "since": _FILTERS["since"],
         "until": _FILTERS["until"],
+        **_CONTENT,
         "fleet": FLEET_HELP,
     }
 )
-def export(_: Context, to: str = "-", since: str = "", until: str = "", fleet: str = "") -> None:
+def export(
+    _: Context,
+    to: str = "-",
+    since: str = "",
+    until: str = "",
+    content: bool = False,
+    fleet: str = "",
+) -> None:
     """Write records as JSON lines, by chain and sequence, as they were recorded.
 
     Example: ./fleet audit.export --to audit.jsonl --since 2026-03-01
@@ -107,7 +118,7 @@ def export(_: Context, to: str = "-", since: str = "", until: str = "", fleet: s
     from gpufleet.flows import audit_trail
     from gpufleet.tasks import audit_view
 
-    query = audit_view.query(since=since, until=until)
+    query = audit_view.query(since=since, until=until, content=content)
     ground = _ground(fleet)
     audit_trail.export(ground, audit_trail.folder_of(ground), query, to)
 

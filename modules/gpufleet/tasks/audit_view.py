@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _ERROR = 400
 
 
-def query(**flags: str) -> AuditQuery:
+def query(**flags: str | bool) -> AuditQuery:
     """A question from the flags as they were typed; a time without a zone is in UTC.
 
     Raises:

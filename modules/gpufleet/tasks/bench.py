@@ -14,7 +14,7 @@ from gpufleet.tasks.command import (
 
 @command(
     {
-        "url": "Base address of an OpenAI endpoint, such as http://127.0.0.1:4000.",
+        "url": "Base address of an OpenAI endpoint. Default: the embedded gateway.",
         "pool": "Instead: one ready replica of this pool, asked itself.",
         "site": "Of the pool, where it stands at several.",
         "use-case": "Its lengths, rate and targets; also the model that is asked for.",
@@ -33,6 +33,7 @@ from gpufleet.tasks.command import (
         "key-file": "File with the API key. Default: the variable GPUFLEET_API_KEY.",
         "ca-file": "Authority of the endpoint's certificate.",
         "whole-lengths": "Ask for answers of just the wanted length; vLLM knows how.",
+        "requests-file": "Also write every request into this file, for `vegeta report`.",
         "save": "Name of a measurement that plan.capacity then uses; kept with --apply.",
         "apply": APPLY_HELP,
         "fleet": FLEET_HELP,
@@ -60,6 +61,7 @@ def serve(
     key_file: str = "",
     ca_file: str = "",
     whole_lengths: bool = False,
+    requests_file: str = "",
     save: str = "",
     apply: bool = False,
     fleet: str = "",
@@ -67,7 +69,8 @@ def serve(
 ) -> None:
     """Load an endpoint: TTFT, time per token, whole answers, throughput, goodput, each apart.
 
-    Example: ./fleet bench.serve --url http://127.0.0.1:4000 --model chat --rate 50
+    Example: ./fleet bench.serve --use-case support-chat --rate 50 --key-file key.txt
+    Example: ./fleet bench.serve --url http://127.0.0.1:8000 --model llama-3.1-8b --rate 50
     Example: ./fleet bench.serve --pool chat --concurrency 1,4,16 --save chat-h100 --apply
     """
     from invoke.exceptions import Exit
@@ -97,6 +100,7 @@ def serve(
         key_file=key_file,
         ca_file=ca_file,
         whole_lengths=whole_lengths,
+        requests_file=requests_file,
         save=save,
     )
     file = here.find_fleet(fleet or None) if use_case or pool or save or fleet else None

@@ -4,7 +4,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from gpufleet.edges.workspace import PROJECT_ROOT
+from gpufleet.reports import monitoring_reference
 from gpufleet.reports.fleet_reference import json_schema, markdown
+from gpufleet.spec import load_fleet
 
 _EXIT_CODES: Final = """## Exit codes
 
@@ -26,6 +29,9 @@ def pages(root: Path) -> dict[Path, str]:
     return {
         docs / "fleet.schema.json": json_schema(),
         docs / "fleet-file.md": markdown(),
+        docs / "monitoring.md": monitoring_reference.markdown(
+            load_fleet(PROJECT_ROOT / "fleets" / "article" / "production.yaml")
+        ),
         docs / "tasks.md": _tasks(root),
     }
 

@@ -29,6 +29,7 @@ ORIGIN: Final = "0" * 64
 UNDECLARED_S: Final = 365 * 86_400.0
 """How long records of a data class without a declared retention are kept."""
 
+_LONGEST_ON_ITS_WAY: Final = timedelta(days=7)
 _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -81,21 +82,43 @@ def retention_s(retention: Mapping[DataClass, Retention], data_class: str) -> fl
 
     Args:
         retention: as declared.
-        data_class: of the chain; with `-content` for prompts and answers. Requests that named no
-            use case are kept as long as those of any.
+        data_class: of the chain; with a use case for its prompts and answers. Requests that named
+            no use case are kept as long as those of any.
     """
     if data_class == UNCLASSIFIED:
         return max((kept.audit_s for kept in retention.values()), default=UNDECLARED_S)
-    declared = retention.get(DataClass(data_class.removesuffix(CONTENT)))
-    if not data_class.endswith(CONTENT):
+    of_class, content, _ = data_class.partition(CONTENT)
+    declared = retention.get(DataClass(of_class))
+    if not content:
         return declared.audit_s if declared else UNDECLARED_S
     return declared.content_s if declared and declared.content_s else 0.0
 
 
+def locked_until(segment: Segment, lasts_s: float, now: datetime) -> datetime:
+    """When the retention of a segment ends that is shipped now.
+
+    It counts from its last request, and from a week ago at most: a clock that jumped while they
+    were recorded makes no record go early.
+    """
+    counts_from = min(max(segment.ends, now - _LONGEST_ON_ITS_WAY), now)
+    return counts_from + timedelta(seconds=lasts_s)
+
+
 def due_at(segment: KeptSegment, retention: Mapping[DataClass, Retention]) -> datetime:
     """When a segment is to be deleted: as it was locked, or later where retention has grown."""
-    lasts = timedelta(seconds=retention_s(retention, segment.data_class))
-    return max(segment.keep_until, segment.ends + lasts)
+    lasts_s = retention_s(retention, segment.data_class)
+    return max(segment.keep_until, locked_until(segment, lasts_s, segment.shipped_at))
+
+
+def last_uses(lines: Iterable[bytes]) -> dict[str, datetime]:
+    """When each key was used last, as records tell."""
+    found: dict[str, datetime] = {}
+    for line in lines:
+        record = read(line)
+        if record is not None and record.key_id:
+            at = moment_of(record)
+            found[record.key_id] = max(at, found.get(record.key_id, at))
+    return found
 
 
 def matches(record: AuditRecord, query: AuditQuery) -> bool:
@@ -109,6 +132,8 @@ def matches(record: AuditRecord, query: AuditQuery) -> bool:
         (query.status, record.status),
     )
     if any(wanted is not None and wanted != is_ for wanted, is_ in asked):
+        return False
+    if (CONTENT in record.writer.rpartition(".")[2]) is not query.content:
         return False
     at = moment_of(record)
     return (query.since is None or at >= query.since) and (query.until is None or at < query.until)
@@ -139,26 +164,17 @@ def verify(
 
     Args:
         chain: its name.
-        pieces: in any order.
+        pieces: by their first record; each is looked at once, and let go.
         heads: hash by sequence, as they are known elsewhere.
     """
-    ordered = sorted(pieces, key=lambda piece: piece.first)
+    walk = _Walk(chain, heads or {})
     findings: list[AuditFinding] = []
-    walk = _Walk(chain, {hash_of(line) for piece in ordered for line in piece.lines})
-    for piece in ordered:
-        if piece.deleted is not None:
-            findings += walk.skip(piece.deleted)
-        else:
-            findings += walk.read(piece)
-    furthest = max(heads or {0: ""})
-    if furthest > walk.sequence:
-        detail = f"it ends at {walk.sequence}, and it had reached {furthest}"
-        findings.append(walk.finding(walk.sequence + 1, "truncated", detail))
-    for sequence, head in (heads or {}).items():
-        if walk.hashes.get(sequence, head) != head:
-            detail = "it is not the record that was known when the segment ended"
-            findings.append(walk.finding(sequence, "changed", detail))
-    return _once(findings)
+    for piece in pieces:
+        findings += walk.skip(piece.deleted) if piece.deleted is not None else walk.read(piece)
+    findings += walk.end()
+    return list({(found.sequence, found.fault): found for found in reversed(findings)}.values())[
+        ::-1
+    ]
 
 
 class _Walk:
@@ -166,67 +182,70 @@ class _Walk:
 
     Args:
         chain: its name.
-        known: hashes of all of its records.
+        heads: hash by sequence, as they are known elsewhere.
     """
 
-    def __init__(self, chain: str, known: set[str]) -> None:
+    def __init__(self, chain: str, heads: Mapping[int, str]) -> None:
         self._chain = chain
-        self._known = known | {ORIGIN}
-        self.sequence = 0
+        self._heads = heads
+        self._sequence = 0
         self._previous = ORIGIN
-        self.hashes: dict[int, str] = {}
 
     def skip(self, deleted: Segment) -> Iterator[AuditFinding]:
         """Go on behind what was deleted with proof."""
-        if deleted.last <= self.sequence:
-            return
-        yield from self._step(deleted.first, deleted.previous)
-        self.sequence, self._previous = deleted.last, deleted.head
-        self.hashes[deleted.last] = deleted.head
+        if deleted.last > self._sequence:
+            yield from self._step(deleted.first, deleted.previous, {ORIGIN})
+            yield from self._reach(deleted.last, deleted.head)
 
     def read(self, piece: Piece) -> Iterator[AuditFinding]:
         """Go along its records."""
-        for line in piece.lines:
+        hashes = [hash_of(line) for line in piece.lines]
+        known = {ORIGIN, *hashes}
+        for line, hash_ in zip(piece.lines, hashes, strict=True):
             record = read(line)
             if record is None or record.writer != self._chain:
                 detail = "it is no record of this chain"
-                yield self.finding(self.sequence + 1, "changed", detail)
-                self.sequence, self._previous = self.sequence + 1, hash_of(line)
+                yield self._finding(self._sequence + 1, "changed", detail)
+                yield from self._reach(self._sequence + 1, hash_)
                 continue
-            yield from self._step(record.sequence, record.previous)
-            self.sequence, self._previous = record.sequence, hash_of(line)
-            self.hashes[record.sequence] = self._previous
+            yield from self._step(record.sequence, record.previous, known)
+            yield from self._reach(record.sequence, hash_)
         expected = piece.expected
         if expected is None:
             return
         content = b"".join(line + b"\n" for line in piece.lines)
         if hashlib.sha256(content).hexdigest() != expected.digest:
             detail = f"records {expected.first} to {expected.last} are not those that were shipped"
-            yield self.finding(expected.first, "changed", detail)
+            yield self._finding(expected.first, "changed", detail)
 
-    def finding(self, sequence: int, fault: str, detail: str) -> AuditFinding:
-        """A finding in this chain."""
-        return AuditFinding(chain=self._chain, sequence=sequence, fault=fault, detail=detail)
+    def end(self) -> Iterator[AuditFinding]:
+        """Whether it has come as far as is known elsewhere."""
+        furthest = max(self._heads, default=0)
+        if furthest > self._sequence:
+            detail = f"it ends at {self._sequence}, and it had reached {furthest}"
+            yield self._finding(self._sequence + 1, "truncated", detail)
 
-    def _step(self, sequence: int, previous: str) -> Iterator[AuditFinding]:
+    def _step(self, sequence: int, previous: str, known: set[str]) -> Iterator[AuditFinding]:
         """Whether a record is the one that follows."""
-        follows = self.sequence + 1
+        follows = self._sequence + 1
         if sequence > follows:
             detail = f"records {follows} to {sequence - 1} are not there"
-            yield self.finding(follows, "missing", detail)
+            yield self._finding(follows, "missing", detail)
         elif sequence < follows:
-            yield self.finding(sequence, "reordered", "it stands behind a later record")
+            yield self._finding(sequence, "reordered", "it stands behind a later record")
         elif previous != self._previous:
-            if previous in self._known:
-                yield self.finding(sequence, "reordered", "it was written after another record")
+            if previous in known:
+                yield self._finding(sequence, "reordered", "it was written after another record")
             else:
                 detail = "it is not what the next record was written after, or another is missing"
-                yield self.finding(max(sequence - 1, 1), "changed", detail)
+                yield self._finding(max(sequence - 1, 1), "changed", detail)
 
+    def _reach(self, sequence: int, hash_: str) -> Iterator[AuditFinding]:
+        """Come to a record."""
+        self._sequence, self._previous = sequence, hash_
+        if self._heads.get(sequence, hash_) != hash_:
+            detail = "it is not the record that was known when its segment ended"
+            yield self._finding(sequence, "changed", detail)
 
-def _once(findings: Iterable[AuditFinding]) -> list[AuditFinding]:
-    """The first finding of each kind at each place."""
-    kept: dict[tuple[int, str], AuditFinding] = {}
-    for found in findings:
-        kept.setdefault((found.sequence, found.fault), found)
-    return list(kept.values())
+    def _finding(self, sequence: int, fault: str, detail: str) -> AuditFinding:
+        return AuditFinding(chain=self._chain, sequence=sequence, fault=fault, detail=detail)

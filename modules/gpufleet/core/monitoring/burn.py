@@ -120,9 +120,9 @@ def _windows(retention_s: int) -> tuple[str, ...]:
 
 def _alert(objective: Objective, severity: Severity, chosen: list[Pair]) -> Alert:
     name, what = _WORDS[objective.slo]
-    windows = ", or ".join(
-        f"{threshold(objective, pair) / objective.budget:.3g} times over {pair.long} and "
-        f"{pair.short}"
+    speeds = ", or ".join(
+        f"{threshold(objective, pair) / objective.budget:.3g} times as fast as it may be, over "
+        f"{pair.long} and over {pair.short}"
         for pair in chosen
     )
     return Alert(
@@ -132,8 +132,7 @@ def _alert(objective: Objective, severity: Severity, chosen: list[Pair]) -> Aler
         runbook=f"use-cases#{objective.slo.value}",
         summary=f"{objective.use_case}: {what} ({{{{ $value | humanizePercentage }}}})",
         description=(
-            f"Promised: {objective.told}. The error budget of 30 days is being spent {windows} "
-            "as fast as it would last."
+            f"Promised: {objective.told}. The error budget of 30 days is being spent {speeds}."
         ),
         labels={
             "use_case": objective.use_case,

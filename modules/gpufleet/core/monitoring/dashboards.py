@@ -66,24 +66,20 @@ def boards(currency: str) -> tuple[Board, ...]:
     return (_fleet(), _pool(), _use_case(), _gpu(), _cost(currency))
 
 
-def dashboard_objects(fleet: Fleet) -> dict[str, dict[str, Any]]:
-    """ConfigMaps by name; each holds one dashboard, as compact JSON."""
-    made = {}
-    for board in boards(fleet.currency):
-        name = f"gpufleet-dashboard-{board.name}"
-        made[name] = {
+def dashboard_objects(fleet: Fleet) -> tuple[dict[str, Any], ...]:
+    """ConfigMaps, each with one dashboard as compact JSON."""
+    labels = {names.MANAGED: "true", names.FLEET: fleet.slug, "grafana_dashboard": "1"}
+    return tuple(
+        {
             "metadata": {
-                "name": name,
+                "name": f"gpufleet-dashboard-{board.name}",
                 "namespace": names.MONITORING_NAMESPACE,
-                "labels": {
-                    names.MANAGED: "true",
-                    names.FLEET: fleet.slug,
-                    "grafana_dashboard": "1",
-                },
+                "labels": labels,
             },
-            "data": {f"{name}.json": _json(board)},
+            "data": {f"gpufleet-{board.name}.json": _json(board)},
         }
-    return made
+        for board in boards(fleet.currency)
+    )
 
 
 def _json(board: Board) -> str:

@@ -7,7 +7,6 @@ same ones, simulated. Which pod holds a GPU comes as the labels namespace and po
 from typing import Final
 
 from gpufleet.core import engine_metrics as engine
-from gpufleet.core.monitoring.pools import REPLICAS_JOB
 from gpufleet.core.monitoring.rules import MODEL, POOL, Alert, Group, Record, Severity, selector
 
 GPU_JOB: Final = "dcgm"
@@ -38,6 +37,10 @@ SERIES: Final = (
     REMAPPED_ROWS,
 )
 
+POD_LABELS: Final = "kube_pod_labels"
+"""Of kube-state-metrics: 1, with a pod's own labels as `label_...`."""
+KUBE_POOL: Final = f"label_{POOL}"
+KUBE_MODEL: Final = f"label_{MODEL}"
 POD_POOL: Final = "pod:gpufleet_pool:info"
 """1 for each pod of a pool, with the labels that tell its pool and model."""
 MODEL_UTILIZATION: Final = "model:gpufleet_gpu_utilization:ratio"
@@ -76,8 +79,10 @@ def with_pool(expr: str) -> str:
 
 
 def _records() -> tuple[Record, ...]:
-    up = f"up{selector(job=REPLICAS_JOB)}"
-    info = f"max by (namespace, pod, {POOL}, {MODEL}) (0 * {up} + 1)"
+    ours = f"{POD_LABELS}{selector(**{KUBE_POOL: '!'})}"
+    named = f'label_replace({ours}, "{POOL}", "$1", "{KUBE_POOL}", "(.+)")'
+    named = f'label_replace({named}, "{MODEL}", "$1", "{KUBE_MODEL}", "(.+)")'
+    info = f"max by (namespace, pod, {POOL}, {MODEL}) ({named})"
     joined = f"* on (namespace, pod) group_left ({POOL}, {MODEL}) {POD_POOL}"
     return (
         Record(POD_POOL, info),

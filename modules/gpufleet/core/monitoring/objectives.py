@@ -24,6 +24,8 @@ UNSERVED_WINDOW: Final = "2m"
 UNSERVED_REQUESTS: Final = 3
 """Fewer in the window say nothing about whether a use case is served."""
 GATEWAY_JOB: Final = "gateway"
+_WORKER_SILENT_S: Final = 30
+"""Workers tell every two seconds that they work."""
 _ASKED: Final = series.REQUESTS + selector(outcome="!cancelled")
 
 
@@ -158,8 +160,17 @@ def unserved() -> str:
     few = f"({answered} or 0 * {asked}) / {asked} < bool {UNSERVED_SHARE}"
     enough = f"{by} (increase({_ASKED}[{window}])) >= {UNSERVED_REQUESTS}"
     declared = f"max by (use_case) ({BUDGET}{selector(slo=Slo.AVAILABILITY.value)})"
-    down = f"1 - max(up{selector(job=GATEWAY_JOB)})"
-    return f"({few} and {enough}) or 0 * {declared} + on () group_left () ({down})"
+    return f"({few} and {enough}) or 0 * {declared} + on () group_left () ({gateway_down()})"
+
+
+def gateway_down() -> str:
+    """PromQL that is 1 while no worker of the gateway works, else 0; empty where none is scraped.
+
+    Its control process answers Prometheus, and may outlive the workers.
+    """
+    up = f"max(up{selector(job=GATEWAY_JOB)})"
+    works = f"time() - max({series.WORKER_SEEN_AT}) < bool {_WORKER_SILENT_S}"
+    return f"1 - (({works}) * {up} or 0 * {up})"
 
 
 def le(bound_s: float) -> str:

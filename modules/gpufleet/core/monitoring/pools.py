@@ -8,12 +8,12 @@ from gpufleet.core import vocabulary as names
 from gpufleet.core.engine_metrics import REQUEST_BOUNDS_S, stricter_bound
 from gpufleet.core.gateway import series
 from gpufleet.core.monitoring.objectives import SLOWER_ALLOWED, le
-from gpufleet.core.monitoring.rules import MODEL, POOL, Alert, Group, Record, Severity, selector
+from gpufleet.core.monitoring.rules import POOL, Alert, Group, Record, Severity, selector
 from gpufleet.core.serving import PoolAtSite
 
 REPLICAS_JOB: Final = "replicas"
 OOM_KILLS: Final = "gpufleet_agent_oom_kills_total"
-"""Of the node agent of an embedded site; a cluster's kube-state-metrics tells it there."""
+"""Of the node agent of an embedded site, by pool; kube-state-metrics tells them by pod."""
 RESTARTS: Final = "gpufleet_agent_restarts_total"
 KUBE_RESTARTS: Final = "kube_pod_container_status_restarts_total"
 KUBE_LAST_END: Final = "kube_pod_container_status_last_terminated_reason"
@@ -216,11 +216,10 @@ def _memory() -> tuple[Alert, ...]:
 
 
 def _crashes(*, embedded: bool) -> tuple[Alert, ...]:
-    pods = f"by (namespace, pod, {POOL}, {MODEL})"
     ours = selector(namespace=f"~{names.INTERACTIVE_NAMESPACE}|{names.BATCH_NAMESPACE}")
     if embedded:
-        killed = f"sum {pods} (increase({OOM_KILLS}[15m])) > 0"
-        restarted = f"sum {pods} (increase({RESTARTS}[30m])) >= {_RESTARTS}"
+        killed = f"sum by (namespace, pool) (increase({OOM_KILLS}[15m])) > 0"
+        restarted = f"sum by (namespace, pool) (increase({RESTARTS}[30m])) >= {_RESTARTS}"
     else:
         by_memory = ours[:-1] + ',reason="OOMKilled"}'
         killed = (
@@ -234,7 +233,7 @@ def _crashes(*, embedded: bool) -> tuple[Alert, ...]:
             expr=killed,
             severity=Severity.PAGE,
             runbook="pools#out-of-memory",
-            summary="{{ $labels.namespace }}/{{ $labels.pod }}: killed for want of memory",
+            summary="{{ or $labels.pod $labels.pool }}: killed for want of memory",
             description="Its requests were lost, and it loads its weights again.",
         ),
         Alert(
@@ -242,7 +241,7 @@ def _crashes(*, embedded: bool) -> tuple[Alert, ...]:
             expr=restarted,
             severity=Severity.PAGE,
             runbook="pools#restarts",
-            summary="{{ $labels.namespace }}/{{ $labels.pod }}: restarted again and again",
+            summary="{{ or $labels.pod $labels.pool }}: restarted again and again",
             description="It comes up and ends: its last log and its node's GPU alerts say why.",
         ),
     )

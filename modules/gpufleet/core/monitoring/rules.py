@@ -47,7 +47,7 @@ class Alert:
         name: in CamelCase.
         expr: PromQL; each series that it gives is an alert.
         severity: of it.
-        runbook: page under `runbooks/`, without its ending, and the anchor of its section.
+        runbook: `PAGE#ANCHOR`, a section of `runbooks/alerts-PAGE.md`.
         summary: one sentence that names what is affected; a Prometheus template.
         description: what it means and what to look at; a Prometheus template.
         for_s: how long the condition has to hold, s.
@@ -67,7 +67,7 @@ class Alert:
     def runbook_path(self) -> str:
         """Path and anchor from the project's root."""
         page, anchor = self.runbook.split("#")
-        return f"runbooks/{page}.md#{anchor}"
+        return f"runbooks/alerts-{page}.md#{anchor}"
 
     def data(self) -> dict[str, Any]:
         """The rule as Prometheus reads it."""

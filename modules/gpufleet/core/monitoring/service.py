@@ -3,7 +3,7 @@
 from typing import Final
 
 from gpufleet.core.gateway import series
-from gpufleet.core.monitoring.objectives import GATEWAY_JOB
+from gpufleet.core.monitoring.objectives import GATEWAY_JOB, gateway_down
 from gpufleet.core.monitoring.rules import Alert, Group, Severity, selector
 
 _STALE_S: Final = 30
@@ -33,12 +33,12 @@ def _running() -> tuple[Alert, ...]:
     return (
         Alert(
             name="GatewayDown",
-            expr=f"max({up}) == 0 or absent({up})",
+            expr=f"{gateway_down()} > 0 or absent({up})",
             severity=Severity.PAGE,
-            for_s=120,
+            for_s=60,
             runbook="gateway#down",
-            summary="The gateway does not answer",
-            description="Its control process tells no metrics: nobody may be served.",
+            summary="The gateway does not work",
+            description="None of its workers does, or its control process tells no metrics.",
         ),
         Alert(
             name="GatewayFilesStale",

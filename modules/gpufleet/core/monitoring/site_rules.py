@@ -26,22 +26,35 @@ def retention_s(fleet: Fleet, site: str) -> int:
 
 
 def rule_groups(fleet: Fleet, site: str) -> tuple[Group, ...]:
-    """The groups of a site: its pools, GPUs and platform, the gateway, and each use case.
-
-    Every site watches every use case, so that losing one site's Prometheus leaves nobody blind.
-    """
+    """The groups of a site: its pools, GPUs and platform; and the gateway with every use case."""
     embedded = _is_embedded(fleet, site)
-    kept_s = retention_s(fleet, site)
-    objectives = objectives_of(fleet)
-    return (
+    groups = (
         pool_records(pools_at(fleet, site)),
         pool_alerts(embedded=embedded),
-        gateway_alerts(),
         gpu_group(),
         platform_alerts(
             has_worker=embedded or worker_site(fleet) == site,
             embedded=embedded,
         ),
+    )
+    return (*groups, *_service(fleet, site)) if watches_gateway(fleet, site) else groups
+
+
+def watches_gateway(fleet: Fleet, site: str) -> bool:
+    """Whether the gateway is scraped at a site.
+
+    Each cluster has its own, and the embedded sites share one, which the first of them watches.
+    """
+    return not _is_embedded(fleet, site) or site == next(
+        name for name in fleet.sites if _is_embedded(fleet, name)
+    )
+
+
+def _service(fleet: Fleet, site: str) -> tuple[Group, ...]:
+    kept_s = retention_s(fleet, site)
+    objectives = objectives_of(fleet)
+    return (
+        gateway_alerts(),
         shared_group(kept_s),
         *(
             burn_group(
@@ -64,11 +77,11 @@ def rules_file(fleet: Fleet, site: str) -> dict[str, Any]:
     return {"groups": [group.data() for group in rule_groups(fleet, site)]}
 
 
-def rule_objects(fleet: Fleet, site: str) -> dict[str, dict[str, Any]]:
-    """PrometheusRule objects of a site by name: one for each group, none of them large."""
+def rule_objects(fleet: Fleet, site: str) -> tuple[dict[str, Any], ...]:
+    """PrometheusRule objects of a site: one for each group, none of them large."""
     labels = {names.MANAGED: "true", names.FLEET: fleet.slug}
-    return {
-        group.name: {
+    return tuple(
+        {
             "apiVersion": "monitoring.coreos.com/v1",
             "kind": "PrometheusRule",
             "metadata": {
@@ -79,7 +92,7 @@ def rule_objects(fleet: Fleet, site: str) -> dict[str, dict[str, Any]]:
             "spec": {"groups": [group.data()]},
         }
         for group in rule_groups(fleet, site)
-    }
+    )
 
 
 def _is_embedded(fleet: Fleet, site: str) -> bool:

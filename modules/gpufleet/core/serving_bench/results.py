@@ -1,8 +1,10 @@
 """From the outcomes of a load to its report: each time apart, and by requests in flight."""
 
+import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 import numpy as np
@@ -16,6 +18,7 @@ LATE_SHARE: Final = 0.01
 PROMISED: Final = 0.95
 """Share of requests for which a target of the 95th percentile has to hold."""
 _DIGITS: Final = 6
+_FIRST_ERROR: Final = 400
 
 
 @dataclass(frozen=True)
@@ -148,3 +151,36 @@ def level(name: str, outcomes: Sequence[Outcome], held_s: float | None = None) -
 
 def _band(first: int, last: int) -> str:
     return str(first) if first == last else f"{first}-{last}"
+
+
+def vegeta_lines(
+    outcomes: Iterable[Outcome], begun: datetime, *, url: str, name: str
+) -> Iterator[str]:
+    """Each outcome as a line of JSON that `vegeta report` reads.
+
+    Its latencies are from when a request was due. Source: tsenart/vegeta, lib/results.go (MIT).
+
+    Args:
+        outcomes: in any order.
+        begun: the load's begin.
+        url: that was asked.
+        name: of the load.
+    """
+    for sequence, each in enumerate(sorted(outcomes, key=lambda one: one.scheduled_s)):
+        due = begun + timedelta(seconds=each.scheduled_s)
+        yield json.dumps(
+            {
+                "attack": name,
+                "seq": sequence,
+                "code": each.status if not each.error or each.status >= _FIRST_ERROR else 0,
+                "timestamp": due.isoformat(),
+                "latency": round(each.latency_s * 1e9),
+                "bytes_out": 0,
+                "bytes_in": 0,
+                "error": each.error,
+                "body": None,
+                "method": "POST",
+                "url": url,
+                "headers": None,
+            }
+        )

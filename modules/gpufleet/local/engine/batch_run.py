@@ -5,8 +5,7 @@ answered, when it has failed, or when the pod is told to go.
 """
 
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
 
@@ -15,58 +14,28 @@ from gpufleet.core.batch_answers import answer, read, written
 from gpufleet.core.batch_jobs import EXIT_TOLD_TO_END, ShardKeys
 from gpufleet.core.batch_requests import read_shard
 from gpufleet.edges.batch_shard import Engine, Form, Shard
-from gpufleet.edges.object_store import ObjectStore
+from gpufleet.edges.object_store import ObjectStore, Place
 from gpufleet.spec.errors import FleetError
 
 Object = dict[str, Any]
 _FORM: Final = Form(requests=read_shard, answers=read, written=written, answer=answer)
 _INDEX: Final = "batch.kubernetes.io/job-completion-index"
-_STOP_WITHIN_S: Final = 10.0
-
-
-def is_batch_pod(pod: Object) -> bool:
-    """Whether a pod answers a shard of a batch."""
-    return names.BATCH_JOB in (pod["metadata"].get("labels") or {})
-
-
-def shard_of(pod: Object, store: ObjectStore) -> tuple[Shard, int]:
-    """The shard of a batch's pod, and its requests in flight: as its arguments say.
-
-    Raises:
-        KeyError: it is not made as our pods are.
-    """
-    about = pod["metadata"]
-    batch, index = about["labels"][names.BATCH_JOB], int(about["annotations"][_INDEX])
-    given = dict(
-        argument.removeprefix("--").split("=", 1)
-        for argument in pod["spec"]["containers"][0]["args"]
-        if "=" in argument
-    )
-    keys = ShardKeys(batch, index)
-    shard = Shard(f"{batch}-{index}", store, given["bucket"], keys, _FORM)
-    return shard, int(given["concurrency"])
-
-
-@dataclass
-class _Running:
-    stopped: threading.Event = field(default_factory=threading.Event)
-    thread: threading.Thread | None = None
 
 
 class BatchRuns:
     """The shards that are answered now, by the uid of their pod.
 
     Args:
-        store: of the site.
-        ended: is told of a pod that has ended by itself, and why it failed; "" where it did not.
-            Called from the pod's thread.
+        place: of the site's own object store; another one is entered as AWS' variables say.
+        ended: is told of each pod whose work has ended: "" where its shard is answered, why where
+            it failed, None where it was told to end. Called from the pod's thread.
     """
 
-    def __init__(self, store: ObjectStore, ended: Callable[[Object, str], None]) -> None:
-        self._store = store
+    def __init__(self, place: Place | None, ended: Callable[[Object, str | None], None]) -> None:
+        self._place = place
         self._ended = ended
         self._lock = threading.Lock()
-        self._running: dict[str, _Running] = {}
+        self._stops: dict[str, threading.Event] = {}
 
     def begin(self, pod: Object, engine: str) -> None:
         """Answer a pod's shard; one that is begun already goes on.
@@ -75,51 +44,55 @@ class BatchRuns:
             pod: one of a batch, which runs.
             engine: address of its own replica, such as `http://127.0.1.7:8000`.
         """
-        uid = pod["metadata"]["uid"]
+        about = pod["metadata"]
         with self._lock:
-            if uid in self._running:
+            if about["uid"] in self._stops:
                 return
-            running = self._running[uid] = _Running()
-        running.thread = threading.Thread(
-            target=self._work,
-            args=(pod, engine, running.stopped),
-            daemon=True,
-            name=pod["metadata"]["name"],
-        )
-        running.thread.start()
+            stopped = self._stops[about["uid"]] = threading.Event()
+        threading.Thread(
+            target=self._work, args=(pod, engine, stopped), daemon=True, name=about["name"]
+        ).start()
 
-    def stop(self, uid: str) -> None:
-        """Let a pod's work end, and keep what it has; returns when it is kept."""
+    def stop(self, uid: str) -> bool:
+        """Let a pod's work end and keep what it has; False where none is done."""
         with self._lock:
-            running = self._running.pop(uid, None)
-        if running is None:
-            return
-        running.stopped.set()
-        if running.thread is not None:
-            running.thread.join(_STOP_WITHIN_S)
-
-    def keep_only(self, uids: Iterable[str]) -> None:
-        """Let the work of pods that are gone end."""
-        known = set(uids)
-        with self._lock:
-            gone = [uid for uid in self._running if uid not in known]
-        for uid in gone:
-            self.stop(uid)
+            stopped = self._stops.get(uid)
+        if stopped is None:
+            return False
+        stopped.set()
+        return True
 
     def _work(self, pod: Object, engine: str, stopped: threading.Event) -> None:
-        why = ""
+        why: str | None = ""
         try:
-            shard, concurrency = shard_of(pod, self._store)
+            shard, concurrency = self._shard_of(pod)
             is_done = shard.answer(Engine(engine, concurrency), stopped.is_set)
+            why = "" if is_done else None
         except FleetError as error:
-            is_done, why = False, str(error)
+            why = str(error)
         except (KeyError, ValueError, TypeError) as error:
-            is_done, why = False, f"the pod is not one of ours: {error!r}"
-        if stopped.is_set():
-            return
+            why = f"the pod is not one of ours: {error!r}"
+        if why and stopped.is_set():
+            why = None
         with self._lock:
-            self._running.pop(pod["metadata"]["uid"], None)
-        self._ended(pod, "" if is_done else why or "its shard was not answered")
+            del self._stops[pod["metadata"]["uid"]]
+        self._ended(pod, why)
+
+    def _shard_of(self, pod: Object) -> tuple[Shard, int]:
+        """The shard of a batch's pod, and its requests in flight: as its arguments say."""
+        about = pod["metadata"]
+        batch, index = about["labels"][names.BATCH_JOB], int(about["annotations"][_INDEX])
+        given = dict(
+            argument.removeprefix("--").split("=", 1)
+            for argument in pod["spec"]["containers"][0]["args"]
+            if "=" in argument
+        )
+        place = Place(given["endpoint"], given["region"])
+        if self._place and self._place.endpoint == place.endpoint:
+            place = self._place
+        keys = ShardKeys(batch, index)
+        shard = Shard(f"{batch}-{index}", ObjectStore(place), given["bucket"], keys, _FORM)
+        return shard, int(given["concurrency"])
 
 
 def finished_status(pod: Object, why: str, now: datetime) -> Object:

@@ -1,0 +1,292 @@
+"""Replicas before declared peaks: when they start, and whether they are warm in time."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from gpufleet.core import vocabulary as names
+from gpufleet.core.prewarming import (
+    Window,
+    prewarmed_images,
+    ready_replicas,
+    warnings,
+    windows,
+)
+from gpufleet.core.serving import ENGINE_PORT
+from gpufleet.edges.kube import Cluster
+from gpufleet.edges.replica_probe import Replica, ask_each
+from gpufleet.edges.workspace import EnvironmentDir
+from gpufleet.flows.environment import cluster_of
+from gpufleet.flows.ground import Ground
+from gpufleet.spec import load_fleet
+from gpufleet.spec.errors import BadInput, FleetError, TargetMissed
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.hardware import EmbeddedCluster
+from gpufleet.spec.prewarming import PrewarmSchedule, PrewarmVerification, WindowProof
+from gpufleet.spec.records import Fact
+
+TOKEN_WITHIN_S: Final = 10.0
+"""A warm replica gives its first token within this; a queue before it is a replica too few."""
+LOOK_AHEAD: Final = timedelta(days=400)
+"""A peak that comes once a year is seen."""
+_MOST_DAYS: Final = 800
+
+SetMissing = Callable[[Window, int | None], None]
+"""Tells how many replicas of a window are missing; none once it is over."""
+
+
+def schedule(
+    fleet: Fleet, now: datetime, *, days: str = "30", pool: str = "", site: str = ""
+) -> PrewarmSchedule:
+    """The windows of the next days, those that are open included.
+
+    Args:
+        fleet: with its plan.
+        now: with a time zone.
+        days: how many.
+        pool: this one alone.
+        site: this one alone.
+
+    Raises:
+        BadInput: number of days, pool or site.
+    """
+    _demand_known(fleet, pool, site)
+    end = now + timedelta(days=_days(days))
+    found = _selected(windows(fleet, now, end), pool, site)
+    return PrewarmSchedule(
+        fleet=fleet.fleet,
+        environment=fleet.environment,
+        begin=now.astimezone(UTC).isoformat(timespec="seconds"),
+        end=end.astimezone(UTC).isoformat(timespec="seconds"),
+        windows=[window.row() for window in found],
+        images=prewarmed_images(fleet),
+        warnings=warnings(found, fleet),
+    )
+
+
+def verify(  # noqa: PLR0913 - of what, when, where
+    fleet: Fleet,
+    state: EnvironmentDir,
+    now: datetime,
+    *,
+    at: str = "",
+    pool: str = "",
+    site: str = "",
+) -> PrewarmVerification:
+    """Ask the replicas of every window that is due for one token each.
+
+    Args:
+        fleet: with its plan.
+        state: of the environment.
+        now: with a time zone.
+        at: another time, ISO 8601: its windows are looked at, by the replicas of now.
+        pool: this one alone.
+        site: this one alone.
+
+    Raises:
+        BadInput: time, pool or site.
+    """
+    _demand_known(fleet, pool, site)
+    moment = _moment(at) if at else now
+    found = _selected(windows(fleet, moment, moment + LOOK_AHEAD), pool, site)
+    coming = [window for window in found if window.verify_at > moment]
+    return PrewarmVerification(
+        fleet=fleet.fleet,
+        environment=fleet.environment,
+        at=moment.astimezone(UTC).isoformat(timespec="seconds"),
+        proofs=[
+            proof
+            for _, proof in proofs(fleet, state, [each for each in found if each.is_due(moment)])
+        ],
+        next=coming[0].row() if coming else None,
+    )
+
+
+def demand_warm(verification: PrewarmVerification) -> None:
+    """Say so where a replica is missing.
+
+    Raises:
+        TargetMissed: names the windows.
+    """
+    if verification.missing:
+        cold = ", ".join(
+            f"{proof.window.pool} at {proof.window.site} ({proof.warm} of {proof.window.replicas}"
+            f" warm for `{proof.window.peak}`, {proof.window.opens_at})"
+            for proof in verification.proofs
+            if proof.missing
+        )
+        raise TargetMissed(
+            f"replicas are not warm: {cold}", mend="runbooks/alerts-pools.md; ./fleet status"
+        )
+
+
+def proofs(
+    fleet: Fleet, state: EnvironmentDir, due: Sequence[Window]
+) -> list[tuple[Window, WindowProof]]:
+    """Each window with its proof; a site that does not answer proves nothing."""
+    found: list[tuple[Window, WindowProof]] = []
+    for site in dict.fromkeys(each.pool.site for each in due):
+        waiting = [each for each in due if each.pool.site == site]
+        try:
+            with _cluster(fleet, state, site) as cluster:
+                found += [(each, _proof(fleet, cluster, each)) for each in waiting]
+        except FleetError as error:
+            found += [(each, _unproven(each, error.what)) for each in waiting]
+    return found
+
+
+def _unproven(window: Window, problem: str) -> WindowProof:
+    return WindowProof(
+        window=window.row(),
+        ready=0,
+        warm=0,
+        missing=window.replicas,
+        replicas=[],
+        problem=problem,
+    )
+
+
+def _proof(fleet: Fleet, cluster: Cluster, window: Window) -> WindowProof:
+    pool = window.pool
+    pods = cluster.items("/api/v1/pods", labels=f"{names.POOL}={pool.name}")
+    ready = ready_replicas(pool, pods)
+    is_near = isinstance(fleet.sites[pool.site].cluster, EmbeddedCluster)
+    asked = ask_each(
+        [
+            Replica(
+                pod=pod["metadata"]["name"],
+                namespace=pod["metadata"]["namespace"],
+                address=pod.get("status", {}).get("podIP", ""),
+                port=ENGINE_PORT,
+                model=pool.model_name,
+            )
+            for pod in ready
+        ],
+        TOKEN_WITHIN_S,
+        None if is_near else cluster,
+    )
+    warm = sum(each.warm for each in asked)
+    return WindowProof(
+        window=window.row(),
+        ready=len(ready),
+        warm=warm,
+        missing=max(0, window.replicas - warm),
+        replicas=asked,
+        problem="",
+    )
+
+
+@contextmanager
+def _cluster(fleet: Fleet, state: EnvironmentDir, site: str) -> Iterator[Cluster]:
+    cluster = cluster_of(fleet, state, site)
+    try:
+        yield cluster
+    finally:
+        cluster.close()
+
+
+class PrewarmKeeper:
+    """Verifies every window by itself from `verify_at` on, until its replicas were warm once.
+
+    What is missing is told to Prometheus at each look and journalled once a window: while it is not
+    open there is time to act.
+
+    Args:
+        ground: the environment.
+        actor: who looks.
+        set_missing: told after each look.
+    """
+
+    def __init__(self, ground: Ground, actor: str, set_missing: SetMissing) -> None:
+        self._ground = ground
+        self._actor = actor
+        self._set_missing = set_missing
+        self._fleet = ground.fleet
+        self._proven: set[str] = set()
+        self._told: dict[str, Window] = {}
+
+    def keep(self) -> None:
+        """Look at the windows that are due now.
+
+        Raises:
+            FleetError: what was seen cannot be journalled.
+        """
+        fleet, now = self._declared(), self._ground.clock()
+        due = {each.key: each for each in windows(fleet, now, now + _horizon(fleet))}
+        due = {key: each for key, each in due.items() if each.is_due(now)}
+        for key in self._told.keys() - due.keys():
+            self._set_missing(self._told.pop(key), None)
+        self._proven &= due.keys()
+        open_ = [each for key, each in due.items() if key not in self._proven]
+        for window, proof in proofs(fleet, self._ground.state, open_):
+            self._told[window.key] = window
+            self._set_missing(window, proof.missing)
+            self._note(window, proof)
+            if not proof.missing:
+                self._proven.add(window.key)
+
+    def _declared(self) -> Fleet:
+        """The fleet file as it is now; while it is not valid, as it was last."""
+        try:
+            self._fleet = load_fleet(self._ground.fleet_file)
+        except BadInput:
+            return self._fleet
+        return self._fleet
+
+    def _note(self, window: Window, proof: WindowProof) -> None:
+        event = "prewarm.missing" if proof.missing else "prewarm.verified"
+        self._ground.journal.append(
+            Fact(
+                id=f"{event}:{window.key}",
+                event=event,
+                actor=self._actor,
+                target=f"{window.pool.site}/{window.pool.name}",
+                body={
+                    "peak": window.peak.name,
+                    "opens_at": proof.window.opens_at,
+                    "wanted": window.replicas,
+                    "ready": proof.ready,
+                    "warm": proof.warm,
+                    "problem": proof.problem,
+                },
+            )
+        )
+
+
+def _horizon(fleet: Fleet) -> timedelta:
+    """How far ahead of its opening a window may be due."""
+    leads_s = [peak.lead_s for pool in fleet.pools.values() for peak in pool.prewarm]
+    return timedelta(seconds=max(leads_s, default=0.0) + 1)
+
+
+def _selected(found: list[Window], pool: str, site: str) -> list[Window]:
+    return [each for each in found if pool in {"", each.pool.name} and site in {"", each.pool.site}]
+
+
+def _demand_known(fleet: Fleet, pool: str, site: str) -> None:
+    for given, flag, kind, known in (
+        (pool, "--pool", "pool", fleet.pools),
+        (site, "--site", "site", fleet.sites),
+    ):
+        if given and given not in known:
+            what = f"there is no {kind} `{given:.60}`"
+            raise BadInput(what, where=flag, mend=f"there are: {', '.join(known)}")
+
+
+def _days(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= _MOST_DAYS:
+        raise BadInput(
+            f"`{text:.40}` is not a number of days from 1 to {_MOST_DAYS}", where="--days"
+        )
+    return int(text)
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise BadInput(
+            f"`{text:.40}` is not a time such as 2026-12-28T23:50:00+01:00", where="--at"
+        ) from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

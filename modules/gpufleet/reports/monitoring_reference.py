@@ -1,0 +1,52 @@
+"""The page on monitoring: its text, and every alert with its runbook."""
+
+from collections.abc import Iterator
+from importlib import resources
+
+from gpufleet.core.monitoring.rules import Alert
+from gpufleet.core.monitoring.site_rules import alerts
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.hardware import EmbeddedCluster, ExistingCluster
+
+
+def markdown(fleet: Fleet) -> str:
+    """The page.
+
+    Args:
+        fleet: any; its alerts have the same names as those of all others.
+    """
+    page = resources.files("gpufleet.reports").joinpath("monitoring.md")
+    text = page.read_text(encoding="utf-8")
+    return "\n".join([text, *_table(fleet)]) + "\n"
+
+
+def _table(fleet: Fleet) -> Iterator[str]:
+    site = next(iter(fleet.sites))
+    embedded, cluster = (
+        {(alert.name, alert.severity): alert for alert in alerts(_on(fleet, site, kind), site)}
+        for kind in (EmbeddedCluster(), ExistingCluster(provider="existing", context=site))
+    )
+    yield "| alert | severity | after | what it means |"
+    yield "|---|---|---|---|"
+    for key, alert in (embedded | cluster).items():
+        where = "" if key in embedded else " On a cluster only."
+        yield (
+            f"| [{alert.name}](../{alert.runbook_path}) | {alert.severity} | "
+            f"{_duration(alert.for_s)} | {_meaning(alert)}{where} |"
+        )
+
+
+def _on(fleet: Fleet, site: str, cluster: EmbeddedCluster | ExistingCluster) -> Fleet:
+    changed = fleet.sites[site].model_copy(update={"cluster": cluster})
+    return fleet.model_copy(update={"sites": {site: changed}})
+
+
+def _meaning(alert: Alert) -> str:
+    """Its description; of a promise what holds for that of every use case."""
+    if "use_case" not in alert.labels:
+        return alert.description
+    return f"Of each use case: {alert.description.partition('. ')[2]}"
+
+
+def _duration(seconds: int) -> str:
+    return f"{seconds // 60} min" if seconds else "at once"

@@ -1,0 +1,85 @@
+"""Replicas that are warm before a declared peak begins."""
+
+from invoke import Context
+
+from gpufleet.tasks.command import FLEET_HELP, JSON_HELP, command, print_json, workspace
+
+_WHERE_HELP = {"pool": "This pool alone.", "site": "This site alone."}
+
+
+@command(
+    {
+        "days": "How many days ahead. Default: 30.",
+        **_WHERE_HELP,
+        "fleet": FLEET_HELP,
+        "json": JSON_HELP,
+    }
+)
+def schedule(
+    _: Context,
+    days: str = "30",
+    pool: str = "",
+    site: str = "",
+    fleet: str = "",
+    json: bool = False,
+) -> None:
+    """When replicas start ahead of the next peaks, when they are verified, when windows open.
+
+    Example: ./fleet prewarm.schedule --days 60 --pool chat
+    """
+    from gpufleet.edges.clock import system_clock
+    from gpufleet.flows.prewarm import schedule as scheduled
+    from gpufleet.spec import load_fleet
+    from gpufleet.tasks import prewarm_view
+
+    here = workspace()
+    found = scheduled(
+        load_fleet(here.find_fleet(fleet or None)),
+        system_clock(),
+        days=days,
+        pool=pool,
+        site=site,
+    )
+    if json:
+        print_json(found.model_dump())
+    else:
+        prewarm_view.show_schedule(found)
+
+
+@command(
+    {
+        "at": "Look at the windows of this time, such as 2026-12-28T23:50:00+01:00. Default: now.",
+        **_WHERE_HELP,
+        "fleet": FLEET_HELP,
+        "json": JSON_HELP,
+    }
+)
+def verify(
+    _: Context,
+    at: str = "",
+    pool: str = "",
+    site: str = "",
+    fleet: str = "",
+    json: bool = False,
+) -> None:
+    """Ask every replica that has to be warm for one token; exit 5 where one is missing.
+
+    Example: ./fleet prewarm.verify --pool chat
+    """
+    from invoke.exceptions import Exit
+
+    from gpufleet.flows import prewarm
+    from gpufleet.flows.ground import Ground
+    from gpufleet.spec.errors import EXIT_TARGET_MISSED
+    from gpufleet.tasks import prewarm_view
+
+    here = workspace()
+    ground = Ground.open(here, here.find_fleet(fleet or None))
+    found = prewarm.verify(ground.fleet, ground.state, ground.clock(), at=at, pool=pool, site=site)
+    if json:
+        print_json({**found.model_dump(), "missing": found.missing})
+        if found.missing:
+            raise Exit(code=EXIT_TARGET_MISSED)
+        return
+    prewarm_view.show_verification(found)
+    prewarm.demand_warm(found)
