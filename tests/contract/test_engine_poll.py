@@ -49,10 +49,10 @@ def read(handlers: dict[str, Handler], gone: str | None = None) -> dict[str, str
         if gone:
             urls[gone] = "http://127.0.0.1:9"
         async with EnginePoller(timeout_s=0.5) as poller:
-            found = await poller.read_all(urls)
+            found = await poller.read_all(urls, 2)
         for server in servers.values():
             await server.close()
-        return found
+        return {name: each.text for name, each in found.items()}
 
     return asyncio.run(run())
 
@@ -82,8 +82,34 @@ def test_more_engines_than_are_asked_at_once_are_all_read() -> None:
         server = await started(says(TODAY))
         url = str(server.make_url("")).rstrip("/")
         async with EnginePoller(timeout_s=5) as poller:
-            found = await poller.read_all({str(index): url for index in range(300)})
+            found = await poller.read_all({str(index): url for index in range(300)}, 5)
         await server.close()
         return len(found)
 
     assert asyncio.run(run()) == 300
+
+
+def test_a_slow_engine_is_waited_for_once_and_its_answer_comes_later() -> None:
+    async def run() -> None:
+        asked, let_go = 0, asyncio.Event()
+
+        async def slow(_: web.Request) -> web.Response:
+            nonlocal asked
+            asked += 1
+            await let_go.wait()
+            return web.Response(text=EARLIER)
+
+        servers = {"good": await started(says(TODAY)), "slow": await started(slow)}
+        urls = {name: str(server.make_url("")).rstrip("/") for name, server in servers.items()}
+        async with EnginePoller(timeout_s=20) as poller:
+            for _ in range(3):
+                assert (await poller.read_all(urls, 0.2)).keys() == {"good"}
+            assert asked == 1
+            let_go.set()
+            found = await poller.read_all(urls, 5)
+            assert found["slow"].text == EARLIER
+            assert await poller.read_all({}, 0) == {}
+        for server in servers.values():
+            await server.close()
+
+    asyncio.run(run())

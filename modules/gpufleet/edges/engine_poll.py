@@ -1,7 +1,9 @@
 """Reads the metrics of many engines at once."""
 
 import asyncio
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from types import TracebackType
 from typing import Final, Self
@@ -11,6 +13,17 @@ import aiohttp
 _AT_ONCE: Final = 64
 """Connections that are being asked at one moment: all at once would be a burst each second."""
 _LARGEST_BYTES: Final = 4 * 2**20
+
+
+@dataclass(frozen=True)
+class Read:
+    """An engine's metrics, and when they were read."""
+
+    text: str
+    at_s: float
+    """On a clock that never jumps."""
+    wall_s: float
+    """Seconds since 1970."""
 
 
 class EnginePoller:
@@ -27,6 +40,7 @@ class EnginePoller:
         self._timeout_s = timeout_s
         self._slots = asyncio.Semaphore(_AT_ONCE)
         self._session: aiohttp.ClientSession | None = None
+        self._asked: dict[str, asyncio.Task[Read | None]] = {}
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -49,20 +63,32 @@ class EnginePoller:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        for task in self._asked.values():
+            task.cancel()
+        await asyncio.gather(*self._asked.values(), return_exceptions=True)
         if self._session:
             await self._session.close()
 
-    async def read_all(self, engines: Mapping[str, str]) -> dict[str, str]:
-        """The metrics' text of every engine that answers; takes at most its timeout or so.
+    async def read_all(self, engines: Mapping[str, str], within_s: float) -> dict[str, Read]:
+        """What engines have said since the last call: one that is slow holds up no other.
+
+        Its answer comes by a later call, and it is not asked again before.
 
         Args:
             engines: base address by any key.
+            within_s: longest time that is waited for those that are asked now.
         """
-        texts = await asyncio.gather(*(self._read(url) for url in engines.values()))
-        answered: Iterable[tuple[str, str | None]] = zip(engines, texts, strict=True)
-        return {key: text for key, text in answered if text is not None}
+        for key, url in engines.items():
+            if key not in self._asked:
+                self._asked[key] = asyncio.create_task(self._read(url))
+        if self._asked:
+            await asyncio.wait(self._asked.values(), timeout=within_s)
+        ended = {key: task.result() for key, task in self._asked.items() if task.done()}
+        for key in ended:
+            del self._asked[key]
+        return {key: read for key, read in ended.items() if read is not None and key in engines}
 
-    async def _read(self, url: str) -> str | None:
+    async def _read(self, url: str) -> Read | None:
         assert self._session is not None  # noqa: S101 - opened before
         async with self._slots:
             try:
@@ -76,4 +102,4 @@ class EnginePoller:
                             return None
             except (aiohttp.ClientError, TimeoutError, OSError, ValueError):
                 return None
-        return body.decode("utf-8", errors="replace")
+        return Read(body.decode("utf-8", errors="replace"), time.monotonic(), time.time())

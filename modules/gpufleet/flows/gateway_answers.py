@@ -21,7 +21,7 @@ from gpufleet.spec.errors import BadInput, FleetError, TargetMissed
 from gpufleet.spec.progress import StepProgress
 from gpufleet.spec.reports import AnswerRow
 
-ANSWER_WITHIN_S: Final = 180.0
+ANSWER_WITHIN_S: Final = 300.0
 """The gateway itself starts meanwhile, and replicas load."""
 QUESTION: Final = "Reply with one short sentence."
 _MOST_TOKENS: Final = 16

@@ -58,8 +58,9 @@ BOARD_FILE: Final = "board"
 AUDIT_FOLDER: Final = "audit"
 _TICK_S: Final = 0.5
 _POLL_PAUSE_S: Final = 0.7
-_POLL_TIMEOUT_S: Final = 0.8
-"""So that one hung engine delays a round by less than a second."""
+_ROUND_S: Final = 0.5
+"""A hung engine delays a round by so much."""
+_POLL_TIMEOUT_S: Final = 2.5
 _FRESH_S: Final = 10.0
 _WATCH_PAUSE_S: Final = 0.5
 _ROUTES_EVERY_S: Final = 2.0
@@ -160,11 +161,11 @@ class Control:
 
     async def _round(self) -> None:
         known = self._book.all()
-        texts = await self._poller.read_all({found.uid: found.url for _, found in known})
+        engines = {found.uid: found.url for _, found in known}
+        for uid, read in (await self._poller.read_all(engines, _ROUND_S)).items():
+            if reading := reading_of(read.text, read.at_s):
+                self._watched.setdefault(uid, Watched()).add(reading, read.wall_s)
         now_s, wall_s = time.monotonic(), time.time()
-        for uid, text in texts.items():
-            if reading := reading_of(text, now_s):
-                self._watched.setdefault(uid, Watched()).add(reading, wall_s)
         there = {found.uid for _, found in known}
         self._watched = {uid: seen for uid, seen in self._watched.items() if uid in there}
         pools: dict[str, list[Replica]] = {name: [] for name in self._fleet.pools}

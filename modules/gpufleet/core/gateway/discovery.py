@@ -12,7 +12,7 @@ from gpufleet.spec.gateway import Replica
 
 RATES_OVER_S: Final = 10.0
 """Rates are over the last readings of so much time: one second of a busy replica has few ends."""
-ANSWERED_LATELY_S: Final = 3.0
+ANSWERED_LATELY_S: Final = 5.0
 """A replica whose metrics could not be read for so long does not count as answering."""
 _QUEUED_S: Final = f"{vllm.QUEUE_TIME}_sum"
 _BEGUN: Final = f"{vllm.QUEUE_TIME}_count"
