@@ -446,10 +446,36 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         {'gpufleet_chore_last_success_timestamp_seconds{chore="freeze"}': "0+60x60"},
         {},
     ),
-    ("ChoresFail", "ticket"): one(
-        {'gpufleet_chore_failures_total{chore="state backup"}': "0+1x60"},
-        {'gpufleet_chore_failures_total{chore="state backup"}': "9x60"},
-        {"chore": "state backup"},
+    ("ChoresFail", "ticket"): Cases(
+        fires=(
+            Case(
+                {
+                    'gpufleet_chore_failures_total{job="worker",chore="anchor"}': "0+1x60",
+                    'gpufleet_chore_last_success_timestamp_seconds{job="worker",chore="anchor"}': (
+                        "600x60"
+                    ),
+                },
+                {"job": "worker", "chore": "anchor"},
+            ),
+            # It never ended well.
+            Case(
+                {'gpufleet_chore_failures_total{job="gateway",chore="routes"}': "0+1x60"},
+                {"job": "gateway", "chore": "routes"},
+            ),
+        ),
+        quiet=(
+            Case({'gpufleet_chore_failures_total{job="worker",chore="anchor"}': "9x60"}, None),
+            # It failed until a minute ago.
+            Case(
+                {
+                    'gpufleet_chore_failures_total{job="gateway",chore="routes"}': "0+1x58 59x10",
+                    'gpufleet_chore_last_success_timestamp_seconds{job="gateway",chore="routes"}': (
+                        "_x59 3540+60x10"
+                    ),
+                },
+                None,
+            ),
+        ),
     ),
 }
 """By name and severity; what differs between an embedded site and a cluster comes after."""

@@ -6,6 +6,7 @@ import secrets
 import shutil
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +15,6 @@ import yaml
 
 from gpufleet.spec.gateway import ROUTES_FILE
 from gpufleet_gateway.configuration import configuration, environment
-from gpufleet_gateway.connection import Connection
 from gpufleet_gateway.folder import (
     AUDIT,
     CONFIGURATION,
@@ -27,6 +27,7 @@ from gpufleet_gateway.folder import (
 
 _ROUTES_WITHIN_S: Final = 30.0
 _DRAIN_S: Final = 30
+_MARGIN_S: Final = 5
 _BACKLOG: Final = 1024
 _KEEP_ALIVE_S: Final = 75
 BAD_INPUT: Final = 2
@@ -45,12 +46,16 @@ def main() -> int:
             return BAD_INPUT
         time.sleep(0.1)
     _prepare(folder)
-    uvicorn.run(
-        "gpufleet_gateway.app:application",
+    # Only now: LiteLLM and the metrics read their settings when they are imported.
+    from gpufleet_gateway.app import application
+    from gpufleet_gateway.connection import Connection
+    from gpufleet_gateway.workers import Workers
+
+    server = uvicorn.Config(
+        application,
         factory=True,
         host=arguments.host,
         port=arguments.port,
-        workers=arguments.workers or folder.routes().gateway.workers,
         loop="uvloop",
         http=Connection,
         ws="none",
@@ -66,6 +71,10 @@ def main() -> int:
         ssl_certfile=arguments.certificate,
         ssl_keyfile=arguments.key,
     )
+    listening = server.bind_socket()
+    count = arguments.workers or folder.routes().gateway.workers
+    work = partial(uvicorn.Server(server).run, sockets=[listening])
+    Workers(count, work, _DRAIN_S + _MARGIN_S).run()
     return 0
 
 

@@ -106,6 +106,8 @@ def environment(master_key: str, configuration_file: str) -> dict[str, str]:
         "NO_DOCS": "True",
         "NO_REDOC": "True",
         "LITELLM_DONT_SHOW_FEEDBACK_BOX": "true",
+        # Threads that a library starts when it is imported do not survive a fork.
+        "OPENBLAS_NUM_THREADS": "1",
         "AIOHTTP_CONNECTOR_LIMIT": "0",
         "AIOHTTP_CONNECTOR_LIMIT_PER_HOST": "0",
     }

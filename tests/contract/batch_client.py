@@ -5,8 +5,9 @@
 
 import json
 import sys
+from typing import Any
 
-import openai  # type: ignore[import-not-found]  # in the gateway's environment only
+import openai
 
 
 def main(url: str, key: str, file: str) -> None:
@@ -20,7 +21,7 @@ def main(url: str, key: str, file: str) -> None:
         completion_window="24h",
         metadata={"run": "7"},
     )
-    seen = {
+    seen: dict[str, Any] = {
         "file": uploaded.model_dump(),
         "batch": batch.model_dump(),
         "again": client.batches.retrieve(batch.id).model_dump(),

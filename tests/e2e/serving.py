@@ -1,9 +1,12 @@
 """A fleet that is small enough to be overloaded on this machine, and what its users do to it."""
 
 import json
+import ssl
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from openai import DefaultHttpxClient, OpenAI
 from tests.e2e.cloned import Clone
 
 FLEET: Final = "fleets/incident/production.yaml"
@@ -145,3 +148,76 @@ def write_fleet(clone: Clone, content: dict[str, Any]) -> Path:
     file.parent.mkdir(exist_ok=True)
     file.write_text(json.dumps(content, indent=1), encoding="utf-8")
     return file
+
+
+@dataclass
+class Users:
+    """What the fleet's users do: a key each team, and requests."""
+
+    clone: Clone
+    keys: dict[str, str] = field(default_factory=dict)
+
+    def key(self, team: str) -> str:
+        """The team's key, issued when it is first wanted."""
+        if team not in self.keys:
+            use_cases = "contracts" if team == "legal" else "answers,triage"
+            issued = self.clone.json(
+                *("access.issue", "--fleet", FLEET, "--team", team),
+                *("--use-cases", use_cases, "--apply"),
+            )
+            self.keys[team] = issued["key"]
+        return self.keys[team]
+
+    @property
+    def folder(self) -> Path:
+        """Of the environment's state."""
+        return self.clone.root / ".fleet" / "incident" / "production"
+
+    def port(self, name: str, site: str = "") -> int:
+        """A port of the platform."""
+        folder = self.folder / "sites" / site if site else self.folder
+        return int(json.loads((folder / "ports.json").read_text())[name])
+
+    @property
+    def url(self) -> str:
+        """Of the gateway."""
+        return f"https://127.0.0.1:{self.port('gateway')}/v1"
+
+    @property
+    def authority(self) -> Path:
+        """What its clients trust."""
+        return self.folder / "gateway" / "pki" / "ca.crt"
+
+    def client(self, team: str = "support") -> OpenAI:
+        """The official client, unchanged."""
+        trust = ssl.create_default_context(cafile=str(self.authority))
+        return OpenAI(
+            base_url=self.url,
+            api_key=self.key(team),
+            max_retries=0,
+            timeout=60,
+            http_client=DefaultHttpxClient(verify=trust),
+        )
+
+    def load(self, rate_rps: float, duration_s: float, **options: str) -> dict[str, Any]:
+        """An open load on `answers`, by bench.serve; its report."""
+        file = self.folder / "support.key"
+        file.write_text(self.key("support"), encoding="utf-8")
+        more = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        done = self.clone.run(
+            *("./fleet", "bench.serve", "--fleet", FLEET, "--use-case", "answers"),
+            *(f"--rate={rate_rps}", f"--duration-s={duration_s}", f"--key-file={file}"),
+            *("--arrivals=gamma:1.5", "--json", *more),
+        )
+        # 5: what was seen misses a target, which is what some of these tests are about.
+        assert done.returncode in {0, 5}, done.stderr
+        report: dict[str, Any] = json.loads(done.stdout)
+        return report
+
+    def records(self, **wanted: str) -> list[dict[str, Any]]:
+        """The audit records that match."""
+        options = [f"--{name.replace('_', '-')}={value}" for name, value in wanted.items()]
+        found: list[dict[str, Any]] = self.clone.json(
+            *("audit.search", "--fleet", FLEET, "--limit=100000", *options)
+        )
+        return found

@@ -89,6 +89,8 @@ def test_a_cache_that_runs_over_takes_the_last_ones_place_and_all_are_answered()
     run(batch, given_jobs)
     assert batch.preempted > 0
     assert given_jobs[0][1].preemptions == 0
+    ends = [job.end_s for _, job in given_jobs]
+    assert ends == sorted(ends)
     assert all(job.produced == 150 for _, job in given_jobs)
     # Computed again, so that it takes longer than with room for all.
     roomy = jobs([0.0, 0.001, 0.002, 0.003], [(80, 150)] * 4)
@@ -143,14 +145,14 @@ def test_a_cancelled_request_leaves_its_place_to_the_next() -> None:
 
 
 @given(
-    capacity=st.integers(120, 600),
+    capacity=st.integers(120, 300),
     limit=st.integers(1, LIMIT),
     asked=st.lists(
         st.tuples(
-            st.floats(0, 2), st.integers(1, 60), st.integers(1, 60), st.floats(0, 3) | st.none()
+            st.floats(0, 1), st.integers(10, 60), st.integers(20, 60), st.none() | st.floats(0, 3)
         ),
-        min_size=1,
-        max_size=25,
+        min_size=4,
+        max_size=16,
     ),
 )
 def test_room_and_places_are_never_overdrawn_and_no_token_is_lost(

@@ -26,7 +26,8 @@ UNSERVED_REQUESTS: Final = 3
 GATEWAY_JOB: Final = "gateway"
 _WORKER_SILENT_S: Final = 30
 """Workers tell every two seconds that they work."""
-_ASKED: Final = series.REQUESTS + selector(outcome="!cancelled")
+_ASKED: Final = series.REQUESTS + selector(use_case="!", outcome="!cancelled")
+"""Requests that named a use case; what a client cancelled says nothing."""
 
 
 class Slo(StrEnum):
@@ -139,11 +140,9 @@ def _objectives(name: str, use_case: UseCase) -> tuple[Objective, ...]:
 
 
 def failed_share(window: str) -> str:
-    """PromQL of the share of failed requests by use case; empty without any request.
-
-    What a client cancelled says nothing.
-    """
-    failed = f"sum by (use_case) (rate({series.REQUESTS}{selector(outcome='error')}[{window}]))"
+    """PromQL of the share of failed requests by use case; empty without any request."""
+    errors = series.REQUESTS + selector(use_case="!", outcome="error")
+    failed = f"sum by (use_case) (rate({errors}[{window}]))"
     asked = f"sum by (use_case) (rate({_ASKED}[{window}]))"
     # Without a failure so far there is no such series: that is a share of 0.
     return f"({failed} or 0 * {asked}) / ({asked} > 0)"
@@ -155,7 +154,8 @@ def unserved() -> str:
     A refusal for overload is no service either.
     """
     window, by = UNSERVED_WINDOW, "sum by (use_case)"
-    answered = f"{by} (rate({series.REQUESTS}{selector(outcome='ok')}[{window}]))"
+    answers = series.REQUESTS + selector(use_case="!", outcome="ok")
+    answered = f"{by} (rate({answers}[{window}]))"
     asked = f"{by} (rate({_ASKED}[{window}]))"
     few = f"({answered} or 0 * {asked}) / {asked} < bool {UNSERVED_SHARE}"
     enough = f"{by} (increase({_ASKED}[{window}])) >= {UNSERVED_REQUESTS}"

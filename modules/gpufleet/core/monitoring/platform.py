@@ -11,6 +11,7 @@ CHORE_FAILURES: Final = "gpufleet_chore_failures_total"
 FLOWS: Final = "gpufleet_flows"
 _FREEZE_STALE_S: Final = 120
 _CHORE_FAILURES: Final = 3
+_CHORE_WELL_S: Final = 60
 _SWAPPED_PAGES_PER_S: Final = 100
 
 
@@ -25,6 +26,7 @@ def platform_alerts(*, has_worker: bool, embedded: bool) -> Group:
         "gpufleet-platform",
         (
             *_scraping(),
+            _chores(),
             *(_worker() if has_worker else ()),
             *(() if embedded else (_swapping(),)),
         ),
@@ -79,14 +81,21 @@ def _worker() -> tuple[Alert, ...]:
             summary="Clusters have not been told of freezes for {{ $value | humanizeDuration }}",
             description="Once their state is too old they count as frozen.",
         ),
-        Alert(
-            name="ChoresFail",
-            expr=f"sum by (chore) (increase({CHORE_FAILURES}[15m])) > {_CHORE_FAILURES}",
-            severity=Severity.TICKET,
-            runbook="platform#worker",
-            summary="{{ $labels.chore }}: the worker's chore fails again and again",
-            description="Its log says why.",
-        ),
+    )
+
+
+def _chores() -> Alert:
+    by = "by (job, chore)"
+    failed = f"sum {by} (increase({CHORE_FAILURES}[15m])) > {_CHORE_FAILURES}"
+    # What failed until something else was there is over as soon as it ends well.
+    lately = f"time() - max {by} ({CHORE_AT}) < {_CHORE_WELL_S}"
+    return Alert(
+        name="ChoresFail",
+        expr=f"{failed} unless on (job, chore) {lately}",
+        severity=Severity.TICKET,
+        runbook="platform#worker",
+        summary="{{ $labels.job }}, {{ $labels.chore }}: fails again and again",
+        description="A chore of the worker or of the gateway's control process; its log says why.",
     )
 
 

@@ -74,10 +74,14 @@ def _running() -> tuple[Alert, ...]:
 
 
 def _routes() -> tuple[Alert, ...]:
-    asked = f"sum by (use_case) (increase({series.REQUESTS}{selector(outcome='!cancelled')}[10m]))"
-    refused = f"sum by (use_case) (increase({series.REQUESTS}{selector(outcome='refused')}[10m]))"
-    elsewhere = selector(route="~fallback|hosted|summary")
-    overflowed = f"sum by (use_case) (increase({series.REQUESTS}{elsewhere}[10m]))"
+    asked, refused, overflowed = (
+        f"sum by (use_case) (increase({series.REQUESTS}{selector(use_case='!', **of)}[10m]))"
+        for of in (
+            {"outcome": "!cancelled"},
+            {"outcome": "refused"},
+            {"route": "~fallback|hosted|summary"},
+        )
+    )
     enough = f"and {asked} >= {_REQUESTS}"
     return (
         Alert(
