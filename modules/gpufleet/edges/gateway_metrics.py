@@ -30,8 +30,8 @@ class WorkerSeries(Collector):
         for _ in range(_READS):
             self._forget_dead()
             try:
-                workers = MultiProcessCollector(None, str(self._folder))  # type: ignore[no-untyped-call]
-                families: list[Metric] = list(workers.collect())  # type: ignore[no-untyped-call]
+                workers = MultiProcessCollector(None, str(self._folder))
+                families: list[Metric] = list(workers.collect())
             except (OSError, ValueError):
                 continue
             return [family for family in families if family.name not in self._without]
@@ -42,7 +42,7 @@ class WorkerSeries(Collector):
         for file in self._folder.glob("gauge_live*_*.db"):
             pid = int(file.stem.rpartition("_")[2])
             if not _lives(pid):
-                mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
+                mark_process_dead(pid, str(self._folder))
 
 
 class Measured(Collector):
