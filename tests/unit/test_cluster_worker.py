@@ -1,12 +1,15 @@
 """The worker on a cluster: which files it is given, and what is refused."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from gpufleet.core.cluster_worker import CONFIG_MAP_BYTES, declared_data, egress_ports, kubeconfig
+from gpufleet.core.gateway.routes import routes_of
 from gpufleet.edges.declared_files import read_declared, write_declared
 from gpufleet.edges.engines import Binaries
+from gpufleet.edges.price_file import price_table
 from gpufleet.edges.pulumi import PulumiCli
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.spec import load_fleet
@@ -31,6 +34,26 @@ def test_declared_files_are_the_same_fleet_in_another_folder(tmp_path: Path) -> 
     calendar = "calendars/company.ics"
     sent = (tmp_path / "declared" / calendar).read_bytes()
     assert sent == (SAMPLE.parent / calendar).read_bytes()
+
+
+def test_a_company_s_own_prices_go_along_as_the_gateway_s_routes_hold_them(tmp_path: Path) -> None:
+    folder = tmp_path / "sample"
+    shutil.copytree(SAMPLE.parent, folder)
+    (folder / "prices.csv").write_text(
+        "# priced: 2026-11-01\n# currency: EUR\n"
+        "provider,model,size,input_per_1m_tokens,output_per_1m_tokens,context_tokens\n"
+        "anthropic,claude-haiku-4-5,medium,7,9,200000\n"
+    )
+    file = folder / SAMPLE.name
+    file.write_text(file.read_text() + "\ncosts: {hosted_prices: prices.csv}\n")
+    fleet = load_fleet(file)
+    write_declared(read_declared(fleet, file), tmp_path / "declared")
+    there = tmp_path / "declared" / SAMPLE.name
+    sent = routes_of(load_fleet(there), price_table(load_fleet(there), there))
+    assert sent == routes_of(fleet, price_table(fleet, file))
+    hosted = sent.use_cases["code-assist"].hosted
+    assert hosted
+    assert hosted.input_per_million == 7
 
 
 @pytest.mark.parametrize("path", ["../outside.yaml", "/tmp/outside.yaml", "a/../../outside.yaml"])  # noqa: S108 - not written

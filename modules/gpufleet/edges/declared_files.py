@@ -1,4 +1,4 @@
-"""The files that declare an environment: fleet file, plan file, shared parts, calendars."""
+"""The files that declare an environment: fleet file, plan, shared parts, calendars, prices."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,9 @@ def read_declared(fleet: Fleet, fleet_file: Path) -> dict[str, str]:
     plan = plan_path(fleet_file)
     planned = [plan.name] if plan.exists() else []
     found = {}
-    for path in sorted({fleet_file.name, *planned, *shared, *calendars}):
+    # The gateway's routes hold them, so whoever applies the stacks needs them.
+    prices = [fleet.costs.hosted_prices] if fleet.costs.hosted_prices else []
+    for path in sorted({fleet_file.name, *planned, *shared, *calendars, *prices}):
         try:
             found[path] = (fleet_file.parent / path).read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
