@@ -120,10 +120,9 @@ class UnderTest:
         def found() -> list[dict[str, Any]]:
             return [record for record in self.records() if record["request_id"] == name]
 
-        seen: list[dict[str, Any]] = []
-        self.wait(lambda: bool(seen.extend(found()) or seen))
-        assert len(seen) == 1
-        return seen[0]
+        self.wait(lambda: bool(found()))
+        (record,) = found()
+        return record
 
     def wait(self, condition: Callable[[], bool], within_s: float = 15) -> None:
         deadline_s = time.monotonic() + within_s

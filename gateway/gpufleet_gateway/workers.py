@@ -91,7 +91,7 @@ class Workers:
             if not ended:
                 continue
             del self._running[process]
-            multiprocess.mark_process_dead(process)
+            multiprocess.mark_process_dead(process)  # type: ignore[no-untyped-call]
             if not self._ending:
                 time.sleep(max(0.0, started_s + _AGAIN_AFTER_S - time.monotonic()))
 

@@ -131,7 +131,7 @@ except NotFoundError as error:
     ("mode", "more"), [("errors", {}), ("errors", {"stream": True}), ("hangs", {"stream": True})]
 )
 def test_another_replica_answers_for_one_that_fails_or_hangs(
-    gateway: UnderTest, key: str, mode: str, more: dict[str, object]
+    gateway: UnderTest, key: str, mode: str, more: dict[str, Any]
 ) -> None:
     gateway.large[0].mode = mode
     for _ in range(6):
@@ -172,7 +172,7 @@ def test_an_engine_that_finds_fault_with_a_request_is_quoted_and_not_blamed(
 
 @pytest.mark.parametrize("more", [{}, {"stream": True}])
 def test_a_client_that_goes_away_ends_the_engines_work(
-    gateway: UnderTest, key: str, more: dict[str, object]
+    gateway: UnderTest, key: str, more: dict[str, Any]
 ) -> None:
     for engine in gateway.large:
         engine.gap_s = 1.0
@@ -247,7 +247,7 @@ def test_a_hosted_api_that_fails_is_not_the_end_of_the_ladder(gateway: UnderTest
 def test_an_answer_is_given_again_to_the_same_key_only(gateway: UnderTest, key: str) -> None:
     other = gateway.new_key("support2")
     gateway.wait(lambda: gateway.ask(other).is_success)
-    asked = {"use_case": "repeated", "temperature": 0.25}
+    asked: dict[str, Any] = {"use_case": "repeated", "temperature": 0.25}
     # Each worker has answers of its own; connections are spread over both.
     answers = [gateway.ask(key, **asked) for _ in range(40)]
     routes = [answer.headers["x-gpufleet-route"] for answer in answers]
