@@ -359,6 +359,25 @@ def test_the_gateway_s_image_starts_its_proxy(tmp_path: Path) -> None:
     for name in layers.names:
         layers.make(name, tmp_path / name, lambda _: None)
         shutil.copytree(tmp_path / name, tmp_path / "root", symlinks=True, dirs_exist_ok=True)
-    command = ["chroot", f"--userspec={USER}", str(tmp_path / "root"), *recipe.entrypoint]
-    told = subprocess.run([*command, "--version"], capture_output=True, text=True, check=False)
+    inside = ["chroot", f"--userspec={USER}", str(tmp_path / "root")]
+    python, *_ = recipe.entrypoint
+    proxy = [python, "-P", "-m", "litellm.proxy.proxy_cli", "--version"]
+    told = subprocess.run([*inside, *proxy], capture_output=True, text=True, check=False)
     assert re.search(r"\b1\.106\.2\b", told.stdout), told.stderr
+    told = subprocess.run(
+        [*inside, *recipe.entrypoint, "--help"],
+        env=dict(recipe.environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "the gateway's folder" in told.stdout, told.stderr
+    imports = "import gpufleet_gateway.app"
+    told = subprocess.run(
+        [*inside, python, "-P", "-c", imports],
+        env=dict(recipe.environment),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert told.returncode == 0, told.stderr

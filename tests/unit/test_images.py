@@ -44,6 +44,16 @@ def test_the_gateway_s_lock_pins_the_proxy_that_is_declared() -> None:
     assert _pins(PROJECT_ROOT / "gateway" / "requirements.lock")["litellm"] == "1.106.2"
 
 
+def test_every_file_of_the_code_is_in_the_image_and_the_gateway_has_its_plugin() -> None:
+    listed = ["git", "-C", str(PROJECT_ROOT), "ls-files", "modules/gpufleet"]
+    tracked = subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split()
+    inside = {target for target, _ in Layers(find_recipe("gpufleet")).files()}
+    assert [file for file in tracked if f"opt/gpufleet/{file}" not in inside] == []
+    gateway = {target for target, _ in Layers(find_recipe("gateway")).files()}
+    for needed in ("gateway/gpufleet_gateway/__main__.py", "modules/gpufleet/spec/gateway.py"):
+        assert f"opt/gateway/{needed}" in gateway
+
+
 def test_only_tracked_files_go_in(tmp_path: Path) -> None:
     root = tmp_path / "clone"
     for name in ("modules/gpufleet/kept.py", "modules/gpufleet/untracked.py", ".fleet/state.yaml"):

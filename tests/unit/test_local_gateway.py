@@ -112,6 +112,16 @@ def test_declaring_again_changes_nothing(files: GatewayFiles) -> None:
     assert {file: file.read_bytes() for file in content} == content
 
 
+def test_whoever_declares_it_declares_the_same(
+    files: GatewayFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = declared(files)
+    # As the worker has it from the supervisor.
+    monkeypatch.setenv("SSL_CERT_FILE", str(files.authority))
+    monkeypatch.setenv("SSL_CERT_DIR", "/nowhere")
+    assert declared(files) == before
+
+
 def test_a_shared_process_may_wait_for_one_of_a_site(files: GatewayFiles, tmp_path: Path) -> None:
     public, _ = declared(files)
     Supervisor(tmp_path).declare({"_": [public]})

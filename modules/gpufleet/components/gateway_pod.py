@@ -146,7 +146,7 @@ def _proxy(plan: GatewayPlan) -> dict[str, Any]:
             f"--workers={plan.workers}",
         ],
         "env": [
-            {"name": "PYTHONPATH", "value": f"{HOME}/modules:{HOME}/gateway"},
+            {"name": "PYTHONPATH", "value": f"{HOME}/gateway"},
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own folder
         ],
         # Keys of hosted APIs: GPUFLEET_HOSTED_KEY_...

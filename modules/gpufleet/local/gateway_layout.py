@@ -96,6 +96,7 @@ def gateway(files: GatewayFiles, after: Sequence[str]) -> Process:
     certificate, key = files.certificate()
     keys = files.hosted_keys(os.environ)
     # The supervisor's processes trust the embedded authorities only; hosted APIs have public ones.
+    # Not by this process's own variables: the worker, which declares this too, has others.
     trusted = ssl.get_default_verify_paths()
     paths = (PROJECT_ROOT / "modules", PROJECT_ROOT / "gateway")
     return Process(
@@ -115,8 +116,8 @@ def gateway(files: GatewayFiles, after: Sequence[str]) -> Process:
         reads=(*OWN_CODE, *_PLUGIN, _LOCK, certificate, keys),
         environment=(
             f"PYTHONPATH={':'.join(map(str, paths))}",
-            f"SSL_CERT_FILE={trusted.cafile or ''}",
-            f"SSL_CERT_DIR={trusted.capath or ''}",
+            f"SSL_CERT_FILE={_if_there(trusted.openssl_cafile)}",
+            f"SSL_CERT_DIR={_if_there(trusted.openssl_capath)}",
         ),
     )
 
@@ -140,3 +141,7 @@ def gateway_control(
         ready=f"http://{LOOPBACK}:{port}/readyz",
         reads=(*OWN_CODE, *([database_url] if database_url.is_file() else [])),
     )
+
+
+def _if_there(path: str) -> str:
+    return path if Path(path).exists() else ""
