@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from gpufleet.edges.audit_chain import RECORD_BYTES, Chain
+from gpufleet.edges.audit_chain import RECORD_BYTES, Chain, Segment
 from gpufleet.edges.audit_facts import Begun, Gap, for_slot, gap_facts, known, moment, split
 from gpufleet.edges.audit_files import GAP, HEAD, INTENT, INTENTS, Slots
 from gpufleet.edges.audit_limits import AuditLimits, AuditUnavailable, check_backlog, unavailable
@@ -51,6 +51,8 @@ class _State:
     begun: dict[str, Begun] = field(default_factory=dict)
     late: list[tuple[Begun, dict[str, Any]]] = field(default_factory=list)
     gaps: dict[tuple[str, str], Gap] = field(default_factory=dict)
+    retired: list[Segment] = field(default_factory=list)
+    """Full or old segments that are not sealed yet."""
 
 
 class AuditLog:
@@ -163,26 +165,27 @@ class AuditLog:
         Raises:
             AuditUnavailable: the folder cannot be written.
         """
-        with self._lock:
-            try:
+        try:
+            with self._lock:
                 for chain in self._state.chains.values():
                     self._rotate(chain)
-            except OSError as error:
-                raise unavailable(self._folder, error) from None
+            self._finish()
+        except OSError as error:
+            raise unavailable(self._folder, error) from None
 
     def close(self) -> None:
         """Seal everything and end; requests that have not ended are found by `recover`."""
         self._ended.set()
         self._thread.join()
-        with self._lock:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            with self._lock:
                 for chain in self._state.chains.values():
-                    chain.in_flight = 0
-                    self._rotate(chain)
-            for chain in self._state.chains.values():
-                chain.let_go()
-            if self._made is not None:
-                self._made.close()
+                    self._retire(chain)
+            self._finish()
+        for chain in self._state.chains.values():
+            chain.let_go()
+        if self._made is not None:
+            self._made.close()
 
     @property
     def _slots(self) -> Slots:
@@ -305,17 +308,36 @@ class AuditLog:
         chain.segment, chain.opened_at = segment, time.monotonic()
 
     def _retire(self, chain: _Stream) -> None:
-        if chain.segment is not None and chain.segment.offset:
+        """Let the segment of a chain be sealed, by whoever may wait for the disk."""
+        segment = chain.segment
+        if segment is None:
+            return
+        if segment.offset:
             # Whoever goes on for a dead writer needs it when the segment was shipped.
             chain.head_slot = self._slots.put(HEAD, chain.head, chain.head_slot)
-            os.fdatasync(self._slots.descriptor)
-        chain.end_segment()
+        self._state.retired.append(segment)
+        chain.segment = None
+
+    def _finish(self) -> None:
+        """Seal what was retired; the lock is not held while the disk is waited for."""
+        with self._lock:
+            retired, self._state.retired = self._state.retired, []
+        try:
+            if retired and self._made is not None:
+                os.fdatasync(self._made.descriptor)
+            while retired:
+                retired[0].end()
+                retired.pop(0)
+        finally:
+            with self._lock:
+                self._state.retired[:0] = retired
 
     def _keep(self) -> None:
         """Sync what was written, and seal what is old."""
         while not self._ended.wait(self._limits.sync_every_s):
             with contextlib.suppress(OSError):
                 self._sync()
+                self._finish()
             with self._lock:
                 for data_class, chain in list(self._state.chains.items()):
                     with contextlib.suppress(OSError, AuditUnavailable):
@@ -333,11 +355,8 @@ class AuditLog:
             if not self._is_dirty or self._made is None:
                 return
             self._is_dirty = False
-            written = [
-                os.dup(chain.segment.descriptor)
-                for chain in self._state.chains.values()
-                if chain.segment is not None
-            ]
+            live = [chain.segment for chain in self._state.chains.values() if chain.segment]
+            written = [os.dup(each.descriptor) for each in [*self._state.retired, *live]]
         try:
             # Records first: a slot that is free must not outlive the record that freed it.
             for descriptor in written:
