@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.alert_cases import CASES, CLUSTER, EMBEDDED, Case, Cases
+from tests.alerts.case import Case, Cases
+from tests.alerts.every import CLUSTER, EMBEDDED
 
 from gpufleet.core.monitoring.rules import Alert, Group, Record
 from gpufleet.core.monitoring.site_rules import rule_groups
@@ -29,8 +30,8 @@ ON_CLUSTER = FLEET.model_copy(
     }
 )
 KINDS = {
-    "embedded": (rule_groups(FLEET, "main"), CASES | EMBEDDED),
-    "cluster": (rule_groups(ON_CLUSTER, "main"), CASES | CLUSTER),
+    "embedded": (rule_groups(FLEET, "main"), EMBEDDED),
+    "cluster": (rule_groups(ON_CLUSTER, "main"), CLUSTER),
 }
 
 
