@@ -20,6 +20,7 @@ from gpufleet.spec.access import KeyRequest
 from gpufleet.spec.errors import BadInput, FleetError, TargetMissed
 from gpufleet.spec.progress import StepProgress
 from gpufleet.spec.reports import AnswerRow
+from gpufleet.spec.serving import Pool
 
 ANSWER_WITHIN_S: Final = 300.0
 """The gateway itself starts meanwhile, and replicas load."""
@@ -52,14 +53,19 @@ def address_of(state: EnvironmentDir) -> GatewayAddress:
 def reachable_use_cases(fleet: Fleet) -> list[str]:
     """The use cases that the embedded gateway has replicas for.
 
-    Pods of a cluster elsewhere have addresses of its own network.
+    Pods of a cluster elsewhere have addresses of its own network, and data stays in its residency.
     """
-    sites = embedded_sites(fleet)
+    here = embedded_sites(fleet)
+
+    def regions(pool: Pool) -> set[str]:
+        at = {fleet.node_groups[group].site for group in pool.placements}
+        return {fleet.sites[site].region for site in at.intersection(here)}
+
     return [
         name
         for pool in fleet.pools.values()
-        if any(fleet.node_groups[group].site in sites for group in pool.placements)
         for name in pool.use_cases
+        if regions(pool).intersection(fleet.use_cases[name].residency)
     ]
 
 
