@@ -24,7 +24,7 @@ class Case:
     series: Mapping[str, str]
     labels: Mapping[str, str] | None
     at_min: int = 60
-    step_min: int = 1
+    step_min: float = 1
 
 
 @dataclass(frozen=True)

@@ -8,13 +8,13 @@ from tests.alerts.promises import SEEN, UP, scraped
 CASES: Final[dict[tuple[str, str], Cases]] = {
     ("GatewayDown", "page"): Cases(
         fires=(
-            Case(scraped("1x50 0x10"), {}),
+            Case(scraped("1x100 0x20"), {}, 60, 0.5),
             # The control process outlives the workers.
             Case({UP: "1x60", SEEN: "0+60x50 3000x10"}, {}),
             Case({UP: "1x60"}, {}),
             Case({}, {}),
         ),
-        quiet=(Case(scraped("1x60"), None),),
+        quiet=(Case(scraped("1x120"), None, 60, 0.5),),
     ),
     ("GatewayFilesStale", "page"): one(
         {'gpufleet_gateway_file_age_seconds{file="keys"}': "5x30 300x30"},

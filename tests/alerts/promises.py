@@ -29,9 +29,14 @@ UP: Final = 'up{job="gateway"}'
 SEEN: Final = "gpufleet_gateway_worker_seen_timestamp_seconds"
 
 
-def scraped(up: str, step_min: int = 1) -> dict[str, str]:
-    """A gateway whose workers work, and whose control process answers Prometheus or not."""
-    return {UP: up, SEEN: f"0+{60 * step_min}x500"}
+def scraped(up: str) -> dict[str, str]:
+    """A gateway whose workers work, and whose control process answers or not, each half minute."""
+    return {UP: up, SEEN: "0+30x3100"}
+
+
+def every_half_minute(outcome: str, per_min: float) -> dict[str, str]:
+    """Requests with one outcome."""
+    return {requests_series(outcome): counter((per_min / 2, 200))}
 
 
 def burning(stem: str, le: str, slo: str) -> dict[tuple[str, str], Cases]:
@@ -84,22 +89,25 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         fires=(Case(failing((0.004, 312)), ERRORS, 1500, 5),),
         quiet=(Case(failing((0.0008, 312)), None, 1500, 5),),
     ),
+    # Time is counted by evaluations, one each half minute.
     ("AvailabilityBudgetBurn", "page"): Cases(
         fires=(
-            Case(scraped("1x60 0x20"), AVAILABILITY, 75),
-            Case(requests("refused", 30), AVAILABILITY),
+            Case(scraped("1x120 0x40"), AVAILABILITY, 75, 0.5),
+            Case(scraped("1x200") | every_half_minute("refused", 30), AVAILABILITY, 60, 0.5),
             # 3.3 % of six hours, and over: the half hour still holds it.
-            Case(scraped("1x380 0x11 1x20"), AVAILABILITY, 400),
+            Case(scraped("1x760 0x23 1x40"), AVAILABILITY, 400, 0.5),
         ),
         quiet=(
-            Case(scraped("1x60") | requests("ok", 60), None),
+            Case(scraped("1x200") | every_half_minute("ok", 60), None, 60, 0.5),
             # Two failures in the window say nothing.
-            Case(scraped("1x60") | requests("error", 0.5), None),
+            Case(scraped("1x200") | every_half_minute("error", 1), None, 60, 0.5),
+            # It starts for the first time.
+            Case(scraped("0x4 1x40"), None, 3, 0.5),
         ),
     ),
     ("AvailabilityBudgetBurn", "ticket"): Cases(
-        fires=(Case(scraped("1x360 0x20", 4), AVAILABILITY, 1500, 4),),
-        quiet=(Case(scraped("1x380", 4), None, 1500, 4),),
+        fires=(Case(scraped("1x2880 0x160"), AVAILABILITY, 1500, 0.5),),
+        quiet=(Case(scraped("1x3040"), None, 1500, 0.5),),
     ),
 }
 

@@ -79,7 +79,7 @@ NO_SERIES = {
     "avg",
 }
 NO_SERIES |= {"max", "count", "rate", "increase", "changes", "floor", "absent", "label_replace"}
-NO_SERIES |= {"avg_over_time", "max_over_time", "histogram_quantile", "hour", "day_of_month"}
+NO_SERIES |= {"sum_over_time", "max_over_time", "histogram_quantile", "hour", "day_of_month"}
 NO_SERIES |= {"days_in_month"}
 
 
