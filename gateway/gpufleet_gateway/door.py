@@ -264,6 +264,7 @@ class Door:
                     retry_after_s=5,
                     reason=f"audit: {error.what}"[:200],
                 ) from None
+            record.missed = True
             self._log.missed(opening)
             meters.AUDIT_GAPS.labels(record.use_case).inc()
 
@@ -280,7 +281,7 @@ class Door:
                 ("output", record.output_tokens),
             ):
                 meters.TOKENS.labels(record.use_case, record.model, kind).inc(count)
-        if not record.begun:
+        if not (record.begun or record.missed):
             # It was refused before its work began: its record is all there is of it.
             with contextlib.suppress(Refused):
                 self._open(record)
