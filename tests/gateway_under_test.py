@@ -7,6 +7,7 @@ import os
 import signal
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -73,6 +74,26 @@ class UnderTest:
             small=[seen("small", "small0", self.small)],
         )
         self._write("replicas.json", known.model_dump_json())
+
+    @contextmanager
+    def overload(self, **waiting: int) -> Iterator[None]:
+        """Pools that say again and again how many requests wait at each of their replicas."""
+        ended = threading.Event()
+
+        def go_on() -> None:
+            while not ended.wait(0.5):
+                self.tell_replicas(**waiting)
+
+        self.tell_replicas(**waiting)
+        thread = threading.Thread(target=go_on)
+        thread.start()
+        # Workers look at their files a few times a second.
+        time.sleep(0.3)
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
 
     def tell_keys(self) -> None:
         known = declared.keys(*self.keys.values())

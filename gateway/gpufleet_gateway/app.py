@@ -93,7 +93,7 @@ class Worker:
             stalled = now_s - seen_s > _WATCH_EVERY_S + _STALLED_S
             seen_s = now_s
             if not stalled:
-                self._door.end_hung()
+                self._door.attempts.end_hung()
             routes = self._folder.routes()
             if routes is not followed:
                 followed = routes

@@ -77,6 +77,14 @@ def cache_name(key_id: str, digest: str, asked: Asked) -> bytes:
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=32).digest()
 
 
+def answer_text(content: dict[str, Any]) -> str:
+    """The text of an answer; of several, one after the other."""
+    return "\n".join(
+        str((choice.get("message") or choice).get("content") or choice.get("text") or "")
+        for choice in content["choices"]
+    )
+
+
 def as_events(content: dict[str, Any], *, usage_wanted: bool) -> bytes:
     """An answer as the events of a stream."""
     chat = content.get("object") == "chat.completion"

@@ -3,14 +3,14 @@
 import asyncio
 import contextlib
 import json
+import logging
 import secrets
 import time
-from dataclasses import dataclass, field
-from decimal import Decimal
+import traceback
 from typing import Final
 
-from gpufleet.core.gateway.ladder import Decision, Way
-from gpufleet.core.gateway.request_body import Asked, Unacceptable, passed_on, read_body
+from gpufleet.core.gateway.ladder import Way
+from gpufleet.core.gateway.request_body import Asked, Unacceptable, read_body
 from gpufleet.spec.errors import Retryable
 from gpufleet.spec.gateway import Route
 from gpufleet_gateway import meters
@@ -24,37 +24,24 @@ from gpufleet_gateway.answers import (
     Scope,
     Send,
 )
+from gpufleet_gateway.attempts import (
+    SERVER_ERROR,
+    TIMED_OUT,
+    Attempts,
+    Visit,
+    headers_of_record,
+)
 from gpufleet_gateway.batches import Batches, is_about_batches
-from gpufleet_gateway.cache import Cache, Kept, as_events, cache_name
-from gpufleet_gateway.exchange import Answer, Application, Exchange
+from gpufleet_gateway.cache import Cache, Kept, answer_text, as_events, cache_name
+from gpufleet_gateway.exchange import Application
 from gpufleet_gateway.identity import Caller, Denied, Doorkeeper
-from gpufleet_gateway.proxy import TARGET
 from gpufleet_gateway.record import Log, Record
 from gpufleet_gateway.requests import ClientGone, check_content, headers_of, read
-from gpufleet_gateway.traffic import Target, Traffic, hosted_cost, limits_of
+from gpufleet_gateway.traffic import Traffic, limits_of
 
-MOST_ATTEMPTS: Final = 3
 _OK: Final = 200
-_BAD_GATEWAY: Final = 502
-_TIMED_OUT: Final = 504
-_SERVER_ERROR: Final = 500
-_CLIENT_ERROR: Final = 400
-_NOT_ITS_FAULT: Final = frozenset({401, 402, 403, 404, 408, 409, 429, CLIENT_GONE})
-"""Answers of a hosted API, or of an engine, that are not the client's fault."""
-_MILLION: Final = 1_000_000
 _COMPLETIONS: Final = {"/v1/chat/completions": True, "/v1/completions": False}
-
-
-@dataclass
-class Visit:
-    """One request with everything that belongs to it."""
-
-    scope: Scope
-    receive: Receive
-    client: Client
-    record: Record
-    asked: Asked | None = None
-    counted: list[str] = field(default_factory=list)
+_log: Final = logging.getLogger("gpufleet.gateway")
 
 
 class Door:
@@ -78,14 +65,13 @@ class Door:
         salt: bytes,
         batches: Batches,
     ) -> None:
-        self._application = application
         self._traffic = traffic
         self._doorkeeper = doorkeeper
         self._log = log
         self._salt = salt
         self._batches = batches
         self._cache = Cache()
-        self._live: dict[int, tuple[Target, asyncio.Task[None]]] = {}
+        self.attempts = Attempts(application, traffic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -119,9 +105,9 @@ class Door:
             record.error = refused.code
             if refused.reason or not record.reason:
                 record.reason = refused.reason or refused.code
-            if refused.status in {TOO_MANY, UNAVAILABLE, _TIMED_OUT} and not client.started:
+            if refused.status in {TOO_MANY, UNAVAILABLE, TIMED_OUT} and not client.started:
                 record.way, record.model, record.digest, record.replica = Way.NONE.value, "", "", ""
-            client.headers = _headers(record)
+            client.headers = headers_of_record(record)
             with contextlib.suppress(OSError):
                 await client.refuse(refused)
         except ClientGone:
@@ -130,9 +116,12 @@ class Door:
             record.status, record.error = CLIENT_GONE, "interrupted"
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets no traceback
-            record.status = client.status if client.started else _SERVER_ERROR
+            record.status = client.status if client.started else SERVER_ERROR
             record.error = f"internal: {type(error).__name__}"
-            internal = Refused(_SERVER_ERROR, "internal_error", "The gateway has failed.")
+            # Where it happened, without what it was about: a message may quote the client.
+            trace = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("%s: %s\n%s", record.request_id, type(error).__name__, trace)
+            internal = Refused(SERVER_ERROR, "internal_error", "The gateway has failed.")
             with contextlib.suppress(OSError):
                 await client.refuse(internal)
         finally:
@@ -232,7 +221,7 @@ class Door:
             if kept is not None:
                 await self._again(visit, asked, kept)
                 return
-        answer = await self._attempts(visit, asked, route)
+        answer = await self.attempts.run(visit, asked, route)
         record = visit.record
         primary = routes.pools.get(route.pool)
         if (
@@ -247,200 +236,14 @@ class Door:
     async def _again(self, visit: Visit, asked: Asked, kept: Kept) -> None:
         record = visit.record
         record.way, record.reason = "cache", "the same request was answered before"
-        visit.client.headers |= _headers(record)
+        record.answer = answer_text(kept.content)
+        visit.client.headers |= headers_of_record(record)
         meters.saved(record.use_case, kept.cost)
         if asked.stream:
             await visit.client.stream(as_events(kept.content, usage_wanted=asked.usage_wanted))
             await visit.client.end_stream()
         else:
             await visit.client.answer(_OK, json.dumps(kept.content).encode())
-
-    async def _attempts(self, visit: Visit, asked: Asked, route: Route) -> Answer:
-        """Ask until somebody answers; nothing was sent to the client before.
-
-        Raises:
-            Refused: nobody did.
-            ClientGone: the client did not wait for it.
-        """
-        record = visit.record
-        tried: set[str] = set()
-        deadline_s = record.began_s + route.timeout_s
-        gone = asyncio.ensure_future(_until_gone(visit.receive))
-        failure = ""
-        try:
-            for number in range(MOST_ATTEMPTS):
-                placed = await self._traffic.place(
-                    f"{record.request_id}.{number}", record.use_case, asked, tried
-                )
-                if isinstance(placed, Decision):
-                    raise self._refusal(placed, failure)
-                answer, failure = await self._attempt(visit, placed, asked, gone, deadline_s)
-                if not failure:
-                    return answer
-                if visit.client.started:
-                    raise Refused(_BAD_GATEWAY, "engine_error", "The answer broke off.")
-                tried.add(placed.replica.uid if placed.replica else Way.HOSTED.value)
-                if time.monotonic() >= deadline_s:
-                    break
-        finally:
-            gone.cancel()
-        if failure == "timeout":
-            message = f"No answer within {route.timeout_s:g} s."
-            raise Refused(_TIMED_OUT, "timeout", message, reason="timeout")
-        raise Refused(
-            UNAVAILABLE,
-            "engine_error",
-            "The model does not answer now.",
-            retry_after_s=1,
-            reason=failure[:200],
-        )
-
-    async def _attempt(
-        self,
-        visit: Visit,
-        target: Target,
-        asked: Asked,
-        gone: "asyncio.Future[None]",
-        deadline_s: float,
-    ) -> tuple[Answer, str]:
-        """One attempt; the answer, and how it failed (empty where it did not)."""
-        record, route = visit.record, visit.record.route
-        if route is None:
-            raise LookupError(record.use_case)
-        self._note(visit, target)
-        outliers = self._traffic.outliers
-
-        def on_byte() -> None:
-            now_s = time.monotonic()
-            if record.ttft_s is None:
-                record.ttft_s = round(now_s - record.began_s, 6)
-            if target.attempt is not None:
-                outliers.progressed(target.attempt, now_s)
-
-        exchange = Exchange(
-            self._application,
-            visit.client,
-            stream=asked.stream,
-            usage_wanted=asked.usage_wanted,
-            on_byte=on_byte,
-        )
-        body = passed_on(asked, route, asked.use_case, summary=target.is_summary)
-        token = TARGET.set(dict(target.deployment))
-        task = asyncio.ensure_future(exchange.run(visit.scope, body))
-        TARGET.reset(token)
-        if target.attempt is not None:
-            self._live[id(target)] = (target, task)
-        try:
-            await asyncio.wait(
-                {task, gone},
-                timeout=max(0.0, deadline_s - time.monotonic()),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
-            return exchange.answer, self._judge(target, exchange.answer, task, gone)
-        finally:
-            self._live.pop(id(target), None)
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-            cost = self._count(record, target, exchange.answer)
-            await self._traffic.release(target, cost)
-
-    def end_hung(self) -> None:
-        """End attempts at replicas that are silent, so that others are asked; call it often."""
-        now_s = time.monotonic()
-        outliers = self._traffic.outliers
-        for uid, attempts in outliers.hung(now_s).items():
-            live = [
-                (target, task)
-                for target, task in self._live.values()
-                if any(target.attempt is attempt for attempt in attempts)
-            ]
-            for target, _ in live[:1]:
-                ready = self._traffic.ready_uids(target.decision.pool)
-                outliers.eject_hung(uid, now_s, ready)
-            for _, task in live:
-                task.cancel()
-
-    def _judge(
-        self,
-        target: Target,
-        answer: Answer,
-        task: "asyncio.Task[None]",
-        gone: "asyncio.Future[None]",
-    ) -> str:
-        """How an attempt has failed; empty where it has not.
-
-        Raises:
-            ClientGone: the client has.
-            Refused: the engine finds fault with the request.
-        """
-        outliers, attempt = self._traffic.outliers, target.attempt
-        now_s = time.monotonic()
-        broken = not task.done() or task.cancelled() or task.exception() is not None
-        if not broken and answer.good:
-            if attempt is not None:
-                outliers.succeeded(attempt, now_s)
-            return ""
-        if gone.done():
-            if attempt is not None:
-                outliers.abandoned(attempt)
-            raise ClientGone
-        if not broken and _is_its_fault(answer.status):
-            if attempt is not None:
-                outliers.succeeded(attempt, now_s)
-            raise _fault_of(answer)
-        if attempt is not None:
-            outliers.failed(attempt, now_s, self._traffic.ready_uids(target.decision.pool))
-        if not task.done():
-            return "timeout"
-        if task.cancelled():
-            return "hung"
-        return answer.error or f"status {answer.status}"
-
-    def _note(self, visit: Visit, target: Target) -> None:
-        """Write down, and tell the client, where the request goes."""
-        record, decision = visit.record, target.decision
-        record.way, record.reason = decision.way.value, decision.reason
-        record.model, record.digest = target.model, target.digest
-        record.replica = target.replica.name if target.replica else ""
-        record.ttft_s = None
-        visit.client.headers |= _headers(record)
-
-    def _count(self, record: Record, target: Target, answer: Answer) -> Decimal | None:
-        """Tokens and cost of an attempt; None for a cost that nobody knows."""
-        routes = self._traffic.folder.routes()
-        record.prompt_tokens = answer.prompt_tokens or 0
-        record.output_tokens = (
-            answer.parts if answer.output_tokens is None else answer.output_tokens
-        )
-        record.answer = answer.text
-        hosted = routes.use_cases[record.use_case].hosted
-        if target.reservation is not None and hosted is not None:
-            if answer.prompt_tokens is None:
-                return Decimal(0) if answer.status >= _CLIENT_ERROR else None
-            record.cost = hosted_cost(hosted, record.prompt_tokens, record.output_tokens)
-        elif target.decision.pool in routes.pools:
-            price = routes.pools[target.decision.pool].cost_per_million_tokens or Decimal(0)
-            record.cost = price * (record.prompt_tokens + record.output_tokens) / _MILLION
-        return record.cost
-
-    @staticmethod
-    def _refusal(decision: Decision, failure: str) -> Refused:
-        if failure:
-            return Refused(
-                UNAVAILABLE,
-                "engine_error",
-                "The model does not answer now.",
-                retry_after_s=decision.retry_after_s,
-                reason=f"{failure}; then {decision.reason}"[:200],
-            )
-        return Refused(
-            TOO_MANY,
-            "overloaded",
-            f"The model has more to do than it can: {decision.reason}.",
-            retry_after_s=decision.retry_after_s,
-            reason=decision.reason,
-        )
 
     def _open(self, record: Record) -> None:
         """Tell the audit log that work begins.
@@ -461,6 +264,7 @@ class Door:
                     retry_after_s=5,
                     reason=f"audit: {error.what}"[:200],
                 ) from None
+            record.missed = True
             self._log.missed(opening)
             meters.AUDIT_GAPS.labels(record.use_case).inc()
 
@@ -477,7 +281,7 @@ class Door:
                 ("output", record.output_tokens),
             ):
                 meters.TOKENS.labels(record.use_case, record.model, kind).inc(count)
-        if not record.begun:
+        if not (record.begun or record.missed):
             # It was refused before its work began: its record is all there is of it.
             with contextlib.suppress(Refused):
                 self._open(record)
@@ -487,40 +291,9 @@ class Door:
                 self._log.end(record.request_id, record.closing(self._salt))
 
 
-def _is_its_fault(status: int) -> bool:
-    return _CLIENT_ERROR <= status < _SERVER_ERROR and status not in _NOT_ITS_FAULT
-
-
-def _headers(record: Record) -> dict[str, str]:
-    headers = {"x-gpufleet-route": record.way, "x-gpufleet-reason": record.reason}
-    if record.model:
-        headers["x-gpufleet-model"] = record.model
-    if record.way == Way.SUMMARY:
-        headers["x-gpufleet-summary"] = "true"
-    return headers
-
-
 def _outcome(record: Record) -> str:
     if record.status == CLIENT_GONE:
         return "cancelled"
     if record.status == _OK:
         return "error" if record.error else "ok"
-    return "error" if record.status >= _SERVER_ERROR else "refused"
-
-
-def _fault_of(answer: Answer) -> Refused:
-    """What the engine says of a request, without whose words they are."""
-    try:
-        error = json.loads(b"".join(answer.content))["error"]
-        message = str(error["message"])
-    except (ValueError, KeyError, TypeError):
-        message = "The request is not acceptable."
-    for marker in ("OpenAIException - ", "Exception - "):
-        message = message.rpartition(marker)[2]
-    message = message.partition("\n\nLiteLLM: ")[0]
-    return Refused(answer.status, "invalid_request", message[:1000])
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
+    return "error" if record.status >= SERVER_ERROR else "refused"

@@ -52,6 +52,8 @@ class Record:
     cost: Decimal = Decimal(0)
     begun: bool = False
     """Whether the audit log knows of it."""
+    missed: bool = False
+    """Whether it goes on without a record, and was counted as a gap."""
 
     def opening(self, salt: bytes) -> dict[str, Any]:
         """What is known when its work begins."""

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.alert_cases import CASES, CLUSTER, EMBEDDED, Case, Cases
+from tests.alerts.case import Case, Cases
+from tests.alerts.every import CLUSTER, EMBEDDED
 
 from gpufleet.core.monitoring.rules import Alert, Group, Record
 from gpufleet.core.monitoring.site_rules import rule_groups
@@ -29,8 +30,8 @@ ON_CLUSTER = FLEET.model_copy(
     }
 )
 KINDS = {
-    "embedded": (rule_groups(FLEET, "main"), CASES | EMBEDDED),
-    "cluster": (rule_groups(ON_CLUSTER, "main"), CASES | CLUSTER),
+    "embedded": (rule_groups(FLEET, "main"), EMBEDDED),
+    "cluster": (rule_groups(ON_CLUSTER, "main"), CLUSTER),
 }
 
 
@@ -75,7 +76,7 @@ def test_an_alert_fires_when_it_should_and_stays_quiet_when_it_should(
     needed = _needed(groups, alert)
     for step_min in {case.step_min for case in (*cases.fires, *cases.quiet)}:
         rules = tmp_path / f"rules-{step_min}.yaml"
-        evaluated = {"name": "needed", "interval": f"{step_min}m", "rules": needed}
+        evaluated = {"name": "needed", "interval": f"{60 * step_min:g}s", "rules": needed}
         rules.write_text(yaml.safe_dump({"groups": [evaluated]}))
         tests = [
             _test(case, alert) for case in (*cases.fires, *cases.quiet) if case.step_min == step_min
@@ -85,7 +86,7 @@ def test_an_alert_fires_when_it_should_and_stays_quiet_when_it_should(
             yaml.safe_dump(
                 {
                     "rule_files": [rules.name],
-                    "evaluation_interval": f"{step_min}m",
+                    "evaluation_interval": f"{60 * step_min:g}s",
                     "tests": tests,
                 }
             )
@@ -119,7 +120,7 @@ def _test(case: Case, alert: Alert) -> dict[str, Any]:
     shown = ",".join(f'{name}="{value}"' for name, value in labels.items())
     expected = [] if case.labels is None else [{"labels": f"{{{shown}}}", "value": 1}]
     return {
-        "interval": f"{case.step_min}m",
+        "interval": f"{60 * case.step_min:g}s",
         "input_series": [
             {"series": series, "values": values} for series, values in case.series.items()
         ],

@@ -472,6 +472,24 @@ def test_a_lost_engine_fails_the_shard_with_what_was_answered_kept(
     assert shard.left() == 1
 
 
+def test_a_store_that_is_away_for_a_while_does_not_end_a_shards_work(
+    shard: Shard, api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_shard, "_KEEP_EVERY_S", 0.0)
+    api.status = lambda name, nth: 503 if name == "d" and nth < 4 else 200
+    kept: list[int] = []
+
+    def keep(lines: list[batch_shard.Line]) -> None:
+        kept.append(len(lines))
+        if len(kept) == 1:
+            raise Retryable("the object store does not answer")
+
+    asks = FORM.requests(shard.store.get(shard.bucket, shard.keys.requests))
+    numbered = [(str(number), ask) for number, ask in enumerate(asks)]
+    assert Engine(api.url, 4).work_through(numbered, FORM.answer, keep, lambda: False)
+    assert kept[0] < kept[-1] == 4
+
+
 def test_a_shard_that_is_not_there_is_told(store: ObjectStore, api: FakeApi) -> None:
     missing = Shard("b-9", store, "shards", ShardKeys("batch-none", 9), FORM)
     with pytest.raises(Failed, match="is not in the object store"):

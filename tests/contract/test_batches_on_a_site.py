@@ -220,7 +220,7 @@ def test_a_batch_is_answered_in_order_and_leaves_nothing_behind(
     assert not cluster.items(PODS, labels=names.POOL)
 
 
-def test_a_replica_takes_its_gpus_back_and_what_was_answered_is_not_asked_again(
+def test_a_replica_takes_its_gpus_back_and_the_batch_goes_on_when_they_are_idle(
     ground: Ground,
     cluster: Cluster,
     spawn: Spawn,

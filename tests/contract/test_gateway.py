@@ -195,28 +195,28 @@ def test_a_client_that_goes_away_ends_the_engines_work(
 
 
 def test_overload_goes_down_the_ladder(gateway: UnderTest, key: str) -> None:
-    gateway.tell_replicas(chat=20)
-    time.sleep(0.3)
-    answer = gateway.ask(key)
-    assert (answer.status_code, answer.headers["x-gpufleet-route"]) == (200, "fallback")
-    assert answer.headers["x-gpufleet-reason"] == "predicted time in queue"
-    assert answer.headers["x-gpufleet-model"] == "small-1"
-    answer = gateway.ask(key, "open")
-    assert (answer.status_code, answer.headers["x-gpufleet-route"]) == (200, "hosted")
-    assert gateway.api.headers[-1]["Authorization"] == "Bearer sk-hosted"
-    assert gateway.record_of(answer)["cost"] == "0.000027"
-    for use_case in ("secret", "capped", "brief"):
-        refused = gateway.ask(key, use_case)
-        assert refused.status_code == 429, use_case
-        assert int(refused.headers["retry-after"]) >= 1
-        assert refused.json()["error"]["code"] == "overloaded"
-        assert gateway.record_of(refused)["route"] == "none"
+    with gateway.overload(chat=20):
+        answer = gateway.ask(key)
+        assert (answer.status_code, answer.headers["x-gpufleet-route"]) == (200, "fallback")
+        assert answer.headers["x-gpufleet-reason"] == "predicted time in queue"
+        assert answer.headers["x-gpufleet-model"] == "small-1"
+        answer = gateway.ask(key, "open")
+        assert (answer.status_code, answer.headers["x-gpufleet-route"]) == (200, "hosted")
+        assert gateway.api.headers[-1]["Authorization"] == "Bearer sk-hosted"
+        assert gateway.record_of(answer)["cost"] == "0.000027"
+        for use_case in ("secret", "capped", "brief"):
+            refused = gateway.ask(key, use_case)
+            assert refused.status_code == 429, use_case
+            assert int(refused.headers["retry-after"]) >= 1
+            assert refused.json()["error"]["code"] == "overloaded"
+            assert gateway.record_of(refused)["route"] == "none"
     assert len(gateway.api.asked) == 1
 
 
 def test_restricted_data_never_leaves_however_replicas_fail(gateway: UnderTest, key: str) -> None:
     _both(gateway, "errors")
-    assert gateway.ask(key, "secret").status_code == 503
+    refused = gateway.ask(key, "secret")
+    assert refused.status_code == 503, refused.headers
     assert gateway.ask(key, "open").headers["x-gpufleet-route"] == "hosted"
     assert len(gateway.api.asked) == 1
     _both(gateway, "ok")
@@ -225,9 +225,8 @@ def test_restricted_data_never_leaves_however_replicas_fail(gateway: UnderTest, 
 
 def test_summary_mode_gives_shorter_answers_and_says_so(gateway: UnderTest, key: str) -> None:
     gateway.api.mode = "errors"
-    gateway.tell_replicas(chat=1)
-    time.sleep(0.3)
-    answer = gateway.ask(key, "brief")
+    with gateway.overload(chat=1):
+        answer = gateway.ask(key, "brief")
     assert answer.headers["x-gpufleet-route"] == "summary"
     assert answer.headers["x-gpufleet-summary"] == "true"
     sent = [body for engine in gateway.large for body in engine.asked][-1]
@@ -238,9 +237,8 @@ def test_summary_mode_gives_shorter_answers_and_says_so(gateway: UnderTest, key:
 
 def test_a_hosted_api_that_fails_is_not_the_end_of_the_ladder(gateway: UnderTest, key: str) -> None:
     gateway.api.mode = "errors"
-    gateway.tell_replicas(chat=1)
-    time.sleep(0.3)
-    answer = gateway.ask(key, "open")
+    with gateway.overload(chat=1):
+        answer = gateway.ask(key, "open")
     assert (answer.status_code, answer.headers["x-gpufleet-route"]) == (200, "summary")
 
 

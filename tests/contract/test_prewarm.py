@@ -1,4 +1,4 @@
-"""Warm replicas are proven by a token each: of real servers, behind a real HTTP API."""
+"""Replicas of a pool are found and asked themselves: for a token each, and for their speed."""
 
 import json
 from collections.abc import Iterator
@@ -17,11 +17,11 @@ from gpufleet.core.serving import pools_at
 from gpufleet.edges.clock import OFFSET_FILE
 from gpufleet.edges.replica_probe import Replica, ask_each
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
-from gpufleet.flows import prewarm
+from gpufleet.flows import prewarm, serving_bench
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
 from gpufleet.spec import load_fleet
-from gpufleet.spec.errors import TargetMissed
+from gpufleet.spec.errors import Retryable, TargetMissed
 
 FLEET_FILE = PROJECT_ROOT / "fleets/article/production.yaml"
 LOOPBACK = "127.0.0.1"
@@ -233,3 +233,43 @@ def test_a_pod_out_of_reach_is_asked_through_its_api_server(
     cluster.close()
     assert proof.warm
     assert prewarmed.api.proxied == ["chat-0:1"]
+
+
+def test_a_pools_speed_is_measured_at_one_replica_and_kept_as_evidence(
+    prewarmed: Prewarmed, engine: OpenAiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving_bench, "ENGINE_PORT", engine.port)
+    ground = prewarmed.ground
+    ready = pod(prewarmed, "a")
+    ready["status"]["conditions"][0]["lastTransitionTime"] = "2026-11-26T10:00:45Z"
+    ready["status"]["containerStatuses"] = [
+        {"name": "engine", "state": {"running": {"startedAt": "2026-11-26T10:00:00Z"}}}
+    ]
+    prewarmed.api.pods = [ready]
+    pool = next(iter(ground.fleet.pools))
+    asked = serving_bench.Asked(
+        pool=pool, concurrency="1,3", duration_s="1", save="measured-here", output_tokens="20"
+    )
+    order = serving_bench.order_of(ground.workspace, ground.fleet_file, asked)
+    assert order.target.model == ground.fleet.pools[pool].model
+    report = serving_bench.run_load(order, lambda _: None)
+    assert [each.in_flight for each in report.levels] == ["1", "3"]
+    assert [each.seconds for each in report.load_times] == [45.0]
+    assert report.simulated
+    shown = serving_bench.save(order, report, ground.fleet_file, apply=False)
+    assert not Path(shown.file).exists()
+    kept = serving_bench.save(order, report, ground.fleet_file, apply=True)
+    assert kept.include_missing
+    text = ground.fleet_file.read_text()
+    ground.fleet_file.write_text(f"include: [measured]\n{text}")
+    found = load_fleet(ground.fleet_file).measurements["measured-here"]
+    assert [each.concurrency for each in found.points] == [1, 3]
+    assert "SIMULATED" in found.source
+    assert not serving_bench.save(order, report, ground.fleet_file, apply=True).include_missing
+
+
+def test_a_pool_without_a_ready_replica_is_not_measured(prewarmed: Prewarmed) -> None:
+    ground = prewarmed.ground
+    asked = serving_bench.Asked(pool=next(iter(ground.fleet.pools)))
+    with pytest.raises(Retryable, match="no ready replica"):
+        serving_bench.order_of(ground.workspace, ground.fleet_file, asked)

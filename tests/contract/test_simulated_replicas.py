@@ -164,6 +164,27 @@ def test_a_deleted_pod_s_engine_ends_what_it_has_begun_and_keeps_its_address_mea
     until(lambda: status["podIP"] not in book.read_text())
 
 
+def test_a_deleted_pod_that_somebody_holds_has_ended_when_its_engine_has(
+    cluster: Cluster, agent: AgentClient, until: "Until"
+) -> None:
+    held = pod("one")
+    held["metadata"]["finalizers"] = ["example.com/hold"]
+    cluster.create(PODS, held)
+    until(lambda: seen(cluster, "one", ready=True))
+    cluster.delete(f"{PODS}/one")
+
+    def ended() -> dict[str, Any] | None:
+        status: dict[str, Any] = (cluster.get(f"{PODS}/one") or {}).get("status", {})
+        return status if status.get("phase") == "Succeeded" else None
+
+    after = until(ended)
+    assert after["containerStatuses"][0]["state"]["terminated"]["exitCode"] == 0
+    assert all(each.pod != "one" for each in agent.replicas())
+    let_go = {"$deleteFromPrimitiveList/finalizers": held["metadata"]["finalizers"]}
+    cluster.merge(f"{PODS}/one", {"metadata": let_go})
+    until(lambda: cluster.get(f"{PODS}/one") is None)
+
+
 def test_the_pods_of_a_replica_over_nodes_are_ready_with_the_one_that_serves(
     cluster: Cluster, agent: AgentClient, until: "Until"
 ) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from tests.audit import CLOSING, OPENING
 
 from gpufleet.edges.audit_chain import RECORD_BYTES
-from gpufleet.edges.audit_log import AuditLimits, AuditLog, AuditUnavailable
+from gpufleet.edges.audit_limits import AuditLimits, AuditUnavailable
+from gpufleet.edges.audit_log import AuditLog
 
 THREADS = 3
 

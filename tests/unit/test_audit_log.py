@@ -12,8 +12,9 @@ from tests.audit import CLOSING, OPENING, findings, records, times_recorded
 from tests.conftest import Until
 
 from gpufleet.edges.audit_chain import RECORD_BYTES
-from gpufleet.edges.audit_files import OPEN, SEALED, SLOT_BYTES, backlog, segments
-from gpufleet.edges.audit_log import AuditLimits, AuditLog, AuditUnavailable
+from gpufleet.edges.audit_files import INTENT, OPEN, SEALED, SLOT_BYTES, Slots, backlog, segments
+from gpufleet.edges.audit_limits import AuditLimits, AuditUnavailable
+from gpufleet.edges.audit_log import AuditLog
 
 SMALL = AuditLimits(segment_bytes=4 * RECORD_BYTES)
 
@@ -230,6 +231,21 @@ def test_a_file_of_intents_that_is_cut_anywhere_leaves_whole_chains(
     assert set(times_recorded(folder).values()) == {1}
 
 
+@given(at=st.integers(1, 40))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+def test_a_slot_that_is_not_as_it_was_written_counts_for_nothing(tmp_path: Path, at: int) -> None:
+    file = tmp_path / "writer.intents"
+    file.unlink(missing_ok=True)
+    slots = Slots.create(file)
+    slots.put(INTENT, {"request_id": "r1", "padding": "x" * 40})
+    content = bytearray(file.read_bytes())
+    assert [value["request_id"] for _, _, value in slots.all()] == ["r1"]
+    content[at] ^= 1
+    file.write_bytes(content)
+    assert list(slots.all()) == []
+    slots.close()
+
+
 def test_a_gap_is_recorded_when_it_is_over(log: AuditLog, tmp_path: Path) -> None:
     for _ in range(3):
         log.missed(OPENING)
@@ -286,10 +302,37 @@ def test_what_waits_for_the_store_is_bounded_and_goes_on_when_it_is_shipped(
     log.close()
 
 
-def test_a_folder_that_cannot_be_made_is_unavailable(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(AuditUnavailable):
-        AuditLog(tmp_path / "file" / "audit", "gateway")
+def test_a_process_begins_without_a_disk_and_records_when_it_has_one(
+    tmp_path: Path, until: Until
+) -> None:
+    (tmp_path / "parent").write_text("")
+    folder = tmp_path / "parent" / "audit"
+    log = AuditLog(folder, "gateway")
+    with pytest.raises(AuditUnavailable, match="cannot be written"):
+        log.begin("r1", OPENING)
+    log.missed(OPENING)
+    (tmp_path / "parent").unlink()
+    until(folder.is_dir)
+    until(lambda: records(folder))
+    serve(log, "r2")
+    log.close()
+    assert [record.route for record in records(folder)] == ["gap", "primary"]
+
+
+def test_those_without_a_key_cannot_stop_what_has_to_be_recorded(tmp_path: Path) -> None:
+    limits = AuditLimits(segment_bytes=4 * RECORD_BYTES, folder_bytes=12 * 4 * RECORD_BYTES)
+    log = AuditLog(tmp_path, "gateway", limits)
+    refused = False
+    for number in range(1000):
+        try:
+            log.begin(f"anonymous-{number}", {})
+            log.end(f"anonymous-{number}", {"status": 401})
+        except AuditUnavailable:
+            refused = True
+            break
+    assert refused
+    serve(log, "r1", "r2")
+    log.close()
 
 
 @pytest.mark.parametrize("text", ["\ud800", "\x00" * 3000, "\u4e00" * 3000, '"\\' * 3000])

@@ -171,6 +171,10 @@ def test_a_gap_is_accepted_with_its_proof_and_with_nothing_else(
     proof = Piece(1, deleted=deleted)
     assert faults([proof, *rest], heads) == []
     assert faults(rest, heads) != []
+    for field in ("previous", "first"):
+        wrong = hash_of(b"another") if field == "previous" else 2
+        odd = deleted.model_copy(update={field: wrong, "last": gone + 1})
+        assert faults([Piece(1, deleted=odd)], {}) != []
     other = deleted.model_copy(update={"head": hash_of(b"another")})
     assert faults([Piece(1, deleted=other), *rest], heads) != []
     if gone > 1:

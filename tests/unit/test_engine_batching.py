@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from gpufleet.core.capacity.replica import Evidence, ReplicaSpeed
 from gpufleet.core.capacity.requests import Limits, Requests
 from gpufleet.core.capacity.simulator import simulate
-from gpufleet.local.engine.batching import NEVER, Batch, Job, State
+from gpufleet.local.engine.batching import Batch, Job, State
+from gpufleet.local.engine.steps import NEVER
 
 LIMIT = 8
 SPEED = ReplicaSpeed(

@@ -135,3 +135,14 @@ def test_replicas_that_are_gone_are_forgotten_once_nothing_is_under_way() -> Non
     outliers.failed(attempt, 1, POOL)
     outliers.keep([])
     assert not outliers.hung(1000)
+
+
+def test_a_replica_that_is_dead_for_weeks_is_tried_again_every_five_minutes() -> None:
+    outliers = Outliers()
+    _fail(outliers, "a", 0)
+    now_s = 0.0
+    for _ in range(2000):
+        now_s += LONGEST_EJECTION_S
+        assert not outliers.ejected(POOL, now_s)
+        assert outliers.failed(outliers.started("a", now_s, 3), now_s, POOL)
+    assert outliers.ejected(POOL, now_s + LONGEST_EJECTION_S - 1) == {"a"}

@@ -28,6 +28,7 @@ from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.hardware import ExistingCluster
 from gpufleet.spec.slo_reports import SloState
+from gpufleet.tasks.slo_view import bar
 
 SAMPLE = load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml")
 ARTICLE = load_fleet(PROJECT_ROOT / "fleets/article/production.yaml")
@@ -78,7 +79,7 @@ NO_SERIES = {
     "avg",
 }
 NO_SERIES |= {"max", "count", "rate", "increase", "changes", "floor", "absent", "label_replace"}
-NO_SERIES |= {"avg_over_time", "max_over_time", "histogram_quantile", "hour", "day_of_month"}
+NO_SERIES |= {"sum_over_time", "max_over_time", "histogram_quantile", "hour", "day_of_month"}
 NO_SERIES |= {"days_in_month"}
 
 
@@ -253,3 +254,12 @@ def test_time_needs_no_requests_to_be_lost() -> None:
     objective = Objective("a", "b", Slo.AVAILABILITY, 0.01)
     gone = Answers(bad=0.5, burn_1h=1, burn_6h=0.5, current=1, requests=None)
     assert row_of(objective, gone).state is SloState.SPENT
+
+
+@pytest.mark.parametrize(
+    ("left", "shown"), [(1, "█" * 10), (0.5, "█████░░░░░"), (-3, "░" * 10), (None, "")]
+)
+def test_a_bar_is_full_with_the_whole_budget_and_empty_once_it_is_spent(
+    left: float | None, shown: str
+) -> None:
+    assert bar(left) == shown

@@ -5,6 +5,7 @@ zeros up to its preallocated size. `WRITER.intents` has slots of a fixed size: r
 begun, gaps, and the heads of chains. Its writer holds a lock on it for life.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -133,7 +134,9 @@ def seal(descriptor: int, file: Path, length: int) -> None:
     """Cut a segment to its length, and give it its last name."""
     os.ftruncate(descriptor, length)
     os.fsync(descriptor)
-    file.rename(file.with_suffix(SEALED))
+    with contextlib.suppress(FileNotFoundError):
+        # It has its last name already where only the folder was not synced.
+        file.rename(file.with_suffix(SEALED))
     sync_folder(file.parent)
 
 

@@ -22,33 +22,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from gpufleet.edges.audit_chain import RECORD_BYTES, Chain
+from gpufleet.edges.audit_chain import RECORD_BYTES, Chain, Segment
 from gpufleet.edges.audit_facts import Begun, Gap, for_slot, gap_facts, known, moment, split
-from gpufleet.edges.audit_files import GAP, HEAD, INTENT, INTENTS, Slots, backlog
+from gpufleet.edges.audit_files import GAP, HEAD, INTENT, INTENTS, Slots
+from gpufleet.edges.audit_limits import AuditLimits, AuditUnavailable, check_backlog, unavailable
 from gpufleet.edges.audit_recovery import recover
 from gpufleet.spec.audit import CONTENT
-from gpufleet.spec.errors import Retryable
 from gpufleet.spec.gateway import AuditRecord
 
 _LOOK_AGAIN_S: Final = 1.0
-
-
-class AuditUnavailable(Retryable):
-    """A request cannot be recorded: one that has to be is refused."""
-
-
-@dataclass(frozen=True)
-class AuditLimits:
-    """Sizes and ages of an audit log."""
-
-    folder_bytes: int = 2**30
-    """Most that waits for the object store in the folder; beyond it nothing begins."""
-    segment_bytes: int = 2 * 2**20
-    """Size at which a segment is sealed."""
-    seal_after_s: float = 45.0
-    """Age at which a segment is sealed."""
-    sync_every_s: float = 0.1
-    """Longest time whose records a loss of power loses."""
 
 
 class _Stream(Chain):
@@ -58,6 +40,9 @@ class _Stream(Chain):
     head_slot: int | None = None
     opened_at = 0.0
     """When its segment was opened; monotonic."""
+    refused_at = float("-inf")
+    """When it found no space last; monotonic."""
+    refusal = ""
 
 
 @dataclass
@@ -66,6 +51,8 @@ class _State:
     begun: dict[str, Begun] = field(default_factory=dict)
     late: list[tuple[Begun, dict[str, Any]]] = field(default_factory=list)
     gaps: dict[tuple[str, str], Gap] = field(default_factory=dict)
+    retired: list[Segment] = field(default_factory=list)
+    """Full or old segments that are not sealed yet."""
 
 
 class AuditLog:
@@ -76,9 +63,6 @@ class AuditLog:
         writer: what the process is, such as `gateway-0`; start, pid and random digits are added.
         limits: of sizes and ages.
         now: tells the time, seconds since 1970.
-
-    Raises:
-        AuditUnavailable: the folder cannot be written.
     """
 
     def __init__(
@@ -96,14 +80,9 @@ class AuditLog:
         self.writer = f"{clean}-{stamp}-{os.getpid()}-{secrets.token_hex(4)}"
         self._state = _State()
         self._lock = threading.Lock()
-        self._refused: tuple[float, str] = (float("-inf"), "")
+        self._made: Slots | None = None
         self._is_dirty = False
         self._ended = threading.Event()
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._slots = Slots.create(folder / f"{self.writer}{INTENTS}")
-        except OSError as error:
-            raise _unavailable(folder, error) from None
         self._thread = threading.Thread(target=self._keep, daemon=True, name="audit-sync")
         self._thread.start()
 
@@ -131,7 +110,7 @@ class AuditLog:
                 self._reserve(chain, chain.in_flight + 1)
                 slot = self._slots.put(INTENT, for_slot(data_class, facts))
             except OSError as error:
-                raise _unavailable(self._folder, error) from None
+                raise unavailable(self._folder, error) from None
             chain.in_flight += 1
             self._state.begun[request_id] = Begun(slot, data_class, facts)
             self._is_dirty = True
@@ -156,7 +135,7 @@ class AuditLog:
                 return self._write(begun, facts)
             except OSError as error:
                 self._state.late.append((begun, facts))
-                raise _unavailable(self._folder, error) from None
+                raise unavailable(self._folder, error) from None
 
     def missed(self, opening: Mapping[str, Any]) -> None:
         """Count a request that is served although it could not be recorded.
@@ -178,7 +157,7 @@ class AuditLog:
         try:
             return recover(self._folder)
         except OSError as error:
-            raise _unavailable(self._folder, error) from None
+            raise unavailable(self._folder, error) from None
 
     def seal(self) -> None:
         """Seal every segment that has a record now.
@@ -186,25 +165,39 @@ class AuditLog:
         Raises:
             AuditUnavailable: the folder cannot be written.
         """
-        with self._lock:
-            try:
+        try:
+            with self._lock:
                 for chain in self._state.chains.values():
                     self._rotate(chain)
-            except OSError as error:
-                raise _unavailable(self._folder, error) from None
+            self._finish()
+        except OSError as error:
+            raise unavailable(self._folder, error) from None
 
     def close(self) -> None:
         """Seal everything and end; requests that have not ended are found by `recover`."""
         self._ended.set()
         self._thread.join()
-        with self._lock:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            with self._lock:
                 for chain in self._state.chains.values():
-                    chain.in_flight = 0
-                    self._rotate(chain)
-            for chain in self._state.chains.values():
-                chain.let_go()
-            self._slots.close()
+                    self._retire(chain)
+            self._finish()
+        for chain in self._state.chains.values():
+            chain.let_go()
+        if self._made is not None:
+            self._made.close()
+
+    @property
+    def _slots(self) -> Slots:
+        """Its slots; a process begins its work on a full disk too.
+
+        Raises:
+            OSError: there is no space for them.
+        """
+        if self._made is None:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._made = Slots.create(self._folder / f"{self.writer}{INTENTS}")
+        return self._made
 
     def _write(self, begun: Begun, facts: dict[str, Any]) -> AuditRecord:
         """The record of a request, and its content apart."""
@@ -259,6 +252,7 @@ class AuditLog:
 
     def _miss(self, data_class: str, use_case: str) -> None:
         at = moment(self._now())
+        self._chain(data_class)
         gap = self._state.gaps.setdefault(
             (data_class, use_case),
             Gap(f"gap-{secrets.token_hex(8)}", data_class, use_case, at),
@@ -272,32 +266,23 @@ class AuditLog:
         """Make sure that a segment has space for so many records.
 
         Raises:
-            AuditUnavailable: too much waits to be shipped.
-            OSError: there is no space.
+            AuditUnavailable: there is no space, or too much waits to be shipped.
         """
         needed = records * RECORD_BYTES + more_bytes
         segment = chain.segment
         if segment is not None and segment.offset + needed <= segment.size:
             return
-        since, why = self._refused
-        if time.monotonic() - since < _LOOK_AGAIN_S:
-            raise AuditUnavailable(why, where=str(self._folder))
+        if time.monotonic() - chain.refused_at < _LOOK_AGAIN_S:
+            raise AuditUnavailable(chain.refusal, where=str(self._folder))
         try:
-            self._check_backlog()
+            # Its file is there before any segment is: nobody takes it for a dead one's.
+            _ = self._slots
+            check_backlog(self._folder, self._limits, chain.name.rpartition(".")[2])
             self._replace(chain, needed)
         except (OSError, AuditUnavailable) as error:
-            why = error.what if isinstance(error, AuditUnavailable) else str(error.strerror)
-            self._refused = (time.monotonic(), why)
-            raise
-
-    def _check_backlog(self) -> None:
-        waiting = backlog(self._folder)
-        if waiting.size_bytes + self._limits.segment_bytes > self._limits.folder_bytes:
-            raise AuditUnavailable(
-                f"{waiting.size_bytes} bytes of records wait for the object store, the most",
-                where=str(self._folder),
-                mend="the store has to answer again, or the limit has to grow",
-            )
+            refused = unavailable(self._folder, error) if isinstance(error, OSError) else error
+            chain.refused_at, chain.refusal = time.monotonic(), refused.what
+            raise refused from None
 
     def _rotate(self, chain: _Stream) -> None:
         """Seal what has records; requests in flight keep their space in the next segment."""
@@ -323,51 +308,60 @@ class AuditLog:
         chain.segment, chain.opened_at = segment, time.monotonic()
 
     def _retire(self, chain: _Stream) -> None:
-        if chain.segment is not None and chain.segment.offset:
+        """Let the segment of a chain be sealed, by whoever may wait for the disk."""
+        segment = chain.segment
+        if segment is None:
+            return
+        if segment.offset:
             # Whoever goes on for a dead writer needs it when the segment was shipped.
             chain.head_slot = self._slots.put(HEAD, chain.head, chain.head_slot)
-            os.fdatasync(self._slots.descriptor)
-        chain.end_segment()
+        self._state.retired.append(segment)
+        chain.segment = None
+
+    def _finish(self) -> None:
+        """Seal what was retired; the lock is not held while the disk is waited for."""
+        with self._lock:
+            retired, self._state.retired = self._state.retired, []
+        try:
+            if retired and self._made is not None:
+                os.fdatasync(self._made.descriptor)
+            while retired:
+                retired[0].end()
+                retired.pop(0)
+        finally:
+            with self._lock:
+                self._state.retired[:0] = retired
 
     def _keep(self) -> None:
         """Sync what was written, and seal what is old."""
         while not self._ended.wait(self._limits.sync_every_s):
             with contextlib.suppress(OSError):
                 self._sync()
-            with contextlib.suppress(OSError, AuditUnavailable), self._lock:
-                self._tend()
+                self._finish()
+            with self._lock:
+                for data_class, chain in list(self._state.chains.items()):
+                    with contextlib.suppress(OSError, AuditUnavailable):
+                        self._tend(data_class, chain)
 
-    def _tend(self) -> None:
+    def _tend(self, data_class: str, chain: _Stream) -> None:
         """Write what is owed, and seal what is old."""
-        for data_class, chain in list(self._state.chains.items()):
-            self._settle(chain, data_class)
-            is_old = time.monotonic() - chain.opened_at >= self._limits.seal_after_s
-            if chain.segment is not None and is_old:
-                self._rotate(chain)
+        self._settle(chain, data_class)
+        is_old = time.monotonic() - chain.opened_at >= self._limits.seal_after_s
+        if chain.segment is not None and is_old:
+            self._rotate(chain)
 
     def _sync(self) -> None:
         with self._lock:
-            if not self._is_dirty:
+            if not self._is_dirty or self._made is None:
                 return
             self._is_dirty = False
-            written = [
-                os.dup(chain.segment.descriptor)
-                for chain in self._state.chains.values()
-                if chain.segment is not None
-            ]
+            live = [chain.segment for chain in self._state.chains.values() if chain.segment]
+            written = [os.dup(each.descriptor) for each in [*self._state.retired, *live]]
         try:
             # Records first: a slot that is free must not outlive the record that freed it.
             for descriptor in written:
                 os.fdatasync(descriptor)
-            os.fdatasync(self._slots.descriptor)
+            os.fdatasync(self._made.descriptor)
         finally:
             for descriptor in written:
                 os.close(descriptor)
-
-
-def _unavailable(folder: Path, error: OSError) -> AuditUnavailable:
-    return AuditUnavailable(
-        f"the audit log cannot be written: {error.strerror}",
-        where=str(folder),
-        mend="free some space; what was recorded is kept",
-    )

@@ -5,6 +5,7 @@ a Job, whose GPUs a pool's replica may take back at any time.
 """
 
 import asyncio
+import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -235,7 +236,9 @@ class Engine:
                 worker.result()
             if len(answers) > kept and time.monotonic() - kept_at > _KEEP_EVERY_S:
                 kept, kept_at = len(answers), time.monotonic()
-                await asyncio.to_thread(keep, list(answers))
+                with contextlib.suppress(Retryable):
+                    # A store that is away now is asked again: only the last word counts.
+                    await asyncio.to_thread(keep, list(answers))
 
     async def _ask(self, client: httpx.AsyncClient, ask: Ask) -> httpx.Response:
         # ASCII: httpx's own writing refuses half of a surrogate pair.

@@ -13,8 +13,12 @@ from typing import Final
 
 _SHELL: Final = ("fleet", ".ci/run")
 _OWN_GO: Final = ("controlplane", "oci", "pulumi-resource-kubernetes")
-_BENCHMARKS: Final = ("benchmarks/up", "benchmarks/provision", "benchmarks/ground")
-_PYTHON: Final = ("modules", "stacks", "tests", "tools", *_BENCHMARKS, "tasks.py")
+_BENCHMARKS: Final = (
+    *("benchmarks/capacity", "benchmarks/capacity_fit", "benchmarks/capacity_parts"),
+    *("benchmarks/engine", "benchmarks/gateway", "benchmarks/gateway_parts"),
+    *("benchmarks/ground", "benchmarks/provision", "benchmarks/up"),
+)
+_PYTHON: Final = ("gateway", "modules", "stacks", "tests", "tools", *_BENCHMARKS, "tasks.py")
 
 
 @dataclass(frozen=True)

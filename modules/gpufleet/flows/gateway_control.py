@@ -224,7 +224,7 @@ class Control:
             Retryable: the database does not answer; the last keys stay.
         """
         ground = self._opened()
-        publish_keys(ground, self._folder, ground.clock())
+        publish_keys(ground, self._folder, system_clock())
 
     def _serve_batches(self) -> None:
         """Serve files and batches on the workers' socket, from when the database answers first.

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Final
 
 from gpufleet.core import vocabulary as names
@@ -14,11 +15,13 @@ from gpufleet.core.prewarming import (
     windows,
 )
 from gpufleet.core.serving import ENGINE_PORT
+from gpufleet.edges.clock import clock_of
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.replica_probe import Replica, ask_each
-from gpufleet.edges.workspace import EnvironmentDir
+from gpufleet.edges.workspace import EnvironmentDir, Workspace
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
+from gpufleet.local.platform import embedded_sites
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import BadInput, FleetError, TargetMissed
 from gpufleet.spec.fleet import Fleet
@@ -34,6 +37,20 @@ _MOST_DAYS: Final = 800
 
 SetMissing = Callable[[Window, int | None], None]
 """Tells how many replicas of a window are missing; none once it is over."""
+
+
+def schedule_of(
+    workspace: Workspace, fleet_file: Path, *, days: str = "30", pool: str = "", site: str = ""
+) -> PrewarmSchedule:
+    """`schedule` of an environment, from now on by its clock; nothing is opened or written.
+
+    Raises:
+        BadInput: the fleet file; number of days, pool or site.
+    """
+    fleet = load_fleet(fleet_file)
+    simulated = len(embedded_sites(fleet)) == len(fleet.sites)
+    clock = clock_of(workspace.for_fleet(fleet), simulated=simulated)
+    return schedule(fleet, clock(), days=days, pool=pool, site=site)
 
 
 def schedule(

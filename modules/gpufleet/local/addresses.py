@@ -6,6 +6,7 @@ or of two clones on one machine, never share one.
 
 import hashlib
 import ipaddress
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -39,10 +40,14 @@ def _block(index: int) -> str:
 
 
 class AddressBook:
-    """Which pod (by UID) has which address of the block, kept in a file."""
+    """Which pod (by UID) has which address of the block, kept in a file.
+
+    Usable from several threads.
+    """
 
     def __init__(self, file: Path, block: str) -> None:
         self._file = file
+        self._lock = threading.Lock()
         self._hosts = [str(host) for host in ipaddress.IPv4Network(block).hosts()]
         self._valid = frozenset(self._hosts)
         kept: dict[str, str] = read_json(file) or {}
@@ -59,30 +64,34 @@ class AddressBook:
         Raises:
             Failed: the block is used up.
         """
-        if uid not in self._addresses:
-            used = set(self._addresses.values())
-            free = next((host for host in self._hosts if host not in used), None)
-            if free is None:
-                raise Failed(f"all {len(self._hosts)} loopback addresses of the site are in use")
-            self._addresses[uid] = free
-            write_json(self._file, self._addresses)
-        return self._addresses[uid]
+        with self._lock:
+            if uid not in self._addresses:
+                used = set(self._addresses.values())
+                free = next((host for host in self._hosts if host not in used), None)
+                if free is None:
+                    raise Failed(f"all {len(self._hosts)} loopback addresses of the site are used")
+                self._addresses[uid] = free
+                write_json(self._file, self._addresses)
+            return self._addresses[uid]
 
     def adopt(self, uid: str, address: str) -> None:
         """The pod has this address already; so no other pod gets it, even if the file was lost."""
-        if address in self._valid and self._addresses.get(uid) != address:
-            self._addresses[uid] = address
-            write_json(self._file, self._addresses)
+        with self._lock:
+            if address in self._valid and self._addresses.get(uid) != address:
+                self._addresses[uid] = address
+                write_json(self._file, self._addresses)
 
     def release(self, uid: str) -> None:
         """The pod is gone."""
-        if self._addresses.pop(uid, None):
-            write_json(self._file, self._addresses)
+        with self._lock:
+            if self._addresses.pop(uid, None):
+                write_json(self._file, self._addresses)
 
     def keep_only(self, uids: set[str]) -> None:
         """Forget every pod that is not among these."""
-        gone = self._addresses.keys() - uids
-        for uid in gone:
-            del self._addresses[uid]
-        if gone:
-            write_json(self._file, self._addresses)
+        with self._lock:
+            gone = self._addresses.keys() - uids
+            for uid in gone:
+                del self._addresses[uid]
+            if gone:
+                write_json(self._file, self._addresses)

@@ -158,9 +158,10 @@ class Agent:
     def _keep_only(self, listed: set[str]) -> None:
         """Whatever is not there any more went while nobody looked."""
         with self._lock:
-            for uid in self._known.keys() - listed:
-                self._gone(uid)
-            self._addresses.keep_only(listed | self._known.keys())
+            known = set(self._known)
+        for uid in known - listed:
+            self._gone(uid)
+        self._addresses.keep_only(listed | known)
 
     def _see(self, pod: PoolPod) -> None:
         """Take a pod as it is now: start its engine or let it go, and have its status written."""
@@ -168,13 +169,10 @@ class Agent:
             return
         with self._lock:
             known = self._known.get(pod.uid)
-            if known:
-                known.pod = pod
-            elif pod.is_leaving or pod.body["status"]["phase"] in ENDED:
-                known = _Known(pod, "")
-            else:
-                known = self._take(pod)
-            self._known[pod.uid] = known
+        if known is None:
+            known = self._take(pod)
+        with self._lock:
+            known.pod = pod
             if pod.is_leaving or pod.body["status"]["phase"] in ENDED:
                 self._leave(known)
         self._queue.add(pod.uid)
@@ -182,14 +180,18 @@ class Agent:
     def _take(self, pod: PoolPod) -> _Known:
         """A pod that is new, or that was there before the agent was."""
         status = pod.body["status"]
-        if status["phase"] == "Running":
+        lived = status["phase"] == "Running"
+        if lived:
             self._addresses.adopt(pod.uid, status.get("podIP", ""))
-        known = _Known(pod, self._addresses.address_of(pod.uid))
-        if group := pod.group:
-            self._groups.setdefault(group, set()).add(pod.uid)
-        if pod.serves:
-            known.runs = True
-            lived = status["phase"] == "Running"
+        stays = not pod.is_leaving and status["phase"] not in ENDED
+        known = _Known(pod, self._addresses.address_of(pod.uid) if stays else "")
+        known.runs = stays and pod.serves
+        # Not while an address is written to the disk: the engines' thread waits for this lock.
+        with self._lock:
+            self._known[pod.uid] = known
+            if group := pod.group:
+                self._groups.setdefault(group, set()).add(pod.uid)
+        if known.runs:
             start = Start(
                 lambda: pod.settings(self._engines, self._metric_names),
                 pod.probes,
@@ -213,18 +215,18 @@ class Agent:
             if known is None:
                 return
             known.is_gone = True
-            if known.runs:
-                self._leave(known)
-            else:
-                self._forget(uid)
+            self._leave(known)
+        self._queue.add(uid)
 
-    def _forget(self, uid: str) -> None:
-        known = self._known.pop(uid)
-        if group := known.pod.group:
-            self._groups.get(group, set()).discard(uid)
-            if not self._groups.get(group):
-                self._groups.pop(group, None)
+    def _forget(self, known: _Known) -> None:
+        uid = known.pod.uid
         self._addresses.release(uid)
+        with self._lock:
+            self._known.pop(uid, None)
+            if group := known.pod.group:
+                self._groups.get(group, set()).discard(uid)
+                if not self._groups.get(group):
+                    self._groups.pop(group, None)
 
     def _engine_changed(self, identity: Identity, view: View) -> None:
         """Called in the engines' own thread."""
@@ -236,9 +238,6 @@ class Agent:
             known.view = view
             if view.phase is Phase.GONE:
                 known.runs = False
-                if known.is_gone:
-                    self._forget(identity.uid)
-                    return
             self._begin_batch(known)
             touched = self._groups.get(known.pod.group, set()) if known.pod.group else set()
         for uid in {identity.uid, *touched}:
@@ -288,10 +287,13 @@ class Agent:
         """
         with self._lock:
             known = self._known.get(uid)
-            if known is None or known.is_gone:
+            if known is None:
                 return
             pod = known.pod
-            status = self._wanted(known)
+            is_over = known.is_gone and not known.runs
+            status = None if known.is_gone else self._wanted(known)
+        if is_over:
+            self._forget(known)
         if status is None or says_the_same(pod.body["status"], status):
             return
         ready = is_ready(status)

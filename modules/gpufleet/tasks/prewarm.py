@@ -27,19 +27,12 @@ def schedule(
 
     Example: ./fleet prewarm.schedule --days 60 --pool chat
     """
-    from gpufleet.edges.clock import system_clock
-    from gpufleet.flows.prewarm import schedule as scheduled
-    from gpufleet.spec import load_fleet
+    from gpufleet.flows.prewarm import schedule_of
     from gpufleet.tasks import prewarm_view
 
     here = workspace()
-    found = scheduled(
-        load_fleet(here.find_fleet(fleet or None)),
-        system_clock(),
-        days=days,
-        pool=pool,
-        site=site,
-    )
+    fleet_file = here.find_fleet(fleet or None)
+    found = schedule_of(here, fleet_file, days=days, pool=pool, site=site)
     if json:
         print_json(found.model_dump())
     else:

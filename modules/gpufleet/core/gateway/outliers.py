@@ -12,6 +12,7 @@ from typing import Final
 CONSECUTIVE_FAILURES: Final = 3
 BASE_EJECTION_S: Final = 5.0
 LONGEST_EJECTION_S: Final = 300.0
+_MOST_DOUBLINGS: Final = 10
 MOST_EJECTED: Final = 0.5
 """Share of a pool that may be out; one replica always may."""
 FORGIVEN_AFTER_S: Final = 60.0
@@ -160,5 +161,5 @@ class Outliers:
     def _eject(record: _Record, now_s: float) -> None:
         record.ejections += 1
         record.failures = 0
-        doubled_s = BASE_EJECTION_S * 2 ** (record.ejections - 1)
+        doubled_s = BASE_EJECTION_S * 2 ** min(record.ejections - 1, _MOST_DOUBLINGS)
         record.ejected_until_s = now_s + min(LONGEST_EJECTION_S, doubled_s)

@@ -15,6 +15,7 @@ from gpufleet.core.monitoring.objectives import (
     Slo,
     failed_share,
     unserved,
+    unserved_share,
 )
 from gpufleet.core.monitoring.rules import Alert, Group, Record, Severity, selector
 
@@ -87,9 +88,7 @@ def shared_group(retention_s: int) -> Group:
                 for window in _windows(retention_s)
                 for record in (
                     Record(BAD_SHARE + window, failed_share(window), errors),
-                    Record(
-                        BAD_SHARE + window, f"avg_over_time({UNSERVED}[{window}])", availability
-                    ),
+                    Record(BAD_SHARE + window, unserved_share(window), availability),
                 )
             ),
         ),

@@ -6,7 +6,7 @@ from typing import Final
 
 from gpufleet.core.engine_metrics import REQUEST_BOUNDS_S, TTFT_BOUNDS_S, stricter_bound
 from gpufleet.core.gateway import series
-from gpufleet.core.monitoring.rules import selector
+from gpufleet.core.monitoring.rules import INTERVAL_S, selector
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.serving import UseCase
 
@@ -24,6 +24,7 @@ UNSERVED_WINDOW: Final = "2m"
 UNSERVED_REQUESTS: Final = 3
 """Fewer in the window say nothing about whether a use case is served."""
 GATEWAY_JOB: Final = "gateway"
+_SECONDS: Final = {"m": 60, "h": 3600, "d": 86400}
 _WORKER_SILENT_S: Final = 30
 """Workers tell every two seconds that they work."""
 _ASKED: Final = series.REQUESTS + selector(use_case="!", outcome="!cancelled")
@@ -161,6 +162,20 @@ def unserved() -> str:
     enough = f"{by} (increase({_ASKED}[{window}])) >= {UNSERVED_REQUESTS}"
     declared = f"max by (use_case) ({BUDGET}{selector(slo=Slo.AVAILABILITY.value)})"
     return f"({few} and {enough}) or 0 * {declared} + on () group_left () ({gateway_down()})"
+
+
+def unserved_share(window: str, of: str = "") -> str:
+    """PromQL of the share of a window in which use cases were not served.
+
+    Time that nobody has seen is not counted: a gateway that starts for the first time would else
+    have been down all its life.
+
+    Args:
+        window: such as `5m`, `1h`, `1d`.
+        of: label matchers in braces.
+    """
+    seconds = int(window[:-1]) * _SECONDS[window[-1]]
+    return f"sum_over_time({UNSERVED}{of}[{window}]) * {INTERVAL_S / seconds:.6g}"
 
 
 def gateway_down() -> str:

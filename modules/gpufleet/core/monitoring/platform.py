@@ -11,7 +11,7 @@ CHORE_FAILURES: Final = "gpufleet_chore_failures_total"
 FLOWS: Final = "gpufleet_flows"
 _FREEZE_STALE_S: Final = 120
 _CHORE_FAILURES: Final = 3
-_CHORE_WELL_S: Final = 60
+_CHORE_LATE_S: Final = 1800
 _SWAPPED_PAGES_PER_S: Final = 100
 
 
@@ -88,11 +88,17 @@ def _chores() -> Alert:
     by = "by (job, chore)"
     failed = f"sum {by} (increase({CHORE_FAILURES}[15m])) > {_CHORE_FAILURES}"
     # What failed until something else was there is over as soon as it ends well.
-    lately = f"time() - max {by} ({CHORE_AT}) < {_CHORE_WELL_S}"
+    lately = f"sum {by} (increase({CHORE_FAILURES}[2m])) > 0"
+    # Some chores are done once in ten minutes.
+    seldom = (
+        f"sum {by} (increase({CHORE_FAILURES}[1h])) > {_CHORE_FAILURES} "
+        f"and time() - max {by} ({CHORE_AT}) > {_CHORE_LATE_S}"
+    )
     return Alert(
         name="ChoresFail",
-        expr=f"{failed} unless on (job, chore) {lately}",
+        expr=f"({failed} and {lately}) or ({seldom})",
         severity=Severity.TICKET,
+        for_s=300,
         runbook="platform#worker",
         summary="{{ $labels.job }}, {{ $labels.chore }}: fails again and again",
         description="A chore of the worker or of the gateway's control process; its log says why.",

@@ -164,7 +164,9 @@ def _load() -> tuple[Alert, ...]:
             severity=Severity.PAGE,
             runbook="pools#prewarm",
             summary=(
-                "{{ $labels.pool }} at {{ $labels.site }}: {{ $value }} replicas are not warm "
+                # The worker's own label, where a target's of the same name takes its place.
+                "{{ $labels.pool }} at {{ or $labels.exported_site $labels.site }}: "
+                "{{ $value }} replicas are not warm "
                 "for {{ $labels.window }}"
             ),
             description="A declared peak begins soon, and it has fewer warm replicas than planned.",

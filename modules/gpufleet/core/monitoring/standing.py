@@ -5,10 +5,10 @@ from typing import Final
 
 from gpufleet.core.monitoring.burn import PERIOD_S
 from gpufleet.core.monitoring.objectives import (
-    UNSERVED,
     Objective,
     Slo,
     failed_share,
+    unserved_share,
 )
 from gpufleet.core.monitoring.rules import selector
 from gpufleet.spec.slo_reports import SloRow, SloState
@@ -62,7 +62,7 @@ def questions(objective: Objective, window: str) -> Questions:
 def bad_share(objective: Objective, window: str) -> str:
     """PromQL of the share of bad requests, or of bad time, over a window."""
     if objective.slo is Slo.AVAILABILITY:
-        return f"avg_over_time({UNSERVED}{selector(use_case=objective.use_case)}[{window}])"
+        return unserved_share(window, selector(use_case=objective.use_case))
     if objective.slo is Slo.ERRORS:
         return failed_share(window)
     return objective.slow_share(window)

@@ -13,14 +13,12 @@ again from its prompt and what it has answered so far.
 
 import math
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from gpufleet.core.capacity.replica import ReplicaSpeed
-
-NEVER: Final = math.inf
+from gpufleet.local.engine.steps import NEVER, Steps
 
 
 class State(IntEnum):
@@ -92,10 +90,7 @@ class Batch:
     _waiting: deque[Job] = field(default_factory=deque)
     _prefilling: list[Job] = field(default_factory=list)
     _decoding: list[Job] = field(default_factory=list)
-    _begin_s: float = 0.0
-    _steps: int = 0
-    _first_step_s: float = 0.0
-    _growth_s: float = 0.0
+    _steps: Steps = field(default_factory=Steps)
     _prefills: bool = False
     _generated: int = 0
     _context: int = 0
@@ -131,11 +126,7 @@ class Batch:
         if self._hangs_since is not None:
             return NEVER
         entry_s = self._entering[0][0] if self._entering else NEVER
-        return min(entry_s, self._end_s)
-
-    @property
-    def _end_s(self) -> float:
-        return self._begin_s + self._series_s(self._steps) if self._steps else NEVER
+        return min(entry_s, self._steps.end_s)
 
     def submit(self, job: Job, now_s: float) -> list[Job]:
         """A request arrives; returns what `advance` does.
@@ -190,7 +181,7 @@ class Batch:
         if self._hangs_since is not None:
             passed_s = now_s - self._hangs_since
             self._hangs_since = None
-            self._begin_s += passed_s
+            self._steps.begin_s += passed_s
             self._entering = deque((max(at_s, now_s), job) for at_s, job in self._entering)
 
     def tokens_of(self, job: Job, now_s: float) -> int:
@@ -201,10 +192,9 @@ class Batch:
 
     def token_due_s(self, after_s: float) -> float:
         """When the first step at or after a moment ends, as far as it is known."""
-        if not self._steps or self.hangs:
+        if not self._steps.count or self.hangs:
             return NEVER
-        done = self._steps_until(after_s - self._begin_s)
-        return self._begin_s + self._series_s(min(done, self._steps))
+        return self._steps.at_s(self._steps.until(after_s))
 
     def advance(self, now_s: float) -> list[Job]:
         """Let everything happen until now.
@@ -214,7 +204,7 @@ class Batch:
         """
         changed: list[Job] = []
         while self.next_s <= now_s:
-            end_s = self._end_s
+            end_s = self._steps.end_s
             if not self._entering or end_s <= self._entering[0][0]:
                 changed += self._end_steps(end_s)
             else:
@@ -222,34 +212,33 @@ class Batch:
                 self._enter(job, at_s)
         return changed
 
-    def jobs(self) -> Iterator[Job]:
-        """Every request that has not ended."""
-        yield from self._decoding
-        yield from self._prefilling
-        yield from self._waiting
-        yield from (job for _, job in self._entering)
-
     def _enter(self, job: Job, now_s: float) -> None:
         job.state = State.WAITING
         self._waiting.append(job)
-        if not self._steps:
+        if not self._steps.count:
             self._start(now_s)
         elif not self._prefills and self._fits(self._waiting[0]):
             self._interrupt(now_s)
 
     def _interrupt(self, now_s: float) -> None:
         """The step that runs is the last of its kind."""
-        if self._steps and not self._prefills:
-            self._steps = min(self._steps, self._steps_until(now_s - self._begin_s))
+        if self._steps.count and not self._prefills:
+            self._steps.count = self._steps.until(self._lived_s(now_s))
 
     def _settle(self, now_s: float) -> None:
         """Count the steps that have ended, so that only the one that runs is left to come."""
         done = self._steps_done(now_s)
         if done:
             self._count(done)
-            self._begin_s += self._series_s(done)
-            self._first_step_s += self._growth_s * done
-            self._steps -= done
+            self._steps.drop(done)
+
+    def _steps_done(self, now_s: float) -> int:
+        """Steps of those that run that have ended."""
+        return self._steps.done(self._lived_s(now_s))
+
+    def _lived_s(self, now_s: float) -> float:
+        """Now, or since when it hangs."""
+        return now_s if self._hangs_since is None else min(now_s, self._hangs_since)
 
     def _count(self, steps: int) -> None:
         tokens = steps * len(self._decoding)
@@ -257,12 +246,12 @@ class Batch:
         self._context += tokens
         self.tokens_made += tokens
         if tokens:
-            self.paces.append(Pace(self._series_s(steps) / steps, tokens))
+            self.paces.append(Pace(self._steps.takes_s(steps) / steps, tokens))
 
     def _end_steps(self, now_s: float) -> list[Job]:
         """The steps end: last tokens, first tokens, and whoever waited moves up."""
-        self._count(self._steps)
-        self._steps = 0
+        self._count(self._steps.count)
+        self._steps.count = 0
         changed = [
             job
             for job in self._decoding
@@ -343,21 +332,19 @@ class Batch:
         """Begin the next steps, or rest."""
         if not self._make_room():
             self._admit()
-        self._begin_s = now_s
         self._prefills = bool(self._prefilling)
-        self._growth_s = 0.0
         count = len(self._decoding)
         step_s = self.speed.decode_s[count] + self.speed.kv_token_s * self._context
         if self._prefilling:
-            self._steps = 1
-            self._first_step_s = (step_s + self._prefill_s(now_s)) * self.slowdown
+            step_s += self._prefill_s(now_s)
+            self._steps = Steps(now_s, 1, step_s * self.slowdown)
         elif count:
             room = self.speed.kv_capacity_tokens - self._context
-            self._steps = max(1, min(self._until_last_token(), room // count))
-            self._first_step_s = step_s * self.slowdown
-            self._growth_s = self.speed.kv_token_s * count * self.slowdown
+            number = max(1, min(self._until_last_token(), room // count))
+            growth_s = self.speed.kv_token_s * count * self.slowdown
+            self._steps = Steps(now_s, number, step_s * self.slowdown, growth_s)
         else:
-            self._steps = 0
+            self._steps = Steps(now_s)
 
     def _until_last_token(self) -> int:
         """Steps until the first of the decoding ends."""
@@ -382,46 +369,6 @@ class Batch:
             if not budget:
                 break
         return seconds
-
-    def _series_s(self, steps: int) -> float:
-        return steps * self._first_step_s + self._growth_s * (0.5 * steps * (steps - 1))
-
-    def _steps_until(self, seconds: float) -> int:
-        """The fewest steps, of those that run, that take at least so long."""
-        if seconds <= self._first_step_s:
-            return 1
-        steps = max(1, min(self._steps, self._guess(seconds)))
-        while steps < self._steps and self._series_s(steps) < seconds:
-            steps += 1
-        while steps > 1 and self._series_s(steps - 1) >= seconds:
-            steps -= 1
-        return steps
-
-    def _steps_done(self, now_s: float) -> int:
-        """Steps of those that run that have ended."""
-        if self._hangs_since is not None:
-            now_s = min(now_s, self._hangs_since)
-        passed_s = now_s - self._begin_s
-        if not self._steps or passed_s < self._first_step_s:
-            return 0
-        # The last one ends as an event of its own.
-        most = self._steps - 1
-        steps = max(0, min(most, self._guess(passed_s)))
-        while steps < most and self._series_s(steps + 1) <= passed_s:
-            steps += 1
-        while steps > 0 and self._series_s(steps) > passed_s:
-            steps -= 1
-        return steps
-
-    def _guess(self, seconds: float) -> int:
-        """About how many steps take so long."""
-        if self._growth_s > 0:
-            linear = self._first_step_s / self._growth_s - 0.5
-            root = math.sqrt(linear * linear + 2 * seconds / self._growth_s)
-            return int(min(root - linear, self._steps))
-        if self._first_step_s > 0:
-            return int(min(seconds / self._first_step_s, self._steps))
-        return self._steps
 
 
 def _came(job: Job) -> float:

@@ -1,0 +1,282 @@
+"""The attempts of one request: asking a replica or an API, and another one where that fails."""
+
+import asyncio
+import json
+import time
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Final
+
+from gpufleet.core.gateway.ladder import Decision, Way
+from gpufleet.core.gateway.request_body import Asked, passed_on
+from gpufleet.spec.gateway import Route
+from gpufleet_gateway.answers import (
+    CLIENT_GONE,
+    TOO_MANY,
+    UNAVAILABLE,
+    Client,
+    Receive,
+    Refused,
+    Scope,
+)
+from gpufleet_gateway.exchange import Answer, Application, Exchange
+from gpufleet_gateway.proxy import TARGET
+from gpufleet_gateway.record import Record
+from gpufleet_gateway.requests import ClientGone
+from gpufleet_gateway.traffic import Target, Traffic, hosted_cost
+
+MOST_ATTEMPTS: Final = 3
+TIMED_OUT: Final = 504
+SERVER_ERROR: Final = 500
+_BAD_GATEWAY: Final = 502
+_CLIENT_ERROR: Final = 400
+_NOT_ITS_FAULT: Final = frozenset({401, 402, 403, 404, 408, 409, 429, CLIENT_GONE})
+"""Answers of a hosted API, or of an engine, that are not the client's fault."""
+_MILLION: Final = 1_000_000
+_LET_GO_S: Final = 5.0
+"""Longest time that is waited for an attempt that was cancelled."""
+
+
+@dataclass
+class Visit:
+    """One request with everything that belongs to it."""
+
+    scope: Scope
+    receive: Receive
+    client: Client
+    record: Record
+    asked: Asked | None = None
+    counted: list[str] = field(default_factory=list)
+
+
+class Attempts:
+    """Asks until somebody answers.
+
+    Args:
+        application: LiteLLM's.
+        traffic: of this worker.
+    """
+
+    def __init__(self, application: Application, traffic: Traffic) -> None:
+        self._application = application
+        self._traffic = traffic
+        self._live: dict[int, tuple[Target, asyncio.Task[None]]] = {}
+
+    async def run(self, visit: Visit, asked: Asked, route: Route) -> Answer:
+        """Ask until somebody answers; nothing was sent to the client before.
+
+        Raises:
+            Refused: nobody did.
+            ClientGone: the client did not wait for it.
+        """
+        record = visit.record
+        tried: set[str] = set()
+        deadline_s = record.began_s + route.timeout_s
+        gone = asyncio.ensure_future(_until_gone(visit.receive))
+        failure = ""
+        try:
+            for number in range(MOST_ATTEMPTS):
+                placed = await self._traffic.place(
+                    f"{record.request_id}.{number}", record.use_case, asked, tried
+                )
+                if isinstance(placed, Decision):
+                    raise _refusal(placed, failure)
+                answer, failure = await self._attempt(visit, placed, asked, gone, deadline_s)
+                if not failure:
+                    return answer
+                if visit.client.started:
+                    raise Refused(_BAD_GATEWAY, "engine_error", "The answer broke off.")
+                tried.add(placed.replica.uid if placed.replica else Way.HOSTED.value)
+                if time.monotonic() >= deadline_s:
+                    break
+        finally:
+            gone.cancel()
+        if failure == "timeout":
+            message = f"No answer within {route.timeout_s:g} s."
+            raise Refused(TIMED_OUT, "timeout", message, reason="timeout")
+        raise Refused(
+            UNAVAILABLE,
+            "engine_error",
+            "The model does not answer now.",
+            retry_after_s=1,
+            reason=failure[:200],
+        )
+
+    def end_hung(self) -> None:
+        """End attempts at replicas that are silent, so that others are asked; call it often."""
+        now_s = time.monotonic()
+        outliers = self._traffic.outliers
+        for uid, attempts in outliers.hung(now_s).items():
+            live = [
+                (target, task)
+                for target, task in self._live.values()
+                if any(target.attempt is attempt for attempt in attempts)
+            ]
+            for target, _ in live[:1]:
+                ready = self._traffic.ready_uids(target.decision.pool)
+                outliers.eject_hung(uid, now_s, ready)
+            for _, task in live:
+                task.cancel()
+
+    async def _attempt(
+        self,
+        visit: Visit,
+        target: Target,
+        asked: Asked,
+        gone: "asyncio.Future[None]",
+        deadline_s: float,
+    ) -> tuple[Answer, str]:
+        """One attempt; the answer, and how it failed (empty where it did not)."""
+        record, route = visit.record, visit.record.route
+        if route is None:
+            raise LookupError(record.use_case)
+        self._note(visit, target)
+        outliers = self._traffic.outliers
+
+        def on_byte() -> None:
+            now_s = time.monotonic()
+            if asked.stream and record.ttft_s is None:
+                record.ttft_s = round(now_s - record.began_s, 6)
+            if target.attempt is not None:
+                outliers.progressed(target.attempt, now_s)
+
+        exchange = Exchange(
+            self._application,
+            visit.client,
+            stream=asked.stream,
+            usage_wanted=asked.usage_wanted,
+            on_byte=on_byte,
+        )
+        body = passed_on(asked, route, asked.use_case, summary=target.is_summary)
+        token = TARGET.set(dict(target.deployment))
+        task = asyncio.ensure_future(exchange.run(visit.scope, body))
+        TARGET.reset(token)
+        if target.attempt is not None:
+            self._live[id(target)] = (target, task)
+        try:
+            await asyncio.wait(
+                {task, gone},
+                timeout=max(0.0, deadline_s - time.monotonic()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            return exchange.answer, self._judge(target, exchange.answer, task, gone)
+        finally:
+            self._live.pop(id(target), None)
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task}, timeout=_LET_GO_S)
+            cost = self._count(record, target, exchange.answer)
+            await self._traffic.release(target, cost)
+
+    def _judge(
+        self,
+        target: Target,
+        answer: Answer,
+        task: "asyncio.Task[None]",
+        gone: "asyncio.Future[None]",
+    ) -> str:
+        """How an attempt has failed; empty where it has not.
+
+        Raises:
+            ClientGone: the client has.
+            Refused: the engine finds fault with the request.
+        """
+        outliers, attempt = self._traffic.outliers, target.attempt
+        now_s = time.monotonic()
+        broken = not task.done() or task.cancelled() or task.exception() is not None
+        if not broken and answer.good:
+            if attempt is not None:
+                outliers.succeeded(attempt, now_s)
+            return ""
+        if gone.done():
+            if attempt is not None:
+                outliers.abandoned(attempt)
+            raise ClientGone
+        if not broken and _is_its_fault(answer.status):
+            if attempt is not None:
+                outliers.succeeded(attempt, now_s)
+            raise _fault_of(answer)
+        if attempt is not None:
+            outliers.failed(attempt, now_s, self._traffic.ready_uids(target.decision.pool))
+        if not task.done():
+            return "timeout"
+        if task.cancelled():
+            return "hung"
+        return answer.error or f"status {answer.status}"
+
+    def _note(self, visit: Visit, target: Target) -> None:
+        """Write down, and tell the client, where the request goes."""
+        record, decision = visit.record, target.decision
+        record.way, record.reason = decision.way.value, decision.reason
+        record.model, record.digest = target.model, target.digest
+        record.replica = target.replica.name if target.replica else ""
+        record.ttft_s = None
+        visit.client.headers |= headers_of_record(record)
+
+    def _count(self, record: Record, target: Target, answer: Answer) -> Decimal | None:
+        """Tokens and cost of an attempt; None for a cost that nobody knows."""
+        routes = self._traffic.folder.routes()
+        record.prompt_tokens = answer.prompt_tokens or 0
+        record.output_tokens = (
+            answer.parts if answer.output_tokens is None else answer.output_tokens
+        )
+        record.answer = answer.text
+        hosted = routes.use_cases[record.use_case].hosted
+        if target.reservation is not None and hosted is not None:
+            if answer.prompt_tokens is None:
+                return Decimal(0) if answer.status >= _CLIENT_ERROR else None
+            record.cost = hosted_cost(hosted, record.prompt_tokens, record.output_tokens)
+        elif target.decision.pool in routes.pools:
+            price = routes.pools[target.decision.pool].cost_per_million_tokens or Decimal(0)
+            record.cost = price * (record.prompt_tokens + record.output_tokens) / _MILLION
+        return record.cost
+
+
+def _refusal(decision: Decision, failure: str) -> Refused:
+    if failure:
+        return Refused(
+            UNAVAILABLE,
+            "engine_error",
+            "The model does not answer now.",
+            retry_after_s=decision.retry_after_s,
+            reason=f"{failure}; then {decision.reason}"[:200],
+        )
+    return Refused(
+        TOO_MANY,
+        "overloaded",
+        f"The model has more to do than it can: {decision.reason}.",
+        retry_after_s=decision.retry_after_s,
+        reason=decision.reason,
+    )
+
+
+def _is_its_fault(status: int) -> bool:
+    return _CLIENT_ERROR <= status < SERVER_ERROR and status not in _NOT_ITS_FAULT
+
+
+def headers_of_record(record: Record) -> dict[str, str]:
+    """What an answer's headers say of where it came from."""
+    headers = {"x-gpufleet-route": record.way, "x-gpufleet-reason": record.reason}
+    if record.model:
+        headers["x-gpufleet-model"] = record.model
+    if record.way == Way.SUMMARY:
+        headers["x-gpufleet-summary"] = "true"
+    return headers
+
+
+def _fault_of(answer: Answer) -> Refused:
+    """What the engine says of a request, without whose words they are."""
+    try:
+        error = json.loads(b"".join(answer.content))["error"]
+        message = str(error["message"])
+    except (ValueError, KeyError, TypeError):
+        message = "The request is not acceptable."
+    for marker in ("OpenAIException - ", "Exception - "):
+        message = message.rpartition(marker)[2]
+    message = message.partition("\n\nLiteLLM: ")[0]
+    return Refused(answer.status, "invalid_request", message[:1000])
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
