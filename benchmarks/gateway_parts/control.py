@@ -13,7 +13,7 @@ from gpufleet.edges.engine_poll import EnginePoller
 from gpufleet.edges.gateway_files import publish
 from gpufleet.spec.gateway import REPLICAS_FILE, Replicas
 
-PAUSE_S, TIMEOUT_S = 0.7, 0.8
+PAUSE_S, ROUND_S, TIMEOUT_S = 0.7, 0.5, 2.5
 """As in `flows/gateway_control.py`."""
 
 
@@ -27,11 +27,11 @@ async def run(folder: Path, pools: dict[str, list[str]]) -> None:
     watched = {each.uid: Watched() for each in found}
     async with EnginePoller(TIMEOUT_S) as poller:
         while True:
-            texts = await poller.read_all({each.uid: each.url for each in found})
+            engines = {each.uid: each.url for each in found}
+            for uid, read in (await poller.read_all(engines, ROUND_S)).items():
+                if reading := reading_of(read.text, read.at_s):
+                    watched[uid].add(reading, read.wall_s)
             now_s, wall_s = time.monotonic(), time.time()
-            for uid, text in texts.items():
-                if reading := reading_of(text, now_s):
-                    watched[uid].add(reading, wall_s)
             replicas = {
                 pool: [
                     replica_of(each, "main", watched[each.uid], now_s)
