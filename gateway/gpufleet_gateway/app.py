@@ -18,6 +18,7 @@ from gpufleet_gateway.door import Door
 from gpufleet_gateway.folder import AUDIT, BOARD, SALT, SPEND, Folder, secret_file
 from gpufleet_gateway.identity import Doorkeeper
 from gpufleet_gateway.traffic import Traffic
+from gpufleet_gateway.warm import warm
 
 _WATCH_EVERY_S: Final = 0.25
 _STALLED_S: Final = 1.0
@@ -75,6 +76,7 @@ class Worker:
         await proxy.connect()
         proxy.follow(self._folder.routes())
         await asyncio.to_thread(self._log.recover)
+        await warm(self._litellm, self._folder.routes())
         self._watching = asyncio.create_task(self._watch())
 
     async def _stop(self) -> None:

@@ -106,7 +106,7 @@ class Attempts:
         """End attempts at replicas that are silent, so that others are asked; call it often."""
         now_s = time.monotonic()
         outliers = self._traffic.outliers
-        for uid, attempts in outliers.hung(now_s).items():
+        for uid, attempts in outliers.hung(now_s, self._traffic.stalled_s()).items():
             live = [
                 (target, task)
                 for target, task in self._live.values()

@@ -123,6 +123,11 @@ class Traffic:
         in_flight = {uid: counts[name] for uid, name in names.items()}
         return loads_of(able, routes.pools[pool], in_flight, time.time())
 
+    def stalled_s(self) -> dict[str, float]:
+        """How long engines have had work and given no token, by replica's uid."""
+        known = self.folder.replicas().pools.values()
+        return {each.uid: each.stalled_s for pool in known for each in pool if each.stalled_s}
+
     def ready_uids(self, pool: str | None) -> list[str]:
         """Ready replicas of a pool, ejected or not."""
         known = self.folder.replicas().pools.get(pool or "", [])
@@ -201,7 +206,11 @@ class Traffic:
             digest=planned.digest,
             replica=replica,
             attempt=self.outliers.started(
-                replica.uid, time.monotonic(), _silence_limit_s(route, stream=asked.stream)
+                replica.uid,
+                time.monotonic(),
+                _silence_limit_s(route, stream=asked.stream),
+                # An engine that works gives its first token within this time at the latest.
+                _silence_limit_s(route, stream=True),
             ),
             counted=counted,
         )

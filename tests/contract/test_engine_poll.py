@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from tests.unit.test_gateway_discovery import EARLIER, TODAY
+from tests.unit.test_gateway_discovery import EARLIER, TODAY, TOKENS
 
 from gpufleet.core.gateway.discovery import Reading, reading_of
 from gpufleet.edges.engine_poll import EnginePoller
@@ -60,7 +60,7 @@ def read(handlers: dict[str, Handler], gone: str | None = None) -> dict[str, str
 def test_engines_of_both_generations_are_read_alike() -> None:
     texts = read({"today": says(TODAY), "earlier": says(EARLIER)})
     readings = {reading_of(text, 1.0) for text in texts.values()}
-    assert readings == {Reading(1.0, 7, 3, 0.25, 42, 50, 12.5)}
+    assert readings == {Reading(1.0, 7, 3, 0.25, 42, 50, 12.5, TOKENS)}
 
 
 def test_engines_that_hang_fail_break_off_or_are_gone_hold_up_nobody_else() -> None:

@@ -23,7 +23,10 @@ from gpufleet.spec import load_fleet
 FLEET = load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml")
 IMAGE = FLEET.images.gpufleet
 
+TOKENS = 4100
 TODAY = """\
+vllm:prompt_tokens_total{model_name="m"} 3000.0
+vllm:generation_tokens_total{model_name="m"} 1100.0
 # HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
 vllm:num_requests_running{engine="0",model_name="llama"} 7.0
@@ -89,7 +92,7 @@ def test_a_pod_that_is_not_ready_or_goes_away_is_known_and_gets_nothing_new() ->
 
 @pytest.mark.parametrize("text", [TODAY, EARLIER])
 def test_an_engine_s_numbers_are_read_by_today_s_names_and_by_earlier_ones(text: str) -> None:
-    assert reading_of(text, 5.0) == Reading(5.0, 7, 3, 0.25, 42, 50, 12.5)
+    assert reading_of(text, 5.0) == Reading(5.0, 7, 3, 0.25, 42, 50, 12.5, TOKENS)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +112,7 @@ def test_a_label_s_value_may_hold_braces_and_spaces(model: str) -> None:
 
 
 def reading(at_s: float, finished: float, queued_s: float = 0.0) -> Reading:
-    return Reading(at_s, 1, 0, 0.1, finished, finished, queued_s)
+    return Reading(at_s, 1, 0, 0.1, finished, finished, queued_s, 100 * finished)
 
 
 @given(
@@ -157,8 +160,26 @@ def test_a_wall_clock_that_jumps_moves_no_rate() -> None:
 def test_a_replica_that_falls_silent_stops_answering_and_keeps_its_last_numbers() -> None:
     found, watched = Found("chat", "c", "u", "127.0.0.9", ready=True), Watched()
     assert not replica_of(found, "fra1", None, 0).answering
-    watched.add(Reading(100, 7, 3, 0.5, 10, 10, 1), 1_700_000_000.0)
+    watched.add(Reading(100, 7, 3, 0.5, 10, 10, 1, 900), 1_700_000_000.0)
     assert replica_of(found, "fra1", watched, 101).answering
     silent = replica_of(found, "fra1", watched, 110)
     assert (silent.answering, silent.running, silent.waiting) == (False, 7, 3)
     assert silent.seen_at == 1_700_000_000.0
+
+
+def test_an_engine_that_has_work_and_gives_no_token_is_stalled() -> None:
+    watched = Watched()
+    for at_s, tokens in ((0, 10), (1, 20), (2, 20), (4, 20)):
+        watched.add(Reading(at_s, 2, 0, 0.1, 5, 7, 0, tokens), 0)
+    assert watched.stalled_s() == 3
+    watched.add(Reading(5, 2, 0, 0.1, 5, 7, 0, 21), 0)
+    assert watched.stalled_s() == 0
+
+
+def test_an_idle_engine_is_not_stalled() -> None:
+    watched = Watched()
+    for at_s in range(10):
+        watched.add(Reading(at_s, 0, 0, 0.0, 5, 5, 0, 20), 0)
+    assert watched.stalled_s() == 0
+    watched.add(Reading(10, 1, 0, 0.1, 5, 6, 0, 20), 0)
+    assert watched.stalled_s() <= 1

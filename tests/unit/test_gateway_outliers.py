@@ -77,6 +77,17 @@ def test_a_replica_hangs_when_nothing_comes_for_longer_than_its_requests_find_no
     assert outliers.ejected(POOL, 43.2) == {"a"}
 
 
+def test_an_engine_that_stands_still_hangs_before_its_requests_are_late() -> None:
+    outliers = Outliers()
+    early = outliers.started("a", 0, 30, 3)
+    late = outliers.started("a", 8, 30, 3)
+    assert not outliers.hung(9, {"a": 2.9})
+    assert outliers.hung(9, {"a": 5}) == {"a": [early]}
+    assert not outliers.hung(9, {"b": 5})
+    found = outliers.hung(12, {"a": 8})
+    assert set(map(id, found["a"])) == {id(early), id(late)}
+
+
 def test_a_hung_probe_doubles_the_time_once() -> None:
     outliers = Outliers()
     _fail(outliers, "a", 0)

@@ -168,6 +168,8 @@ class Replica(Spec):
     """Requests that it has finished a second, lately."""
     queue_time_s: float = 0
     """Mean time in queue of requests that began lately, s."""
+    stalled_s: float = 0
+    """How long it has had work and given no token, s; 0 for an engine that moves or is idle."""
     seen_at: float = 0
     """When its metrics were read last, seconds since 1970."""
 

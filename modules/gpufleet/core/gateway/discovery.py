@@ -18,6 +18,7 @@ _QUEUED_S: Final = f"{vllm.QUEUE_TIME}_sum"
 _BEGUN: Final = f"{vllm.QUEUE_TIME}_count"
 _WANTED: Final = frozenset(
     {vllm.RUNNING, vllm.WAITING, vllm.KV_USAGE, vllm.FINISHED, _QUEUED_S, _BEGUN}
+    | {vllm.PROMPT_TOKENS, vllm.GENERATION_TOKENS}
 )
 _SAMPLE: Final = re.compile(
     # A label's value may hold any character but a bare quote; what follows the labels may not.
@@ -88,6 +89,8 @@ class Reading:
     """Requests that have left its queue since its start."""
     queued_s: float
     """Their time in it, together."""
+    tokens: float
+    """Tokens that it has read and given since its start."""
 
 
 def reading_of(text: str, at_s: float) -> Reading | None:
@@ -115,6 +118,7 @@ def reading_of(text: str, at_s: float) -> Reading | None:
         finished=values.get(vllm.FINISHED, 0.0),
         begun=values.get(_BEGUN, 0.0),
         queued_s=values.get(_QUEUED_S, 0.0),
+        tokens=values.get(vllm.PROMPT_TOKENS, 0.0) + values.get(vllm.GENERATION_TOKENS, 0.0),
     )
 
 
@@ -125,6 +129,8 @@ class Watched:
     readings: deque[Reading] = field(default_factory=deque)
     seen_at: float = 0.0
     """Wall clock of the last one, seconds since 1970."""
+    moved_at_s: float = 0.0
+    """When it was last seen to have moved or to be idle, by the clock of the readings."""
 
     def add(self, reading: Reading, wall_s: float) -> None:
         """Keep a reading, and let go of those that are older than `RATES_OVER_S`.
@@ -133,6 +139,8 @@ class Watched:
         """
         if self.readings and _fell(self.readings[-1], reading):
             self.readings.clear()
+        if not self.readings or reading.running == 0 or _moved(self.readings[-1], reading):
+            self.moved_at_s = reading.at_s
         self.readings.append(reading)
         self.seen_at = wall_s
         while len(self.readings) > 2 and reading.at_s - self.readings[1].at_s >= RATES_OVER_S:  # noqa: PLR2004 - a rate needs two
@@ -154,6 +162,10 @@ class Watched:
         begun = last.begun - first.begun
         return (last.queued_s - first.queued_s) / begun if begun > 0 else 0.0
 
+    def stalled_s(self) -> float:
+        """How long it has had work and given no token, s."""
+        return self.readings[-1].at_s - self.moved_at_s if self.readings else 0.0
+
     def is_answering(self, now_s: float) -> bool:
         """Whether its metrics could be read lately, by the clock of the readings."""
         return bool(self.readings) and now_s - self.readings[-1].at_s <= ANSWERED_LATELY_S
@@ -161,6 +173,10 @@ class Watched:
 
 def _fell(before: Reading, after: Reading) -> bool:
     return after.finished < before.finished or after.begun < before.begun
+
+
+def _moved(before: Reading, after: Reading) -> bool:
+    return (after.tokens, after.finished) != (before.tokens, before.finished)
 
 
 def replica_of(found: Found, site: str, watched: Watched | None, now_s: float) -> Replica:
@@ -186,5 +202,6 @@ def replica_of(found: Found, site: str, watched: Watched | None, now_s: float) -
         kv_usage=last.kv_usage if last else 0,
         finished_rps=round(known.finished_rps(), 4),
         queue_time_s=round(known.queue_time_s(), 4),
+        stalled_s=round(known.stalled_s(), 2),
         seen_at=known.seen_at,
     )

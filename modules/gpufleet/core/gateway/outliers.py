@@ -5,7 +5,8 @@ eject, for a time that doubles, never more than a share of the pool. Beside fail
 requests are under way and not one byte has come from any of them for too long.
 """
 
-from collections.abc import Collection, Iterable
+import math
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -27,6 +28,8 @@ class Attempt:
     started_s: float
     silence_limit_s: float
     """Longest time without a byte that is normal for it: short for a stream."""
+    stall_limit_s: float
+    """Longest time without a token at the engine that is normal while it is under way."""
     probe: bool
 
 
@@ -54,11 +57,14 @@ class Outliers:
     def __init__(self) -> None:
         self._records: dict[str, _Record] = {}
 
-    def started(self, uid: str, now_s: float, silence_limit_s: float) -> Attempt:
+    def started(
+        self, uid: str, now_s: float, silence_limit_s: float, stall_limit_s: float = math.inf
+    ) -> Attempt:
         """A request is sent to a replica."""
         record = self._records.setdefault(uid, _Record())
         over = record.ejected_until_s is not None and now_s >= record.ejected_until_s
-        attempt = Attempt(uid, now_s, silence_limit_s, probe=over and not record.probing)
+        probe = over and not record.probing
+        attempt = Attempt(uid, now_s, silence_limit_s, stall_limit_s, probe=probe)
         record.under_way.add(attempt)
         return attempt
 
@@ -103,13 +109,23 @@ class Outliers:
             return False
         return self._eject_first(record, now_s)
 
-    def hung(self, now_s: float) -> dict[str, list[Attempt]]:
-        """Requests that have waited too long while their replica was silent to all, by replica."""
+    def hung(
+        self, now_s: float, stalled_s: Mapping[str, float] | None = None
+    ) -> dict[str, list[Attempt]]:
+        """Requests that have waited too long while their replica was silent to all, by replica.
+
+        Args:
+            now_s: monotonic time.
+            stalled_s: how long engines have had work and given no token, by replica. It tells of a
+                hang before the silence of requests that are no streams does.
+        """
         found: dict[str, list[Attempt]] = {}
         for uid, record in self._records.items():
+            stall_s = (stalled_s or {}).get(uid, 0.0)
             for attempt in record.under_way:
                 quiet_since_s = max(attempt.started_s, record.last_byte_s)
-                if now_s - quiet_since_s > attempt.silence_limit_s:
+                stalled = min(stall_s, now_s - attempt.started_s) > attempt.stall_limit_s
+                if stalled or now_s - quiet_since_s > attempt.silence_limit_s:
                     found.setdefault(uid, []).append(attempt)
         return found
 
