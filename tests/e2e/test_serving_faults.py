@@ -207,6 +207,8 @@ def test_restricted_data_is_refused_before_it_leaves(users: Users, hosted: Stand
             return error.status_code
         return 200
 
+    # So that there is too much to do, however many replicas the tests before have started.
+    fault(users, "slow", factor="20")
     with ThreadPoolExecutor(16) as threads:
         load = threads.submit(users.load, SPIKE_RPS, LOAD_S)
         seen = [asked.result() for asked in [threads.submit(ask) for _ in range(60)]]
