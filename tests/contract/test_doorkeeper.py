@@ -63,7 +63,7 @@ def opened(python: Path, ground: Ground, folder: Path, fleet: Fleet) -> Door:
     routes = folder / "routes.json"
     routes.write_text(routes_text(fleet))
     access.publish_keys(ground, folder, system_clock())
-    program = PROJECT_ROOT / "tests" / "contract" / "doorkeeper_under_test.py"
+    program = PROJECT_ROOT / "tests" / "contract" / "tried_doorkeeper.py"
     paths = [str(PROJECT_ROOT / name) for name in ("modules", "gateway")]
     log = folder / "stderr"
     with log.open("w") as errors:

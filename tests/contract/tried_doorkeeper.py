@@ -1,6 +1,6 @@
 """The gateway's doorkeeper, in the gateway's own Python: one question a line on stdin.
 
-`python doorkeeper_under_test.py ROUTES KEYS LEAST_INTERVAL_S`; a question is JSON with
+`python tried_doorkeeper.py ROUTES KEYS LEAST_INTERVAL_S`; a question is JSON with
 `authorization` and `now_s`; an answer is JSON with the caller, or status, kind and message.
 """
 
