@@ -54,6 +54,7 @@ def pool_route(**changes: object) -> PoolRoute:
         "digest": DIGEST,
         "class": "interactive",
         "concurrency_limit": 8,
+        "promised_at": 8,
         "queue_limit": None,
         "cost_per_million_tokens": "1.5",
         "time_in_service_s": 2.0,

@@ -28,6 +28,15 @@ def test_a_replica_whose_kv_cache_is_full_has_fewer_places() -> None:
     assert load_of(full, pool_route(), 7, NOW_S).wait_s == (4 + 1) / 1
 
 
+def test_what_would_make_all_answers_late_counts_as_waiting_and_is_no_full_queue() -> None:
+    pool = pool_route(promised_at=4, queue_limit=2)
+    assert load_of(replica(), pool, 3, NOW_S).wait_s == 0
+    seen = load_of(replica(), pool, 5, NOW_S)
+    assert seen.wait_s == (1 + 1) / (8 / 2.0)
+    assert not seen.full
+    assert load_of(replica(), pool, 10, NOW_S).full
+
+
 @given(seen=any_replica, in_flight=st.integers(0, 100), more=st.integers(0, 100))
 def test_more_in_flight_never_means_a_shorter_wait(
     seen: Replica, in_flight: int, more: int

@@ -161,3 +161,15 @@ def test_a_pool_that_no_use_case_reaches_is_not_told() -> None:
     cases = {name: case for name, case in fleet.use_cases.items() if name != "mail-classification"}
     fleet = fleet.model_copy(update={"pools": {**pools, "mail": mail}, "use_cases": cases})
     assert "mail" not in routes_of(fleet).pools
+
+
+def test_a_replica_is_filled_only_as_far_as_long_answers_keep_their_promise() -> None:
+    # 8 requests/s whatever is in flight, answers of 200 tokens at p95 and 100 in the mean: 8 in
+    # flight take 1 s for a mean answer, and the promised 2 s for a long one.
+    pool = routes_of(ARTICLE).pools["answers"]
+    assert (pool.concurrency_limit, pool.promised_at) == (16, 8)
+
+
+def test_a_pool_that_could_not_serve_its_traffic_so_is_filled_as_far_as_its_engines_go() -> None:
+    pool = routes_of(SAMPLE).pools["legal"]
+    assert pool.promised_at == pool.concurrency_limit

@@ -120,7 +120,10 @@ class PoolRoute(Spec):
     """Of the revision's artifact."""
     class_: Annotated[ServingClass, Field(alias="class")]
     concurrency_limit: Count
-    """Requests in flight at one replica."""
+    """Requests in flight at one replica, as its engine takes them."""
+    promised_at: Count
+    """Requests in flight at one replica up to which its use cases' p95 holds; what is above counts
+    as waiting, for it makes all others late."""
     queue_limit: Whole | None
     """Requests that wait at one replica; None for no limit."""
     cost_per_million_tokens: Decimal | None

@@ -4,10 +4,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
+import numpy as np
+
 from gpufleet.core.capacity.arrivals import Stream
 from gpufleet.core.capacity.bounds import full_rates
 from gpufleet.core.capacity.memory import DoesNotFit
 from gpufleet.core.capacity.replica import ReplicaSpeed
+from gpufleet.core.capacity.requests import Floats
 from gpufleet.core.capacity.shapes import UnknownModel
 from gpufleet.core.capacity.speed import speed_of
 from gpufleet.core.cost.hardware import decimal, gpu_hour
@@ -26,6 +29,8 @@ class PoolSpeed:
     time_in_service_s: float
     """Time that a mean request takes on a full replica once it runs (Little's law: requests in
     flight over requests/s), so that concurrency limit / time is the replica's full rate."""
+    promised_at: int
+    """Requests in flight at a replica up to which every use case's p95 holds, at least 1."""
     cost_per_million_tokens: Decimal | None
     """Of prompts and answers together, at `costs.default_utilization`; None where the model's speed
     is not known."""
@@ -69,15 +74,54 @@ def pool_speed(fleet: Fleet, pool: Pool) -> PoolSpeed | None:
             for group, placement in pool.placements.items()
         )
     except (DoesNotFit, UnknownModel):
-        return PoolSpeed(max(_promised_s(each) for each in users), None, ())
+        longest_s = max(_promised_s(each) for each in users)
+        return PoolSpeed(longest_s, pool.concurrency_limit, None, ())
     streams = [
         Stream(index, each.traffic.rate_rps, each.traffic.index_of_dispersion, each.tokens)
         for index, each in enumerate(users)
     ]
-    rates = [float(full_rates(speed, streams).max()) for speed in speeds]
+    by_load = [full_rates(speed, streams) for speed in speeds]
+    rates = [float(each.max()) for each in by_load]
     return PoolSpeed(
-        pool.concurrency_limit / min(rates), _token_cost(fleet, pool, users, rates), speeds
+        pool.concurrency_limit / min(rates),
+        _promised_at(pool, users, by_load),
+        _token_cost(fleet, pool, users, rates),
+        speeds,
     )
+
+
+def _promised_at(pool: Pool, users: list[UseCase], by_load: list[Floats]) -> int:
+    """The most requests in flight at a replica at which a long answer still ends within its p95.
+
+    By Little's law a mean request takes `n / rate(n)`; a use case's answer at the 95th percentile
+    of length takes that times its length over the pool's mean length. A pool that could not serve
+    its declared traffic so few at a time gets its concurrency limit: late is better than never.
+
+    Args:
+        pool: the pool.
+        users: the use cases that reach it.
+        by_load: requests/s of a replica by requests in flight, from 1 on, for each placement.
+    """
+    mean_tokens = _mean(users, [each.tokens.output_mean for each in users])
+    stretch = max(each.tokens.output_p95 / mean_tokens / each.slo.p95_s for each in users)
+    most = min(_last_within(rates, 1 / stretch) for rates in by_load)
+    placements = pool.placements.values()
+    served_rps = sum(
+        placement.ceiling * float(rates[most - 1])
+        for placement, rates in zip(placements, by_load, strict=True)
+    )
+    wanted_rps = sum(
+        each.traffic.rate_rps * max((peak.multiplier for peak in each.traffic.peaks), default=1)
+        for each in users
+    )
+    return most if served_rps >= wanted_rps else pool.concurrency_limit
+
+
+def _last_within(rates_rps: Floats, limit_s: float) -> int:
+    """The most requests in flight whose mean time in service is within a limit; at least 1."""
+    in_flight = np.arange(1, len(rates_rps) + 1)
+    held = in_flight[in_flight / rates_rps <= limit_s]
+    return int(held[-1]) if len(held) else 1
 
 
 def _speed(

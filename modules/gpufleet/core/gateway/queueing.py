@@ -54,11 +54,11 @@ def load_of(replica: Replica, pool: PoolRoute, in_flight: int, now_s: float) -> 
             places = min(places, replica.running)
         if replica.running >= _BUSY * places and replica.finished_rps > 0:
             rate_rps = replica.finished_rps
-    queued = present - places
+    queued = present - min(places, pool.promised_at)
     wait_s = 0.0 if queued < 0 else (queued + 1) / rate_rps
     if fresh and replica.waiting >= 1:
         wait_s = max(wait_s, replica.queue_time_s)
-    full = pool.queue_limit is not None and queued >= pool.queue_limit
+    full = pool.queue_limit is not None and present - places >= pool.queue_limit
     return Load(replica=replica, in_flight=in_flight, wait_s=wait_s, full=full)
 
 

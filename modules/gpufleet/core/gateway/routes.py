@@ -185,6 +185,7 @@ def _pool_route(fleet: Fleet, pool: Pool, speed: PoolSpeed) -> PoolRoute:
         digest=fleet.models[pool.model].digest,
         **{"class": pool.class_},
         concurrency_limit=pool.concurrency_limit,
+        promised_at=speed.promised_at,
         queue_limit=pool.queue_limit,
         cost_per_million_tokens=speed.cost_per_million_tokens,
         time_in_service_s=float(f"{speed.time_in_service_s:.3g}"),
