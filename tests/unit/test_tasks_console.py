@@ -226,6 +226,8 @@ def test_the_gateway_is_shown_by_pool_and_by_use_case_with_what_clients_need(
                     hosted="anthropic claude-haiku-4-5",
                     hosted_spend=12.5,
                     hosted_cap=2500,
+                    cache_hit_rate=0.25,
+                    cache_saved=1.5,
                 )
             ],
         )
@@ -233,6 +235,8 @@ def test_the_gateway_is_shown_by_pool_and_by_use_case_with_what_clients_need(
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert lines[0] == "POOL MODEL READY ANSWERING RUNNING WAITING KV QUEUE EJECTED"
     assert lines[1] == "chat llama-3.3-70b 4/4 3/4 12 2 50% 0.25 s 1"
-    assert lines[4] == ("agent-assist chat small 7/160 0.7 s anthropic claude-haiku-4-5 12.50/2500")
+    assert lines[4] == (
+        "agent-assist chat small 7/160 0.7 s anthropic claude-haiku-4-5 12.50/2500 25% 1.5"
+    )
     assert lines[-2] == "the workers' view is this old: routes 1 s, replicas 0 s"
     assert lines[-1] == "clients: https://127.0.0.1:4000, trusting /state/gateway/pki/ca.crt"

@@ -70,6 +70,9 @@ def _pools(
 def _use_cases(routes: Routes, samples: Sequence[Sample]) -> list[GatewayUseCaseRow]:
     in_flight = _by_label(samples, series.IN_FLIGHT, "use_case")
     spend = _by_label(samples, series.HOSTED_SPEND, "use_case")
+    hits = _by_label(samples, series.CACHE_HITS, "use_case")
+    saved = _by_label(samples, series.CACHE_SAVED, "use_case")
+    answered = _answered(samples)
     return [
         GatewayUseCaseRow(
             use_case=name,
@@ -81,9 +84,27 @@ def _use_cases(routes: Routes, samples: Sequence[Sample]) -> list[GatewayUseCase
             hosted=f"{route.hosted.provider} {route.hosted.model}" if route.hosted else "",
             hosted_spend=spend.get(name),
             hosted_cap=float(route.hosted.monthly_cap) if route.hosted else None,
+            **(
+                {
+                    "cache_hit_rate": hits.get(name, 0.0) / answered[name],
+                    "cache_saved": saved.get(name, 0.0),
+                }
+                if route.cache_ttl_s is not None and answered.get(name)
+                else {}
+            ),
         )
         for name, route in routes.use_cases.items()
     ]
+
+
+def _answered(samples: Sequence[Sample]) -> dict[str, float]:
+    """Good answers since the gateway's start, by use case."""
+    found: dict[str, float] = {}
+    for sample in samples:
+        if sample.name == series.REQUESTS and sample.labels.get("outcome") == "ok":
+            name = sample.labels["use_case"]
+            found[name] = found.get(name, 0.0) + sample.value
+    return found
 
 
 def _by_label(samples: Sequence[Sample], name: str, label: str) -> dict[str, float]:

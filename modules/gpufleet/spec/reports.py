@@ -194,6 +194,11 @@ class GatewayUseCaseRow(Spec):
     hosted_spend: float | None
     """This month's, in the fleet's currency; None where nothing was spent."""
     hosted_cap: float | None
+    cache_hit_rate: float | None = None
+    """Share of the answers since the gateway's start that were given again; None where the use case
+    allows no cache, or nothing was answered."""
+    cache_saved: float | None = None
+    """What those answers would have cost, in the fleet's currency."""
 
 
 class GatewayReport(Spec):

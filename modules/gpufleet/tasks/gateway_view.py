@@ -57,7 +57,8 @@ def _use_cases(rows: Sequence[GatewayUseCaseRow]) -> Table:
     for column in ("IN FLIGHT", "QUEUE LIMIT"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("HOSTED", no_wrap=True)
-    table.add_column("SPENT", justify="right", no_wrap=True)
+    for column in ("SPENT", "CACHED", "SAVED"):
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         limit = "" if row.concurrency_limit is None else f"/{row.concurrency_limit}"
         spent = "" if row.hosted_cap is None else f"{row.hosted_spend or 0:.2f}/{row.hosted_cap:g}"
@@ -69,5 +70,7 @@ def _use_cases(rows: Sequence[GatewayUseCaseRow]) -> Table:
             f"{row.queue_time_limit_s:g} s",
             row.hosted,
             spent,
+            "" if row.cache_hit_rate is None else f"{row.cache_hit_rate:.0%}",
+            "" if row.cache_saved is None else f"{row.cache_saved:.4g}",
         )
     return table
