@@ -41,6 +41,8 @@ class UnderTest:
     use_cases: dict[str, Route] = field(default_factory=dict)
     keys: dict[str, Key] = field(default_factory=dict)
     gateway: Gateway = field(default_factory=lambda: Gateway(workers=2))
+    variables: dict[str, str] = field(default_factory=dict)
+    """Further ones of its environment."""
 
     @property
     def url(self) -> str:
@@ -54,8 +56,11 @@ class UnderTest:
         routes = declared.routes(self.use_cases, pools, self.gateway)
         self._write("routes.json", routes.model_dump_json(by_alias=True))
 
-    def tell_replicas(self, **waiting: int) -> None:
-        """Who serves; with so many requests waiting at each replica of a pool."""
+    def tell_replicas(self, offset_s: float = 0, **waiting: int) -> None:
+        """Who serves; with so many requests waiting at each replica of a pool.
+
+        `offset_s` is how far the clock of whoever tells it is off.
+        """
 
         def seen(pool: str, name: str, engine: StandIn) -> Replica:
             busy = pool in waiting
@@ -66,7 +71,7 @@ class UnderTest:
                 running=8 if busy else 0,
                 waiting=waiting.get(pool, 0),
                 finished_rps=1 if busy else 0,
-                seen_at=time.time(),
+                seen_at=time.time() + offset_s,
             )
 
         known = declared.replicas(
@@ -76,15 +81,15 @@ class UnderTest:
         self._write("replicas.json", known.model_dump_json())
 
     @contextmanager
-    def overload(self, **waiting: int) -> Iterator[None]:
+    def overload(self, offset_s: float = 0, **waiting: int) -> Iterator[None]:
         """Pools that say again and again how many requests wait at each of their replicas."""
         ended = threading.Event()
 
         def go_on() -> None:
             while not ended.wait(0.5):
-                self.tell_replicas(**waiting)
+                self.tell_replicas(offset_s, **waiting)
 
-        self.tell_replicas(**waiting)
+        self.tell_replicas(offset_s, **waiting)
         thread = threading.Thread(target=go_on)
         thread.start()
         # Workers look at their files a few times a second.
@@ -157,6 +162,7 @@ class UnderTest:
         }
         environment["PYTHONPATH"] = f"{PROJECT_ROOT / 'modules'}:{PROJECT_ROOT / 'gateway'}"
         environment["GPUFLEET_HOSTED_KEY"] = "sk-hosted"
+        environment |= self.variables
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [
@@ -192,7 +198,9 @@ class UnderTest:
 
 
 @contextmanager
-def gateway_under_test(folder: Path) -> Iterator[UnderTest]:
+def gateway_under_test(
+    folder: Path, variables: dict[str, str] | None = None
+) -> Iterator[UnderTest]:
     """A gateway that runs, with use cases of two teams."""
     made = UnderTest(
         folder=folder / "gateway",
@@ -201,6 +209,7 @@ def gateway_under_test(folder: Path) -> Iterator[UnderTest]:
         small=StandIn(),
         api=StandIn(),
         log=folder / "gateway.log",
+        variables=variables or {},
     )
     made.folder.mkdir()
     hosted = declared.hosted(f"{made.api.url}/v1")
