@@ -36,7 +36,6 @@ def route(**changes: object) -> Route:
         "queue_time_limit_s": 1.0,
         "concurrency_limit": None,
         "output_max_tokens": 512,
-        "output_mean_tokens": 100.0,
         "timeout_s": 30.0,
         "ttft_p95_s": 1.0,
         "p95_s": 10.0,

@@ -16,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
 from tests import gateway_situations as declared
 from tests.stand_in_engine import StandIn
 
@@ -138,6 +140,12 @@ class UnderTest:
                     lines = file.read_bytes().split(b"\0")[0].splitlines()
                     found += [json.loads(line) for line in lines]
         return sorted(found, key=lambda record: str(record["at"]))
+
+    def counted(self, name: str, **labels: str) -> float | None:
+        """What its workers have counted together; None for a series that nobody tells."""
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, str(self.folder / "metrics"))
+        return registry.get_sample_value(name, labels)
 
     def record_of(self, answer: httpx.Response) -> dict[str, Any]:
         """The one record of an answer; it is written when the answer was sent."""

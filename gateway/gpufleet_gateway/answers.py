@@ -33,8 +33,15 @@ class Refused(Exception):
     retry_after_s: int | None = None
     reason: str = ""
     """For the audit record; the code where it is empty."""
+    of_key: bool = False
+    """Whether it is the key's own limit that was reached."""
     closes: bool = False
     """Whether the connection is of no more use: the body was not read to its end."""
+
+    @property
+    def is_callers(self) -> bool:
+        """Whether the caller alone made it: nobody else's request would have been refused."""
+        return self.of_key or (self.status < _SERVER_ERROR and self.status != TOO_MANY)
 
     @property
     def body(self) -> bytes:

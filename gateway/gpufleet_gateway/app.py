@@ -122,6 +122,7 @@ class Worker:
         for name, age_s in self._folder.file_ages_s().items():
             meters.FILE_AGE_S.labels(name).set(age_s)
         for name, route in routes.use_cases.items():
+            meters.begin(name, route)
             if route.hosted is not None:
                 meters.HOSTED_CAP.labels(name).set(float(route.hosted.monthly_cap))
                 with contextlib.suppress(SpendUnknown):

@@ -102,7 +102,7 @@ class Door:
             record.status = client.status
         except Refused as refused:
             record.status = client.status if client.started else refused.status
-            record.error = refused.code
+            record.error, record.limited = refused.code, refused.is_callers
             if refused.reason or not record.reason:
                 record.reason = refused.reason or refused.code
             if refused.status in {TOO_MANY, UNAVAILABLE, TIMED_OUT} and not client.started:
@@ -191,13 +191,15 @@ class Door:
         limits = limits_of(routes, use_case, caller.key_id, caller.concurrency_limit)
         reached = board.take(limits)
         if reached is not None:
-            kind = "use case" if reached.startswith("use_case:") else "key"
+            of_key = not reached.startswith("use_case:")
+            kind = "key" if of_key else "use case"
             raise Refused(
                 TOO_MANY,
                 "concurrency_limit",
                 f"The {kind} has as many requests in flight as it may have.",
                 retry_after_s=1,
                 reason=f"concurrency limit of the {kind}",
+                of_key=of_key,
             )
         visit.counted = list(limits)
         if caller.rate_rpm is not None:
@@ -210,6 +212,7 @@ class Door:
                     f"The key may send {caller.rate_rpm} requests a minute.",
                     retry_after_s=int(wait_s) + 1,
                     reason="rate limit of the key",
+                    of_key=True,
                 )
 
     async def _answered(self, visit: Visit, asked: Asked, route: Route, caller: Caller) -> None:
@@ -270,7 +273,7 @@ class Door:
 
     def _close(self, record: Record) -> None:
         """Leave the record and count the request."""
-        outcome = _outcome(record)
+        outcome = record.outcome
         meters.REQUESTS.labels(record.use_case, record.team, record.way, outcome).inc()
         if outcome == "ok" and record.use_case:
             meters.REQUEST_S.labels(record.use_case).observe(time.monotonic() - record.began_s)
@@ -289,11 +292,3 @@ class Door:
             # What fails here is tried again by the log itself.
             with contextlib.suppress(Retryable):
                 self._log.end(record.request_id, record.closing(self._salt))
-
-
-def _outcome(record: Record) -> str:
-    if record.status == CLIENT_GONE:
-        return "cancelled"
-    if record.status == _OK:
-        return "error" if record.error else "ok"
-    return "error" if record.status >= SERVER_ERROR else "refused"

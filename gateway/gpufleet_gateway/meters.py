@@ -7,6 +7,8 @@ from prometheus_client import Counter, Gauge, Histogram
 
 from gpufleet.core.engine_metrics import REQUEST_BOUNDS_S, TTFT_BOUNDS_S
 from gpufleet.core.gateway import series
+from gpufleet.core.gateway.ladder import Way
+from gpufleet.spec.gateway import Route
 
 REQUESTS: Final = Counter(
     series.REQUESTS, "Requests by where they went.", ["use_case", "team", "route", "outcome"]
@@ -43,6 +45,24 @@ FILE_AGE_S: Final = Gauge(
 WORKER_SEEN_AT: Final = Gauge(
     series.WORKER_SEEN_AT, "When a worker said that it works.", multiprocess_mode="livemax"
 )
+
+
+def begin(name: str, route: Route) -> None:
+    """Tell a use case's counters from 0 on: Prometheus does not see the event one begins with."""
+    AUDIT_GAPS.labels(name)
+    REQUEST_S.labels(name)
+    TTFT_S.labels(name)
+    ways = {
+        Way.PRIMARY: True,
+        Way.FALLBACK: route.fallback is not None,
+        Way.HOSTED: route.hosted is not None,
+        Way.SUMMARY: route.summary_tokens is not None,
+    }
+    for way in (way for way, is_there in ways.items() if is_there):
+        for outcome in ("ok", "error"):
+            REQUESTS.labels(name, route.team, way.value, outcome)
+    for outcome in ("error", "refused"):
+        REQUESTS.labels(name, route.team, Way.NONE.value, outcome)
 
 
 def saved(use_case: str, cost: Decimal) -> None:

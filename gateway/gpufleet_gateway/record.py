@@ -6,10 +6,14 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from gpufleet.core.gateway.ladder import Way
 from gpufleet.spec.gateway import Route
+from gpufleet_gateway.answers import CLIENT_GONE
+
+_OK: Final = 200
+_SERVER_ERROR: Final = 500
 
 
 class Log(Protocol):
@@ -46,6 +50,8 @@ class Record:
     replica: str = ""
     status: int = 0
     error: str = ""
+    limited: bool = False
+    """Whether it was refused for what the caller did, and not for want of service."""
     prompt_tokens: int = 0
     output_tokens: int = 0
     ttft_s: float | None = None
@@ -87,6 +93,17 @@ class Record:
             "answer_hash": _hashed(salt, self.answer),
             **content,
         }
+
+    @property
+    def outcome(self) -> str:
+        """As `series.REQUESTS` counts it."""
+        if self.status == CLIENT_GONE:
+            return "cancelled"
+        if self.status == _OK:
+            return "error" if self.error else "ok"
+        if self.status >= _SERVER_ERROR:
+            return "error"
+        return "limited" if self.limited else "refused"
 
 
 def _hashed(salt: bytes, text: str) -> str:

@@ -14,7 +14,13 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
             Case({UP: "1x60"}, {}),
             Case({}, {}),
         ),
-        quiet=(Case(scraped("1x120"), None, 60, 0.5),),
+        quiet=(
+            Case(scraped("1x120"), None, 60, 0.5),
+            # Every second scrape fails.
+            Case(
+                {UP: "1 0 " * 60, SEEN: " ".join(f"{60 * n} _" for n in range(60))}, None, 58, 0.5
+            ),
+        ),
     ),
     ("GatewayFilesStale", "page"): one(
         {'gpufleet_gateway_file_age_seconds{file="keys"}': "5x30 300x30"},
@@ -37,6 +43,8 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         quiet=(
             Case(requests("ok", 59) | requests("refused", 1), None),
             Case(requests("ok", 0.4) | requests("refused", 0.6), None),
+            # By the limits of its own key.
+            Case(requests("ok", 54) | requests("limited", 30), None),
         ),
     ),
     ("RequestsOverflow", "ticket"): one(
@@ -49,8 +57,10 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         fires=(
             Case(
                 {
-                    'gpufleet_gateway_hosted_spend{use_case="answers"}': "300x180",
-                    'gpufleet_gateway_hosted_cap{use_case="answers"}': "1000x180",
+                    'gpufleet_gateway_hosted_spend{use_case="answers",pod="a"}': "60x180",
+                    'gpufleet_gateway_hosted_spend{use_case="answers",pod="b"}': "60x180",
+                    'gpufleet_gateway_hosted_cap{use_case="answers",pod="a"}': "1000x180",
+                    'gpufleet_gateway_hosted_cap{use_case="answers",pod="b"}': "1000x180",
                 },
                 {"use_case": "answers"},
                 120,
@@ -78,9 +88,11 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         ),
     ),
     ("HostedCapNear", "ticket"): one(
+        # Each pod tells what it has spent, and the cap of all.
         {
-            'gpufleet_gateway_hosted_spend{use_case="answers"}': "950x60",
-            'gpufleet_gateway_hosted_cap{use_case="answers"}': "1000x60",
+            f'gpufleet_gateway_hosted_{name}{{use_case="answers",pod="{pod}"}}': f"{value}x60"
+            for pod in ("a", "b")
+            for name, value in (("spend", 475), ("cap", 1000))
         },
         {
             'gpufleet_gateway_hosted_spend{use_case="answers"}': "850x60",
@@ -89,7 +101,7 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         {"use_case": "answers"},
     ),
     ("AuditGaps", "page"): one(
-        {'gpufleet_gateway_audit_gaps_total{use_case="answers"}': "0x55 3x5"},
+        {'gpufleet_gateway_audit_gaps_total{use_case="answers"}': "0x55 1x5"},
         {'gpufleet_gateway_audit_gaps_total{use_case="answers"}': "3x60"},
         {"use_case": "answers"},
     ),

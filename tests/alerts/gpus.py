@@ -65,7 +65,11 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
     ),
     # 0x40 | 0x8: hardware thermal slowdown; 0x4: the usual power cap.
     ("GpuThermalThrottle", "ticket"): gpu_cases(
-        {"DCGM_FI_DEV_CLOCK_THROTTLE_REASONS": "72x60"},
+        # An exporter may tell them by both names.
+        {
+            "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS": "72x60",
+            "DCGM_FI_DEV_CLOCKS_EVENT_REASONS": "72x60",
+        },
         {"DCGM_FI_DEV_CLOCK_THROTTLE_REASONS": "4x60"},
     ),
     ("GpuPowerBrake", "ticket"): gpu_cases(
@@ -99,18 +103,27 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
                 None,
                 500,
             ),
+            # It has run for five hours.
+            Case(
+                {**gpu("DCGM_FI_DEV_GPU_UTIL", "1x300", OF_POD), **POD_LABELS},
+                None,
+                300,
+            ),
         ),
     ),
-    ("ModelGpusBusyWithoutRequests", "page"): one(
+    ("ModelGpusBusyWithoutTokens", "page"): one(
+        # It hangs, with requests.
         {
             **gpu("DCGM_FI_DEV_GPU_UTIL", "99x60", OF_POD),
             **POD_LABELS,
-            f"vllm:num_requests_running{{{POD}}}": "0x60",
+            f"vllm:num_requests_running{{{POD}}}": "3x60",
+            f"vllm:generation_tokens_total{{{POD}}}": "0+600x30 18000x30",
         },
         {
             **gpu("DCGM_FI_DEV_GPU_UTIL", "99x60", OF_POD),
             **POD_LABELS,
             f"vllm:num_requests_running{{{POD}}}": "3x60",
+            f"vllm:generation_tokens_total{{{POD}}}": "0+600x60",
         },
         {"gpufleet_dev_model": "llama-3.1-8b"},
     ),

@@ -8,7 +8,19 @@ REPLICA_UP: Final = {f'up{{job="replicas",{POD}}}': "1x120"}
 PREWARM: Final = (
     'gpufleet_prewarm_missing_replicas{pool="answers",site="main",window="quarter end"}'
 )
+LOOKED: Final = 'gpufleet_chore_last_success_timestamp_seconds{job="worker",chore="prewarm"}'
+BATCH: Final = 'gpufleet_dev_pool="nightly",gpufleet_dev_model="llama-3.1-8b",pod="nightly-0"'
+"""A pool of batch jobs, which is full all day."""
 QUEUE: Final = "vllm:request_queue_time_seconds"
+
+
+def queued(each: int, in_time: int) -> dict[str, str]:
+    """An hour of requests of which so many a minute waited no longer than a second."""
+    return {
+        f"{QUEUE}_count{{{POD}}}": f"0+{each}x60",
+        f'{QUEUE}_bucket{{{POD},le="1.0"}}': f"0+{in_time}x60",
+    }
+
 
 CASES: Final[dict[tuple[str, str], Cases]] = {
     ("PoolQueueDeep", "ticket"): one(
@@ -22,14 +34,21 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         },
         {"gpufleet_dev_pool": "answers"},
     ),
-    ("PoolQueueSlow", "page"): one(
-        {f"{QUEUE}_count{{{POD}}}": "0+60x60", f'{QUEUE}_bucket{{{POD},le="1.0"}}': "0+50x60"},
-        {f"{QUEUE}_count{{{POD}}}": "0+60x60", f'{QUEUE}_bucket{{{POD},le="1.0"}}': "0+59x60"},
-        {"gpufleet_dev_pool": "answers"},
+    ("PoolQueueSlow", "page"): Cases(
+        fires=(Case(queued(60, 50), {"gpufleet_dev_pool": "answers", "bound_s": "1"}),),
+        quiet=(
+            Case(queued(60, 59), None),
+            # Two requests a minute: one that waits says nothing.
+            Case(queued(2, 1), None),
+        ),
     ),
     ("PoolNearLimit", "ticket"): one(
         {f"vllm:num_requests_running{{{POD}}}": "15x60"},
-        {f"vllm:num_requests_running{{{POD}}}": "12x60"},
+        {
+            f"vllm:num_requests_running{{{POD}}}": "12x60",
+            f"vllm:num_requests_running{{{BATCH}}}": "64x60",
+            'pool:gpufleet_concurrency_limit:replica{gpufleet_dev_pool="nightly"}': "64x60",
+        },
         {"gpufleet_dev_pool": "answers"},
     ),
     ("PoolReplicasMissing", "page"): Cases(
@@ -49,6 +68,10 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         {'gpufleet_gateway_ejected_replicas{pool="answers"}': "0x60"},
         {"pool": "answers"},
     ),
+    ("PrewarmStale", "page"): Cases(
+        fires=(Case({LOOKED: "0+60x30 1800x30"}, {}), Case({}, {})),
+        quiet=(Case({LOOKED: "0+60x60"}, None),),
+    ),
     ("PrewarmMissing", "page"): one(
         {PREWARM: "2x60"},
         {PREWARM: "0x60"},
@@ -56,12 +79,16 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
     ),
     ("ScalerErrors", "ticket"): one(
         {'keda_scaled_object_errors_total{namespace="a",scaledObject="answers"}': "0+1x60"},
-        {'keda_scaled_object_errors_total{namespace="a",scaledObject="answers"}': "4x60"},
+        # One, as Prometheus restarts.
+        {'keda_scaled_object_errors_total{namespace="a",scaledObject="answers"}': "4x53 5x7"},
         {"scaledObject": "answers"},
     ),
     ("KvCacheFull", "ticket"): one(
         {f"vllm:kv_cache_usage_perc{{{POD}}}": "0.98x60"},
-        {f"vllm:kv_cache_usage_perc{{{POD}}}": "0.9x60"},
+        {
+            f"vllm:kv_cache_usage_perc{{{POD}}}": "0.9x60",
+            f"vllm:kv_cache_usage_perc{{{BATCH}}}": "0.98x60",
+        },
         {"gpufleet_dev_pool": "answers"},
     ),
     ("RequestsPreempted", "ticket"): one(
@@ -71,6 +98,8 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         },
         {
             f"vllm:num_preemptions_total{{{POD}}}": "0+2x60",
+            f"vllm:num_preemptions_total{{{BATCH}}}": "0+12x60",
+            f"vllm:num_requests_running{{{BATCH}}}": "16x60",
             f"vllm:num_requests_running{{{POD}}}": "16x60",
         },
         {"gpufleet_dev_pool": "answers"},

@@ -77,6 +77,8 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         fires=(
             Case(failing((0, 300), (0.02, 70)), ERRORS, 365),
             Case(failing((0.008, 420)), ERRORS, 400),
+            # Twelve an hour, and all fail.
+            Case(failing((0, 300), (1, 70), each=0.2), ERRORS, 365),
         ),
         quiet=(
             Case(failing((0.004, 420)), None, 400),
@@ -93,14 +95,32 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
     ("AvailabilityBudgetBurn", "page"): Cases(
         fires=(
             Case(scraped("1x120 0x40"), AVAILABILITY, 75, 0.5),
+            # What was answered is still in the window, and it is down.
+            Case(
+                scraped("1x120 0x40") | every_half_minute("ok", 60),
+                AVAILABILITY,
+                75,
+                0.5,
+            ),
             Case(scraped("1x200") | every_half_minute("refused", 30), AVAILABILITY, 60, 0.5),
-            # 3.3 % of six hours, and over: the half hour still holds it.
-            Case(scraped("1x760 0x23 1x40"), AVAILABILITY, 400, 0.5),
+            # 3.5 % of six hours, and over: the half hour still holds it.
+            Case(scraped("1x760 0x26 1x40"), AVAILABILITY, 400, 0.5),
         ),
         quiet=(
             Case(scraped("1x200") | every_half_minute("ok", 60), None, 60, 0.5),
             # Two failures in the window say nothing.
             Case(scraped("1x200") | every_half_minute("error", 1), None, 60, 0.5),
+            # Most are refused by the limits of their own keys, or as requests.
+            Case(
+                scraped("1x200") | every_half_minute("limited", 30) | every_half_minute("ok", 10),
+                None,
+                60,
+                0.5,
+            ),
+            # Single scrapes fail, one in two.
+            Case(
+                {UP: "1 0 " * 60, SEEN: " ".join(f"{60 * n} _" for n in range(60))}, None, 58, 0.5
+            ),
             # It starts for the first time.
             Case(scraped("0x4 1x40"), None, 3, 0.5),
         ),

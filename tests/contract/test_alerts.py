@@ -10,28 +10,18 @@ import pytest
 import yaml
 from tests.alerts.case import Case, Cases
 from tests.alerts.every import CLUSTER, EMBEDDED
+from tests.watched_fleets import on_clusters, with_a_peak
 
 from gpufleet.core.monitoring.rules import Alert, Group, Record
 from gpufleet.core.monitoring.site_rules import rule_groups
 from gpufleet.edges.engines import resolve
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import load_fleet
-from gpufleet.spec.hardware import ExistingCluster
 
-FLEET = load_fleet(PROJECT_ROOT / "fleets/article/production.yaml")
-SITE = FLEET.sites["main"]
-ON_CLUSTER = FLEET.model_copy(
-    update={
-        "sites": {
-            "main": SITE.model_copy(
-                update={"cluster": ExistingCluster(provider="existing", context="main")}
-            )
-        }
-    }
-)
+FLEET = with_a_peak(load_fleet(PROJECT_ROOT / "fleets/article/production.yaml"))
 KINDS = {
     "embedded": (rule_groups(FLEET, "main"), EMBEDDED),
-    "cluster": (rule_groups(ON_CLUSTER, "main"), CLUSTER),
+    "cluster": (rule_groups(on_clusters(FLEET), "main"), CLUSTER),
 }
 
 

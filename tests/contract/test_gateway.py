@@ -15,6 +15,7 @@ import pytest
 from tests.gateway_under_test import CHAT, MESSAGES, UnderTest, gateway_under_test
 from tests.stand_in_engine import TEXT, StandIn
 
+from gpufleet.core.gateway import series
 from gpufleet.edges.gateway_environment import gateway_python
 from gpufleet.edges.in_flight import Board
 
@@ -273,12 +274,20 @@ def test_a_use_case_has_no_more_in_flight_than_it_may_over_all_workers(
 
 
 def test_a_keys_rate_holds_over_all_workers(gateway: UnderTest) -> None:
+    limited = {"use_case": "assist", "team": "support", "route": "none", "outcome": "limited"}
+    before = gateway.counted(series.REQUESTS, **limited) or 0
     slow = gateway.new_key("slow", rate_rpm=5)
     gateway.wait(lambda: gateway.ask(slow).status_code != 401)
     answers = [gateway.ask(slow) for _ in range(8)]
     assert sum(answer.status_code == 200 for answer in answers) == 4
     assert answers[-1].json()["error"]["code"] == "rate_limit_exceeded"
     assert 1 <= int(answers[-1].headers["retry-after"]) <= 61
+    # It is the key's own doing: no availability is spent by it.
+    gateway.wait(lambda: (gateway.counted(series.REQUESTS, **limited) or 0) >= before + 4)
+
+
+def test_a_gap_in_the_records_is_counted_from_0_on(gateway: UnderTest) -> None:
+    gateway.wait(lambda: gateway.counted(series.AUDIT_GAPS, use_case="sales-chat") == 0)
 
 
 def test_a_request_that_takes_too_long_is_ended(gateway: UnderTest, key: str) -> None:

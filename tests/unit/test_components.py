@@ -365,5 +365,7 @@ def test_on_a_real_cluster_prometheus_picks_up_what_is_ours(recorder: Recorder) 
         False,
         False,
     ]
+    dashboards = releases["kube-prometheus-stack"]["grafana"]["sidecar"]["dashboards"]
+    assert dashboards["searchNamespace"] == "ALL"
     exporter = releases["gpu-operator"]["dcgmExporter"]["serviceMonitor"]
     assert exporter["honorLabels"] is True

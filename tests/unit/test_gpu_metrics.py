@@ -55,7 +55,10 @@ def values(text: str, name: str) -> dict[tuple[str, str], float]:
 
 def test_every_series_that_alerts_read_is_told_of_every_gpu() -> None:
     text = gpu_series([pod("a-0"), pod("a-1"), pod("b-0", node="n2", count=1)])
-    for name in gpus.SERIES:
+    for name in (
+        *(gpus.UTILIZATION, gpus.MEMORY_USED, gpus.MEMORY_FREE, gpus.POWER_W, gpus.TEMPERATURE_C),
+        *(gpus.XID, gpus.THROTTLE, gpus.REMAP_FAILURE, gpus.REMAPPED_ROWS),
+    ):
         assert set(values(text, name)) == {
             ("n1", "0"),
             ("n1", "1"),

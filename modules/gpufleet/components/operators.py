@@ -44,7 +44,8 @@ CHARTS: Final = (
             "alertmanager": {"enabled": True},
             "grafana": {
                 "enabled": True,
-                "sidecar": {"dashboards": {"searchNamespace": names.MONITORING_NAMESPACE}},
+                # The chart's own dashboards stand beside Grafana, ours with the rules.
+                "sidecar": {"dashboards": {"searchNamespace": "ALL"}},
             },
             "kube-state-metrics": {
                 # By them the alerts on GPUs say which model is hit.

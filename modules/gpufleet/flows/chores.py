@@ -10,6 +10,7 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
+from gpufleet.core.monitoring import platform
 from gpufleet.spec.errors import FleetError
 
 _SAID_AGAIN_AFTER_S: Final = 60.0
@@ -41,13 +42,13 @@ class Chores:
     def __init__(self, ended: threading.Event, registry: CollectorRegistry) -> None:
         self._ended = ended
         self._last = Gauge(
-            "gpufleet_chore_last_success_timestamp_seconds",
+            platform.CHORE_AT,
             "When a chore ended well",
             ["chore"],
             registry=registry,
         )
         self._failures = Counter(
-            "gpufleet_chore_failures_total", "Chores that failed", ["chore"], registry=registry
+            platform.CHORE_FAILURES, "Chores that failed", ["chore"], registry=registry
         )
 
     def start(self, chore: Chore) -> None:

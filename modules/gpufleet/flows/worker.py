@@ -14,6 +14,7 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Gauge
 
 from gpufleet.core.gateway import series
+from gpufleet.core.monitoring import platform
 from gpufleet.core.prewarming import Window
 from gpufleet.edges import metrics
 from gpufleet.edges.clock import system_clock
@@ -56,7 +57,7 @@ class Worker:
         self._host = Host(ground, self.executor)
         self._ended = threading.Event()
         self._registry = CollectorRegistry()
-        self._flows = Gauge("gpufleet_flows", "Flows by state", ["state"], registry=self._registry)
+        self._flows = Gauge(platform.FLOWS, "Flows by state", ["state"], registry=self._registry)
         self._running = Chores(self._ended, self._registry)
         begun: set[str] = set()
         keeper = FreezeKeeper(ground)

@@ -7,6 +7,7 @@ from gpufleet.core.monitoring.rules import Alert
 from gpufleet.core.monitoring.site_rules import alerts
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.hardware import EmbeddedCluster, ExistingCluster
+from gpufleet.spec.serving import Pool, Prewarm
 
 
 def markdown(fleet: Fleet) -> str:
@@ -37,8 +38,22 @@ def _table(fleet: Fleet) -> Iterator[str]:
 
 
 def _on(fleet: Fleet, site: str, cluster: EmbeddedCluster | ExistingCluster) -> Fleet:
+    """The fleet at one site of a kind, with a gateway and a declared peak: all that is watched."""
     changed = fleet.sites[site].model_copy(update={"cluster": cluster})
-    return fleet.model_copy(update={"sites": {site: changed}})
+    images = fleet.images.model_copy(update={"gateway": fleet.images.gpufleet})
+    name, pool = next(iter(fleet.pools.items()))
+    pools = {**fleet.pools, name: pool.model_copy(update={"prewarm": (_peak(pool),)})}
+    return fleet.model_copy(update={"images": images, "sites": {site: changed}, "pools": pools})
+
+
+def _peak(pool: Pool) -> Prewarm:
+    return Prewarm(
+        name="peak",
+        recurrence="FREQ=DAILY",
+        lead_s=600,
+        duration_s=3600,
+        replicas={next(iter(pool.placements)): 1},
+    )
 
 
 def _meaning(alert: Alert) -> str:

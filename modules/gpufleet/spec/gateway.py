@@ -98,7 +98,6 @@ class Route(Spec):
     """Requests in flight over all replicas and pools; None for no limit."""
     output_max_tokens: TokenCount
     """The longest answer that is allowed."""
-    output_mean_tokens: float
     timeout_s: Seconds
     """Longest time that a request may take in all."""
     ttft_p95_s: Seconds

@@ -113,7 +113,6 @@ def _route(
         queue_time_limit_s=limits.queue_time_limit_s,
         concurrency_limit=limits.concurrency_limit,
         output_max_tokens=use_case.tokens.output_max,
-        output_mean_tokens=use_case.tokens.output_mean,
         # A request may wait, and then has the time that a drain of either pool gives it.
         timeout_s=limits.queue_time_limit_s
         + max(longest_generation_s(fleet, each) for each in reached),

@@ -4,7 +4,10 @@ from typing import Final
 
 REQUESTS: Final = "gpufleet_gateway_requests_total"
 """Labels: use_case, team, route (primary, fallback, hosted, summary, cache, none), outcome (ok,
-error, refused, cancelled)."""
+error, refused, limited, cancelled).
+
+`refused` is what the service could not take: overload, or the use case's own limit. `limited` is
+the caller's: its key's limits, or a request that is not acceptable."""
 REQUEST_S: Final = "gpufleet_gateway_request_seconds"
 """Histogram of whole requests that were answered, label use_case."""
 TTFT_S: Final = "gpufleet_gateway_ttft_seconds"

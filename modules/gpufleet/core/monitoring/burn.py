@@ -4,7 +4,6 @@ Source: The Site Reliability Workbook, chapter 5, "Multiwindow, Multi-Burn-Rate 
 2 % of a 30-day budget in an hour, 5 % in six hours, 10 % in a day, 10 % in three days.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,7 +25,9 @@ PERIOD_S: Final = 30 * 86400
 _HIGHEST_SHARE: Final = 0.9
 """A share of bad requests at which any budget's fastest alert fires: more than 1 never comes."""
 _BAD_REQUESTS: Final = 3
+"""In the long window, so that no single one decides."""
 _REQUESTS: Final = 10
+"""Fewer in the long window say nothing about a share."""
 _WORDS: Final = {
     Slo.LATENCY: ("LatencyBudgetBurn", "requests are too slow"),
     Slo.TTFT: ("TtftBudgetBurn", "first tokens are too late"),
@@ -69,11 +70,6 @@ def threshold(objective: Objective, pair: Pair) -> float:
     A budget above 1/14.4 would ask for more than everything: it fires at nine tenths.
     """
     return min(pair.factor * objective.budget, _HIGHEST_SHARE)
-
-
-def least_requests(objective: Objective, pair: Pair) -> int:
-    """How many requests the long window has to hold, so that no single one decides."""
-    return max(_REQUESTS, math.ceil(_BAD_REQUESTS / threshold(objective, pair)))
 
 
 def shared_group(retention_s: int) -> Group:
@@ -147,5 +143,6 @@ def _condition(objective: Objective, pair: Pair) -> str:
     long, short = (f"{BAD_SHARE}{window}{chosen} > {limit}" for window in (pair.long, pair.short))
     if objective.is_of_time:
         return f"({long} and {short})"
-    enough = f"{objective.events(pair.long)} >= {least_requests(objective, pair)}"
-    return f"({long} and {short} and on() {enough})"
+    enough = f"{objective.events(pair.long)} >= {_REQUESTS}"
+    certain = f"{objective.bad_events(pair.long)} >= {_BAD_REQUESTS}"
+    return f"({long} and {short} and on() {enough} and on() {certain})"

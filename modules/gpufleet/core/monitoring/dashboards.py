@@ -13,8 +13,8 @@ from gpufleet.core import vocabulary as names
 from gpufleet.core.gateway import series
 from gpufleet.core.monitoring import gpus, pools
 from gpufleet.core.monitoring.burn import BAD_SHARE
-from gpufleet.core.monitoring.objectives import BUDGET, UNSERVED
-from gpufleet.core.monitoring.rules import MODEL, POOL
+from gpufleet.core.monitoring.objectives import BUDGET, COUNTED, UNSERVED
+from gpufleet.core.monitoring.rules import MODEL, POOL, selector
 from gpufleet.spec.fleet import Fleet
 
 _SOURCE: Final = DataSourceRef(type_val="prometheus", uid="${datasource}")
@@ -119,7 +119,7 @@ def _panel(panel: Panel) -> timeseries.Panel | stat.Panel:
 
 
 def _fleet() -> Board:
-    asked = f'{series.REQUESTS}{{outcome!="cancelled"}}'
+    asked = f"{series.REQUESTS}{selector(outcome=COUNTED)}"
     return Board(
         "fleet",
         "gpufleet: fleet",
@@ -308,7 +308,7 @@ def _cost(currency: str) -> Board:
                 "percentunit",
                 {
                     "{{use_case}}": (
-                        f"max by (use_case) ({series.HOSTED_SPEND}) "
+                        f"sum by (use_case) ({series.HOSTED_SPEND}) "
                         f"/ (max by (use_case) ({series.HOSTED_CAP}) > 0)"
                     )
                 },
@@ -316,7 +316,7 @@ def _cost(currency: str) -> Board:
             Panel(
                 f"Hosted APIs this month, {currency}",
                 "short",
-                {"{{use_case}}": f"max by (use_case) ({series.HOSTED_SPEND})"},
+                {"{{use_case}}": f"sum by (use_case) ({series.HOSTED_SPEND})"},
                 is_number=True,
             ),
             Panel(

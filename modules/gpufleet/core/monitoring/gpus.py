@@ -25,17 +25,6 @@ THROTTLE: Final = "DCGM_FI_DEV_CLOCK_THROTTLE_REASONS"
 THROTTLE_SINCE_DCGM_4: Final = "DCGM_FI_DEV_CLOCKS_EVENT_REASONS"
 REMAP_FAILURE: Final = "DCGM_FI_DEV_ROW_REMAP_FAILURE"
 REMAPPED_ROWS: Final = "DCGM_FI_DEV_UNCORRECTABLE_REMAPPED_ROWS"
-SERIES: Final = (
-    UTILIZATION,
-    MEMORY_USED,
-    MEMORY_FREE,
-    POWER_W,
-    TEMPERATURE_C,
-    XID,
-    THROTTLE,
-    REMAP_FAILURE,
-    REMAPPED_ROWS,
-)
 
 POD_LABELS: Final = "kube_pod_labels"
 """Of kube-state-metrics: 1, with a pod's own labels as `label_...`."""
@@ -170,7 +159,9 @@ def _throttling() -> tuple[Alert, ...]:
 def _use() -> tuple[Alert, ...]:
     model = f"{{{{ $labels.{MODEL} }}}}"
     full = f"{MEMORY_USED} / ({MEMORY_USED} + {MEMORY_FREE})"
-    running = f"sum by ({MODEL}) ({engine.RUNNING})"
+    tokens = f"sum by ({MODEL}) (rate({engine.GENERATION_TOKENS}[5m]))"
+    # What did not exist yet has not been idle.
+    existed = f"max_over_time({MODEL_UTILIZATION}[30m] offset 6h)"
     return (
         Alert(
             name="GpuMemoryFull",
@@ -186,7 +177,7 @@ def _use() -> tuple[Alert, ...]:
         ),
         Alert(
             name="ModelGpusIdle",
-            expr=f"max_over_time({MODEL_UTILIZATION}[6h]) < {_IDLE}",
+            expr=f"max_over_time({MODEL_UTILIZATION}[6h]) < {_IDLE} and on ({MODEL}) {existed}",
             severity=Severity.TICKET,
             for_s=3600,
             runbook="gpus#idle",
@@ -194,12 +185,12 @@ def _use() -> tuple[Alert, ...]:
             description="They cost as much as busy ones; see cost.compare.",
         ),
         Alert(
-            name="ModelGpusBusyWithoutRequests",
-            expr=f"{MODEL_UTILIZATION} > {_BUSY} and on ({MODEL}) {running} == 0",
+            name="ModelGpusBusyWithoutTokens",
+            expr=f"{MODEL_UTILIZATION} > {_BUSY} and on ({MODEL}) {tokens} == 0",
             severity=Severity.PAGE,
             for_s=600,
-            runbook="gpus#busy-without-requests",
-            summary=f"{model}: GPUs are busy and no request runs",
+            runbook="gpus#busy-without-tokens",
+            summary=f"{model}: GPUs are busy and no token is generated",
             description="Engines hang in a kernel, or somebody else's program runs on the GPUs.",
         ),
     )
@@ -207,6 +198,7 @@ def _use() -> tuple[Alert, ...]:
 
 def _any_bit(bits: tuple[int, ...]) -> str:
     """PromQL that keeps GPUs of which one of some throttle reasons is set."""
-    both = f'{{__name__=~"{THROTTLE}|{THROTTLE_SINCE_DCGM_4}"}}'
+    # An exporter may tell both: two series of one GPU would be an error.
+    both = f"({THROTTLE} or {THROTTLE_SINCE_DCGM_4})"
     # PromQL has no bits: a whole number over the bit is odd where the bit is set.
     return " or ".join(f"floor({both} / {bit}) % 2 == 1" for bit in bits)

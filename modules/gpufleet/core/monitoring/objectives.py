@@ -25,10 +25,15 @@ UNSERVED_REQUESTS: Final = 3
 """Fewer in the window say nothing about whether a use case is served."""
 GATEWAY_JOB: Final = "gateway"
 _SECONDS: Final = {"m": 60, "h": 3600, "d": 86400}
-_WORKER_SILENT_S: Final = 30
-"""Workers tell every two seconds that they work."""
-_ASKED: Final = series.REQUESTS + selector(use_case="!", outcome="!cancelled")
-"""Requests that named a use case; what a client cancelled says nothing."""
+_SEEN_WITHIN: Final = "1m"
+"""A scrape that fails alone is no outage: the longest time between two is 15 s."""
+_WORKER_SILENT_S: Final = 60
+"""Workers tell every two seconds that they work; seen every 15 s at most."""
+COUNTED: Final = "!~cancelled|limited"
+"""Outcomes that say something about the service: not what a client cancelled, nor what its key may
+not or no model could answer."""
+_ASKED: Final = series.REQUESTS + selector(use_case="!", outcome=COUNTED)
+"""Requests that named a use case, and count."""
 
 
 class Slo(StrEnum):
@@ -96,10 +101,18 @@ class Objective:
     def events(self, window: str) -> str:
         """PromQL of how many requests a window holds."""
         if self.bound_s is None:
-            asked = selector(use_case=self.use_case, outcome="!cancelled")
+            asked = selector(use_case=self.use_case, outcome=COUNTED)
             return f"sum(increase({series.REQUESTS}{asked}[{window}]))"
         every = selector(use_case=self.use_case)
         return f"sum(increase({self.stem}_count{every}[{window}]))"
+
+    def bad_events(self, window: str) -> str:
+        """PromQL of how many requests of a window failed, or were slower than the bound."""
+        if self.bound_s is None:
+            failed = selector(use_case=self.use_case, outcome="error")
+            return f"sum(increase({series.REQUESTS}{failed}[{window}]))"
+        within = selector(use_case=self.use_case, le=le(self.bound_s))
+        return f"{self.events(window)} - sum(increase({self.stem}_bucket{within}[{window}]))"
 
     @property
     def stem(self) -> str:
@@ -161,7 +174,9 @@ def unserved() -> str:
     few = f"({answered} or 0 * {asked}) / {asked} < bool {UNSERVED_SHARE}"
     enough = f"{by} (increase({_ASKED}[{window}])) >= {UNSERVED_REQUESTS}"
     declared = f"max by (use_case) ({BUDGET}{selector(slo=Slo.AVAILABILITY.value)})"
-    return f"({few} and {enough}) or 0 * {declared} + on () group_left () ({gateway_down()})"
+    down = f"0 * {declared} + on () group_left () ({gateway_down()})"
+    # Down first: what was answered before it went down stays in the window for a while.
+    return f"({down}) == 1 or ({few} and {enough}) or {down}"
 
 
 def unserved_share(window: str, of: str = "") -> str:
@@ -183,8 +198,9 @@ def gateway_down() -> str:
 
     Its control process answers Prometheus, and may outlive the workers.
     """
-    up = f"max(up{selector(job=GATEWAY_JOB)})"
-    works = f"time() - max({series.WORKER_SEEN_AT}) < bool {_WORKER_SILENT_S}"
+    up = f"max(max_over_time(up{selector(job=GATEWAY_JOB)}[{_SEEN_WITHIN}]))"
+    seen = f"max(max_over_time({series.WORKER_SEEN_AT}[{_SEEN_WITHIN}]))"
+    works = f"time() - {seen} < bool {_WORKER_SILENT_S}"
     return f"1 - (({works}) * {up} or 0 * {up})"
 
 

@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from gpufleet.core.gateway import series
 from gpufleet.core.monitoring.objectives import GATEWAY_JOB
 from gpufleet.core.monitoring.rules import Alert, Group, Severity, selector
 
@@ -10,24 +11,33 @@ CHORE_AT: Final = "gpufleet_chore_last_success_timestamp_seconds"
 CHORE_FAILURES: Final = "gpufleet_chore_failures_total"
 FLOWS: Final = "gpufleet_flows"
 _FREEZE_STALE_S: Final = 120
+_PREWARM_STALE_S: Final = 300
+"""The worker looks at declared peaks every ten seconds, and waits for a token from each replica."""
+_RULE_FAILURES: Final = 3
+"""A single one is a Prometheus that has just restarted."""
 _CHORE_FAILURES: Final = 3
 _CHORE_LATE_S: Final = 1800
 _SWAPPED_PAGES_PER_S: Final = 100
 
 
-def platform_alerts(*, has_worker: bool, embedded: bool) -> Group:
+def platform_alerts(
+    *, has_worker: bool, has_gateway: bool, has_peaks: bool, embedded: bool
+) -> Group:
     """Alerts on what pools and gateway stand on.
 
     Args:
-        has_worker: whether the environment's worker is scraped here.
+        has_worker: whether the environment's worker is watched here.
+        has_gateway: whether the gateway is.
+        has_peaks: whether replicas are started ahead of declared peaks.
         embedded: whether there is no node exporter, since hosts are simulated.
     """
     return Group(
         "gpufleet-platform",
         (
             *_scraping(),
-            _chores(),
+            *((_chores(),) if has_worker or has_gateway else ()),
             *(_worker() if has_worker else ()),
+            *((_prewarm_stale(),) if has_worker and has_peaks else ()),
             *(() if embedded else (_swapping(),)),
         ),
     )
@@ -48,7 +58,8 @@ def _scraping() -> tuple[Alert, ...]:
         Alert(
             name="RuleFailures",
             expr=(
-                "sum by (rule_group) (increase(prometheus_rule_evaluation_failures_total[10m])) > 0"
+                "sum by (rule_group) (increase(prometheus_rule_evaluation_failures_total[10m])) "
+                f">= {_RULE_FAILURES}"
             ),
             severity=Severity.TICKET,
             for_s=300,
@@ -80,6 +91,35 @@ def _worker() -> tuple[Alert, ...]:
             runbook="platform#freeze-sync",
             summary="Clusters have not been told of freezes for {{ $value | humanizeDuration }}",
             description="Once their state is too old they count as frozen.",
+        ),
+        Alert(
+            name="PrewarmMissing",
+            expr=f"{series.PREWARM_MISSING} > 0",
+            severity=Severity.PAGE,
+            runbook="pools#prewarm",
+            summary=(
+                # The worker's own label, where a target's of the same name takes its place.
+                "{{ $labels.pool }} at {{ or $labels.exported_site $labels.site }}: "
+                "{{ $value }} replicas are not warm "
+                "for {{ $labels.window }}"
+            ),
+            description="A declared peak begins soon, and it has fewer warm replicas than planned.",
+        ),
+    )
+
+
+def _prewarm_stale() -> Alert:
+    looked = f"{CHORE_AT}{selector(chore='prewarm')}"
+    return Alert(
+        name="PrewarmStale",
+        expr=f"time() - max({looked}) > {_PREWARM_STALE_S} or absent({looked})",
+        severity=Severity.PAGE,
+        for_s=300,
+        runbook="pools#prewarm",
+        summary="Nobody looks whether replicas are warm for declared peaks",
+        description=(
+            "The worker does not run, or its chore fails: a replica that is not warm in time would "
+            "not be told of. Only of fleets that declare peaks."
         ),
     )
 

@@ -1,10 +1,12 @@
 """Queues, caches, crashes and scaling of pools."""
 
+import math
 from collections.abc import Sequence
 from typing import Final
 
 from gpufleet.core import engine_metrics as engine
 from gpufleet.core import vocabulary as names
+from gpufleet.core.capacity.prewarm import lead_s
 from gpufleet.core.engine_metrics import REQUEST_BOUNDS_S, stricter_bound
 from gpufleet.core.gateway import series
 from gpufleet.core.monitoring.objectives import SLOWER_ALLOWED, le
@@ -27,9 +29,13 @@ CONCURRENCY: Final = "pool:gpufleet_concurrency_limit:replica"
 DEPTH_LIMIT: Final = "pool:gpufleet_queue_depth_limit:replica"
 """Waiting requests of one replica from which on they are too many."""
 SLOW_QUEUE: Final = "pool:gpufleet_queue_time_slow:ratio_rate5m"
-"""Share of requests that waited longer than the pool's target."""
+"""Share of requests that waited longer than the pool's target; label bound_s: what it is measured
+at, s."""
+BOUND: Final = "bound_s"
 ENGINES_UP: Final = "pool:gpufleet_engines_up:count"
 
+_INTERACTIVE: Final = f"and on ({POOL}) {DEPTH_LIMIT}"
+"""A batch pool is as full as it may be all day: that is its use."""
 _DEPTH_OF_LIMIT: Final = 0.5
 _DEPTH_OF_CONCURRENCY: Final = 0.25
 _NEAR: Final = 0.9
@@ -37,6 +43,12 @@ _KV_FULL: Final = 0.95
 _PREEMPTIONS_PER_S: Final = 0.1
 """Of one replica: each throws away the work on a request, which is then done again."""
 _RESTARTS: Final = 3
+_SCALER_ERRORS: Final = 3
+"""A single one is a Prometheus that has just restarted."""
+_WAITED: Final = 20
+"""Requests; fewer in five minutes say little about shares."""
+_START_MARGIN_S: Final = 300
+"""Until Kubernetes has placed a new pod, and its engine was scraped."""
 
 
 def pool_records(pools: Sequence[PoolAtSite]) -> Group:
@@ -56,7 +68,7 @@ def pool_records(pools: Sequence[PoolAtSite]) -> Group:
             continue
         records += [
             Record(DEPTH_LIMIT, f"vector({queue_depth(first):g})", labels),
-            Record(SLOW_QUEUE, _slow_queue(first), labels),
+            Record(SLOW_QUEUE, _slow_queue(first), {**labels, BOUND: f"{queue_bound_s(first):g}"}),
         ]
     up = f"up{selector(job=REPLICAS_JOB)}"
     records.append(Record(ENGINES_UP, f"count by ({POOL}) ({up} == 1)"))
@@ -78,13 +90,24 @@ def queue_bound_s(pool: PoolAtSite) -> float:
     return stricter_bound(pool.queue_time_target_s, REQUEST_BOUNDS_S)
 
 
-def pool_alerts(*, embedded: bool) -> Group:
+def longest_start_s(pools: Sequence[PoolAtSite]) -> int:
+    """How long a replica of any of some pools may take until it answers, s, in whole minutes.
+
+    A restore of its weights and a start as long as its probe allows, and some time to be placed.
+    """
+    longest_s = max((lead_s(pool.model) for pool in pools), default=0)
+    return 60 * math.ceil((longest_s + _START_MARGIN_S) / 60)
+
+
+def pool_alerts(pools: Sequence[PoolAtSite], *, embedded: bool) -> Group:
     """Alerts on every pool of a site.
 
     Args:
+        pools: of the site.
         embedded: whether the node agent tells of crashes, or a cluster's kube-state-metrics.
     """
-    return Group("gpufleet-pool-alerts", (*_load(), *_memory(), *_crashes(embedded=embedded)))
+    alerts = (*_load(), *_replicas(longest_start_s(pools)), *_memory())
+    return Group("gpufleet-pool-alerts", (*alerts, *_crashes(embedded=embedded)))
 
 
 def _slow_queue(pool: PoolAtSite) -> str:
@@ -100,6 +123,7 @@ def _load() -> tuple[Alert, ...]:
     running = f"sum by ({POOL}) ({engine.RUNNING})"
     waiting = f"sum by ({POOL}) ({engine.WAITING})"
     replicas = f"count by ({POOL}) ({engine.RUNNING})"
+    waited = f"sum by ({POOL}) (increase({engine.QUEUE_TIME}_count[5m]))"
     return (
         Alert(
             name="PoolQueueDeep",
@@ -115,22 +139,23 @@ def _load() -> tuple[Alert, ...]:
         ),
         Alert(
             name="PoolQueueSlow",
-            expr=f"{SLOW_QUEUE} > {SLOWER_ALLOWED}",
+            expr=f"{SLOW_QUEUE} > {SLOWER_ALLOWED} and on ({POOL}) {waited} >= {_WAITED}",
             severity=Severity.PAGE,
             for_s=300,
             runbook="pools#queue",
             summary=(
-                f"{pool}: {{{{ $value | humanizePercentage }}}} of requests wait longer than the "
-                "pool's target"
+                f"{pool}: {{{{ $value | humanizePercentage }}}} of requests wait longer than "
+                f"{{{{ $labels.{BOUND} }}}} s"
             ),
             description=(
                 "The 95th percentile of time in queue is above the pool's queue_time_target_s, "
-                "measured at the bucket bound at or below it. Users notice next."
+                "measured at the bucket bound at or below it, which the alert names. Users notice "
+                "next."
             ),
         ),
         Alert(
             name="PoolNearLimit",
-            expr=f"{running} / ({replicas} * on ({POOL}) {CONCURRENCY}) > {_NEAR}",
+            expr=f"{running} / ({replicas} * on ({POOL}) {CONCURRENCY}) > {_NEAR} {_INTERACTIVE}",
             severity=Severity.TICKET,
             for_s=600,
             runbook="pools#near-the-limit",
@@ -140,14 +165,23 @@ def _load() -> tuple[Alert, ...]:
                 "cannot."
             ),
         ),
+    )
+
+
+def _replicas(start_s: int) -> tuple[Alert, ...]:
+    pool = f"{{{{ $labels.{POOL} }}}}"
+    return (
         Alert(
             name="PoolReplicasMissing",
             expr=f"{DECLARED} - ({ENGINES_UP} or 0 * {DECLARED}) > 0",
             severity=Severity.PAGE,
-            for_s=900,
+            for_s=start_s,
             runbook="pools#replicas-missing",
             summary=f"{pool}: {{{{ $value }}}} of its declared replicas do not answer",
-            description="Fewer engines answer Prometheus than the pool always has to have.",
+            description=(
+                "Fewer engines answer Prometheus than the pool always has to have, for longer than "
+                "any of the site's takes to restore its weights and to start."
+            ),
         ),
         Alert(
             name="ReplicaEjected",
@@ -159,24 +193,12 @@ def _load() -> tuple[Alert, ...]:
             description="They failed or hung; the gateway tries them again, each time later.",
         ),
         Alert(
-            name="PrewarmMissing",
-            expr=f"{series.PREWARM_MISSING} > 0",
-            severity=Severity.PAGE,
-            runbook="pools#prewarm",
-            summary=(
-                # The worker's own label, where a target's of the same name takes its place.
-                "{{ $labels.pool }} at {{ or $labels.exported_site $labels.site }}: "
-                "{{ $value }} replicas are not warm "
-                "for {{ $labels.window }}"
-            ),
-            description="A declared peak begins soon, and it has fewer warm replicas than planned.",
-        ),
-        Alert(
             name="ScalerErrors",
             expr=(
                 "sum by (namespace, scaledObject) "
-                f"(increase({SCALER_ERRORS}[10m])) > 0 or sum by (namespace, scaledObject) "
-                f"(increase({SCALED_OBJECT_ERRORS}[10m])) > 0"
+                f"(increase({SCALER_ERRORS}[10m])) >= {_SCALER_ERRORS} "
+                "or sum by (namespace, scaledObject) "
+                f"(increase({SCALED_OBJECT_ERRORS}[10m])) >= {_SCALER_ERRORS}"
             ),
             severity=Severity.TICKET,
             for_s=300,
@@ -195,7 +217,7 @@ def _memory() -> tuple[Alert, ...]:
     return (
         Alert(
             name="KvCacheFull",
-            expr=f"avg by ({POOL}) ({engine.KV_USAGE}) > {_KV_FULL}",
+            expr=f"avg by ({POOL}) ({engine.KV_USAGE}) > {_KV_FULL} {_INTERACTIVE}",
             severity=Severity.TICKET,
             for_s=600,
             runbook="pools#kv-cache",
@@ -204,7 +226,10 @@ def _memory() -> tuple[Alert, ...]:
         ),
         Alert(
             name="RequestsPreempted",
-            expr=f"{preempted} / count by ({POOL}) ({engine.RUNNING}) > {_PREEMPTIONS_PER_S}",
+            expr=(
+                f"{preempted} / count by ({POOL}) ({engine.RUNNING}) > {_PREEMPTIONS_PER_S} "
+                f"{_INTERACTIVE}"
+            ),
             severity=Severity.TICKET,
             for_s=600,
             runbook="pools#kv-cache",

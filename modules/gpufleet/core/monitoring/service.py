@@ -3,7 +3,7 @@
 from typing import Final
 
 from gpufleet.core.gateway import series
-from gpufleet.core.monitoring.objectives import GATEWAY_JOB, gateway_down
+from gpufleet.core.monitoring.objectives import COUNTED, GATEWAY_JOB, gateway_down
 from gpufleet.core.monitoring.rules import Alert, Group, Severity, selector
 
 _STALE_S: Final = 30
@@ -77,7 +77,7 @@ def _routes() -> tuple[Alert, ...]:
     asked, refused, overflowed = (
         f"sum by (use_case) (increase({series.REQUESTS}{selector(use_case='!', **of)}[10m]))"
         for of in (
-            {"outcome": "!cancelled"},
+            {"outcome": COUNTED},
             {"outcome": "refused"},
             {"route": "~fallback|hosted|summary"},
         )
@@ -92,7 +92,7 @@ def _routes() -> tuple[Alert, ...]:
             runbook="gateway#refusals",
             summary="{{ $labels.use_case }}: {{ $value | humanizePercentage }} of requests refused",
             description=(
-                "By a limit of the key or the use case, or since every step of the ladder is full."
+                "By the limit of the use case, or since every step of the ladder is full."
             ),
         ),
         Alert(
@@ -111,7 +111,8 @@ def _routes() -> tuple[Alert, ...]:
 
 
 def _money() -> tuple[Alert, ...]:
-    spent = f"max by (use_case) ({series.HOSTED_SPEND})"
+    # Each pod has its share of the cap, and tells what it has spent of it.
+    spent = f"sum by (use_case) ({series.HOSTED_SPEND})"
     cap = f"(max by (use_case) ({series.HOSTED_CAP}) > 0)"
     return (
         Alert(

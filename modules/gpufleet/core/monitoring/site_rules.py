@@ -2,6 +2,7 @@
 
 from typing import Any, Final
 
+from gpufleet.core import cluster_gateway
 from gpufleet.core import vocabulary as names
 from gpufleet.core.cluster_worker import worker_site
 from gpufleet.core.monitoring.burn import burn_group, shared_group
@@ -30,10 +31,12 @@ def rule_groups(fleet: Fleet, site: str) -> tuple[Group, ...]:
     embedded = _is_embedded(fleet, site)
     groups = (
         pool_records(pools_at(fleet, site)),
-        pool_alerts(embedded=embedded),
+        pool_alerts(pools_at(fleet, site), embedded=embedded),
         gpu_group(),
         platform_alerts(
-            has_worker=embedded or worker_site(fleet) == site,
+            has_worker=watches_worker(fleet, site),
+            has_gateway=watches_gateway(fleet, site),
+            has_peaks=any(pool.prewarm for pool in fleet.pools.values()),
             embedded=embedded,
         ),
     )
@@ -41,13 +44,21 @@ def rule_groups(fleet: Fleet, site: str) -> tuple[Group, ...]:
 
 
 def watches_gateway(fleet: Fleet, site: str) -> bool:
-    """Whether the gateway is scraped at a site.
+    """Whether the alerts on the gateway are a site's.
 
-    Each cluster has its own, and the embedded sites share one, which the first of them watches.
+    Each cluster has its own where an image of it is declared, and the embedded sites share one,
+    which the first of them watches.
     """
-    return not _is_embedded(fleet, site) or site == next(
-        name for name in fleet.sites if _is_embedded(fleet, name)
-    )
+    return cluster_gateway.runs_at(fleet, site) or site == _first_embedded(fleet)
+
+
+def watches_worker(fleet: Fleet, site: str) -> bool:
+    """Whether the alerts on the worker are a site's: there is one, and one site tells of it."""
+    return site in {worker_site(fleet), _first_embedded(fleet)}
+
+
+def _first_embedded(fleet: Fleet) -> str | None:
+    return next((name for name in fleet.sites if _is_embedded(fleet, name)), None)
 
 
 def _service(fleet: Fleet, site: str) -> tuple[Group, ...]:
