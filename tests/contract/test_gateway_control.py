@@ -26,7 +26,7 @@ from tests.unit.test_gateway_discovery import TODAY
 
 from gpufleet.core.gateway.routes import routes_text
 from gpufleet.edges.exposition import scraped
-from gpufleet.edges.gateway_files import read_published
+from gpufleet.edges.gateway_files import read_published, written_at
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows.access import issue, revoke
 from gpufleet.flows.ground import Ground
@@ -148,6 +148,10 @@ class Running:
     def replica(self) -> Replica | None:
         told = read_published(self.folder / "replicas.json", Replicas)
         return told.pools["answers"][0] if told and told.pools.get("answers") else None
+
+    def pools(self) -> set[str] | None:
+        told = read_published(self.folder / "replicas.json", Replicas)
+        return set(told.pools) if told else None
 
     def routes(self) -> Routes | None:
         return read_published(self.folder / "routes.json", Routes)
@@ -282,6 +286,18 @@ def test_routes_that_are_no_routes_or_of_another_fleet_are_not_taken(control: Ru
         control.api.routes = bad
         until(partial(control.above, failures, failed, chore="routes"))
         assert control.routes() == good
+
+
+def test_a_changed_fleet_file_is_followed_and_an_invalid_one_is_not(control: Running) -> None:
+    until(lambda: control.pools() == {"answers"})
+    text = control.fleet_file.read_text()
+    head, _, pools = text.partition("\npools:\n")
+    control.fleet_file.write_text(f"{head}\npools:\n{pools.replace('answers:', 'replies:', 1)}")
+    until(lambda: control.pools() == {"replies"})
+    control.fleet_file.write_text("nope: [")
+    before = written_at(control.folder / "replicas.json")
+    until(lambda: written_at(control.folder / "replicas.json") != before)
+    assert control.pools() == {"replies"}
 
 
 def test_series_of_all_workers_are_one_and_gauges_of_dead_ones_are_gone(control: Running) -> None:

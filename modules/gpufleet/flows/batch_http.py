@@ -50,10 +50,10 @@ class BatchHttp:
     """The application.
 
     Args:
-        ground: the environment.
+        ground: the environment as it is declared now; asked for each request.
     """
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Callable[[], Ground]) -> None:
         self._ground = ground
 
     def application(self) -> web.Application:
@@ -80,7 +80,7 @@ class BatchHttp:
             raise ApiRefused(400, "invalid_value", "The body has to be multipart/form-data.")
         filename, purpose, content = await _form(request)
         made = await asyncio.to_thread(
-            batch_api.create_file, self._ground, caller, filename, purpose, content
+            batch_api.create_file, self._ground(), caller, filename, purpose, content
         )
         return web.json_response(made)
 
@@ -90,18 +90,18 @@ class BatchHttp:
             body = json.loads(await request.read())
         except (ValueError, RecursionError):
             raise ApiRefused(400, "invalid_json", "The body is not JSON.") from None
-        made = await asyncio.to_thread(batch_api.create_batch, self._ground, caller, body)
+        made = await asyncio.to_thread(batch_api.create_batch, self._ground(), caller, body)
         return web.json_response(made)
 
     async def _content(self, request: web.Request) -> web.Response:
         caller, file = caller_of(request), request.match_info["id"]
-        content = await asyncio.to_thread(batch_api.file_content, self._ground, caller, file)
+        content = await asyncio.to_thread(batch_api.file_content, self._ground(), caller, file)
         return web.Response(body=content, content_type="application/octet-stream")
 
     def _about(self, act: Callable[[Ground, Caller, str], Json]) -> Any:  # noqa: ANN401 - aiohttp's own handler type
         async def handle(request: web.Request) -> web.Response:
             caller, id_ = caller_of(request), request.match_info["id"]
-            return web.json_response(await asyncio.to_thread(act, self._ground, caller, id_))
+            return web.json_response(await asyncio.to_thread(act, self._ground(), caller, id_))
 
         return handle
 
@@ -111,7 +111,7 @@ class BatchHttp:
             given = request.query.get("limit", str(api.LISTED))
             limit = int(given) if given.isdecimal() and len(given) < len("1000000") else 0
             after = request.query.get("after", "")
-            found = await asyncio.to_thread(act, self._ground, caller, after, limit)
+            found = await asyncio.to_thread(act, self._ground(), caller, after, limit)
             return web.json_response(found)
 
         return handle
@@ -121,11 +121,11 @@ class BatchServer:
     """Serves the application on the gateway's socket, in a thread of its own.
 
     Args:
-        ground: the environment.
+        ground: the environment as it is declared now; asked for each request.
         folder: of the gateway, private to its user.
     """
 
-    def __init__(self, ground: Ground, folder: Path) -> None:
+    def __init__(self, ground: Callable[[], Ground], folder: Path) -> None:
         self._http = BatchHttp(ground)
         self._folder = folder
         self._loop = asyncio.new_event_loop()

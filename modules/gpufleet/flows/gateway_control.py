@@ -39,6 +39,7 @@ from gpufleet.flows.access import publish_keys
 from gpufleet.flows.audit_shipping import Shipper
 from gpufleet.flows.batch_http import BatchServer
 from gpufleet.flows.chores import Chore, Chores
+from gpufleet.flows.declared import DeclaredFleet, LiveGround
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.gateway_pods import PodBook, PodWatch, missing_routes
 from gpufleet.flows.ground import Ground
@@ -64,6 +65,7 @@ _POLL_TIMEOUT_S: Final = 2.5
 _FRESH_S: Final = 10.0
 _WATCH_PAUSE_S: Final = 0.5
 _ROUTES_EVERY_S: Final = 2.0
+_SITES_EVERY_S: Final = 2.0
 _SHIP_EVERY_S: Final = 5.0
 _BATCHES_EVERY_S: Final = 5.0
 _KEYS_EVERY_S: Final = 1.0
@@ -83,10 +85,10 @@ class Control:
 
     def __init__(self, workspace: Workspace, fleet_file: Path, fleet: Fleet, folder: Path) -> None:
         self._open_ground = partial(Ground.open, workspace, fleet_file)
-        self._ground: Ground | None = None
+        self._ground: LiveGround | None = None
         self._opening = threading.Lock()
         self._batches: BatchServer | None = None
-        self._fleet = fleet
+        self._declared = DeclaredFleet(fleet_file, fleet)
         self._state = workspace.for_fleet(fleet)
         self._folder = folder
         self._ended = threading.Event()
@@ -99,7 +101,17 @@ class Control:
         self._shipper: Shipper | None = None
         self._loop: asyncio.Runner | None = None
         self._poller = EnginePoller(_POLL_TIMEOUT_S)
-        self._sites = [name for name in fleet.sites if not fleet.awaits_cluster(name)]
+        self._followed: set[str] = set()
+
+    @property
+    def _fleet(self) -> Fleet:
+        """As it is declared now."""
+        return self._declared.now()
+
+    @property
+    def _sites(self) -> list[str]:
+        fleet = self._fleet
+        return [name for name in fleet.sites if not fleet.awaits_cluster(name)]
 
     @property
     def is_ready(self) -> bool:
@@ -128,26 +140,31 @@ class Control:
         os._exit(0)
 
     def _all_chores(self) -> list[Chore]:
-        watches = [
-            (
-                site,
-                namespace,
-                PodWatch(self._book, site, namespace, partial(self._enter, site)),
-            )
-            for site in self._sites
-            for namespace in (INTERACTIVE_NAMESPACE, BATCH_NAMESPACE)
-        ]
         return [
-            *(
-                Chore(f"pods {site} {where}", _WATCH_PAUSE_S, each.follow)
-                for site, where, each in watches
-            ),
+            Chore("sites", _SITES_EVERY_S, self._follow_sites),
             Chore("routes", _ROUTES_EVERY_S, self._follow_routes),
             Chore("keys", _KEYS_EVERY_S, self._publish_keys),
             Chore("audit", _SHIP_EVERY_S, self._ship),
             Chore("batches", _BATCHES_EVERY_S, self._serve_batches),
             self._poll,
         ]
+
+    def _follow_sites(self) -> None:
+        """Watch the pods of sites that are new."""
+        for site in self._sites:
+            if site in self._followed:
+                continue
+            self._followed.add(site)
+            for namespace in (INTERACTIVE_NAMESPACE, BATCH_NAMESPACE):
+                watch = PodWatch(self._book, site, namespace, partial(self._enter, site))
+                work = partial(self._follow_pods, site, namespace, watch)
+                self._chores.start(Chore(f"pods {site} {namespace}", _WATCH_PAUSE_S, work))
+
+    def _follow_pods(self, site: str, namespace: str, watch: PodWatch) -> None:
+        if site in self._sites:
+            watch.follow()
+        else:
+            self._book.replace(site, namespace, {})
 
     def _enter(self, site: str) -> Cluster:
         return cluster_of(self._fleet, self._state, site)
@@ -233,7 +250,8 @@ class Control:
             Retryable: the database does not answer.
         """
         if self._batches is None:
-            self._batches = BatchServer(self._opened(), self._folder).start()
+            self._opened()
+            self._batches = BatchServer(self._opened, self._folder).start()
 
     def _ship(self) -> None:
         """Bring sealed audit records to the object stores.
@@ -242,13 +260,14 @@ class Control:
             Retryable: the database or every store is lost; the records stay here.
         """
         ground = self._opened()
-        self._shipper = self._shipper or Shipper(ground, self._folder / AUDIT_FOLDER)
+        if self._shipper is None or self._shipper.ground is not ground:
+            self._shipper = Shipper(ground, self._folder / AUDIT_FOLDER)
         self._shipper.ship(system_clock())
 
     def _opened(self) -> Ground:
         with self._opening:
-            self._ground = self._ground or self._open_ground()
-            return self._ground
+            self._ground = self._ground or LiveGround(self._open_ground())
+            return self._ground.now()
 
     def _tell(self) -> None:
         """Declare the metrics: the workers', and what their files say."""
