@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 from aiohttp import web
+from dbos import DBOS
 from pydantic import JsonValue
 from tests.conftest import Until
 from tests.contract.batch_worker import SITE, USE_CASE, batch_fleet
@@ -167,6 +168,14 @@ def place(state: EnvironmentDir, port: int) -> None:
     told = {"region": SITE, "access_key": "access", "secret_key": "secret"}
     endpoint = {"endpoint": f"http://127.0.0.1:{port}"}
     (state.site(SITE) / "s3.json").write_text(json.dumps(told | endpoint))
+
+
+@pytest.fixture(autouse=True)
+def steps(tmp_path: Path) -> Iterator[None]:
+    """Steps outside of a worker: each is done, and none is kept."""
+    DBOS(config={"name": "test", "system_database_url": f"sqlite:///{tmp_path / 'dbos.sqlite'}"})
+    yield
+    DBOS.destroy()
 
 
 @pytest.fixture

@@ -135,7 +135,7 @@ class _Work:
         order, fleet = self._order, self._ground.fleet
         content = store_of(self._ground, order.input_site).get(self._bucket, order.input_key)
         output_max = fleet.use_cases[order.use_case].tokens.output_max
-        parsed = checked_for(parse(content), content, order.use_case, output_max, order.endpoint)
+        parsed = checked_for(parse(content), order.use_case, output_max, order.endpoint)
         parsed.demand_good(order.input_file)
         store = store_of(self._ground, site)
         store.make_bucket(self._bucket)

@@ -65,8 +65,12 @@ _POLL_TIMEOUT_S: Final = 2.5
 _FRESH_S: Final = 10.0
 _WATCH_PAUSE_S: Final = 0.5
 _ROUTES_EVERY_S: Final = 2.0
+_WAITED_FOR_S: Final = 300.0
+"""So long the routes of a site whose API server is lost stay, before another site's are taken."""
 _SITES_EVERY_S: Final = 2.0
 _SHIP_EVERY_S: Final = 5.0
+_LAST_SHIP_S: Final = 10.0
+"""Below the time that a supervisor and a pod's grace give."""
 _BATCHES_EVERY_S: Final = 5.0
 _KEYS_EVERY_S: Final = 1.0
 """A revoked key is refused a second or so later."""
@@ -99,9 +103,14 @@ class Control:
         self._chores = Chores(self._ended, self._registry)
         self._poll = Chore("poll", _POLL_PAUSE_S, self._poll_engines)
         self._shipper: Shipper | None = None
+        self._shipping = threading.Lock()
         self._loop: asyncio.Runner | None = None
         self._poller = EnginePoller(_POLL_TIMEOUT_S)
         self._followed: set[str] = set()
+        # Which site the routes that are there already came from is not known.
+        known = self._sites if (folder / ROUTES_FILE).is_file() else []
+        self._told_at = dict.fromkeys(known, time.monotonic())
+        """By site, when it told the routes last; monotonic, s."""
 
     @property
     def _fleet(self) -> Fleet:
@@ -119,7 +128,7 @@ class Control:
         return self._poll.is_fresh(_FRESH_S) and (self._folder / ROUTES_FILE).is_file()
 
     def run(self, port: int | None, listen: str = LOOPBACK) -> None:
-        """Work until SIGTERM or Ctrl-C.
+        """Work until SIGTERM or Ctrl-C; what workers that ended before have sealed is shipped then.
 
         Args:
             port: of metrics and readiness; none where it is not given.
@@ -135,6 +144,7 @@ class Control:
             self._chores.start(chore)
         while not self._ended.wait(_TICK_S):
             pass
+        self._ship_the_last()
         sys.stderr.flush()
         # Watches are threads that wait in the middle of an answer.
         os._exit(0)
@@ -195,6 +205,8 @@ class Control:
     def _follow_routes(self) -> None:
         """Publish what the first cluster that answers was told to tell us.
 
+        One that has told us lately is waited for: what a later one holds may be older.
+
         Raises:
             Retryable: none answers, or none was told yet; the last routes stay.
             Failed: they are not ours, or not valid; likewise.
@@ -204,9 +216,12 @@ class Control:
             try:
                 text = self._routes_at(site)
             except FleetError as error:
+                if time.monotonic() - self._told_at.get(site, float("-inf")) < _WAITED_FOR_S:
+                    raise
                 last = error
                 continue
             if text is not None:
+                self._told_at[site] = time.monotonic()
                 self._publish_routes(text)
                 return
         raise last
@@ -260,9 +275,23 @@ class Control:
             Retryable: the database or every store is lost; the records stay here.
         """
         ground = self._opened()
-        if self._shipper is None or self._shipper.ground is not ground:
-            self._shipper = Shipper(ground, self._folder / AUDIT_FOLDER)
-        self._shipper.ship(system_clock())
+        with self._shipping:
+            if self._shipper is None or self._shipper.ground is not ground:
+                self._shipper = Shipper(ground, self._folder / AUDIT_FOLDER)
+            self._shipper.ship(system_clock())
+
+    def _ship_the_last(self) -> None:
+        """Ship once more, for as long as whoever ends this process waits; the rest stays."""
+
+        def ship() -> None:
+            try:
+                self._ship()
+            except FleetError as error:
+                sys.stderr.write(f"audit: {error}\n")
+
+        last = threading.Thread(target=ship, daemon=True, name="last audit records")
+        last.start()
+        last.join(_LAST_SHIP_S)
 
     def _opened(self) -> Ground:
         with self._opening:
