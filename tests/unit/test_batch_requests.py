@@ -150,7 +150,7 @@ def test_whatever_stands_in_a_file_gives_requests_or_problems_and_never_a_traceb
         value if isinstance(value, bytes) else json.dumps(value).encode() for value in values
     )
     parsed = checked_for(parse(content), "extract", 100)
-    assert parsed.requests or parsed.problems
+    assert parsed.heads or parsed.problems
 
 
 PROMPTS = st.lists(st.text(alphabet=st.characters(), max_size=50), min_size=1, max_size=40)
