@@ -348,6 +348,7 @@ def test_routes_never_go_back_to_another_sites_older_ones_when_the_first_is_lost
     control: Running,
 ) -> None:
     good = until(control.routes)
+    assert good
     old = good.model_copy(update={"use_cases": {}})
     control.other.routes = old.model_dump_json(by_alias=True)
     control.server.stop("127.0.0.1", control.api_port)
