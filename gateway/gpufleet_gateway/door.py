@@ -203,7 +203,7 @@ class Door:
             )
         visit.counted = list(limits)
         if caller.rate_rpm is not None:
-            limit = max(1, caller.rate_rpm // routes.gateway.replicas)
+            limit = max(1, caller.rate_rpm // routes.pods)
             wait_s = board.pass_rate(f"rate:{caller.key_id}", limit)
             if wait_s > 0:
                 raise Refused(

@@ -224,7 +224,7 @@ class Traffic:
         hosted = route.hosted
         if hosted is None or not may_leave(route) or not asked.chat:
             return None
-        pods = routes.gateway.replicas
+        pods = routes.pods
         most = hosted_cost(
             hosted,
             prompt_tokens_estimate(asked),
@@ -268,8 +268,8 @@ def limits_of(
     """What a request is counted under for as long as it is here, with this pod's limits."""
     limit = routes.use_cases[use_case].concurrency_limit
     return {
-        f"use_case:{use_case}": share_of_pod(limit, routes.gateway),
-        f"key:{key_id}": share_of_pod(key_limit, routes.gateway),
+        f"use_case:{use_case}": share_of_pod(limit, routes.pods),
+        f"key:{key_id}": share_of_pod(key_limit, routes.pods),
     }
 
 

@@ -598,7 +598,7 @@ def served(ground: Ground, tmp_path: Path, until: Until) -> Iterator[str]:
         (KEYS_FILE, Keys(at=0, keys=[key])),
     ):
         (folder / name).write_text(content.model_dump_json(by_alias=True))
-    server = BatchServer(ground, folder).start()
+    server = BatchServer(lambda: ground, folder).start()
     port = free_port()
     with (tmp_path / "gateway.log").open("wb") as log:
         process = subprocess.Popen(
@@ -673,7 +673,7 @@ def test_the_gateways_workers_reach_batches_by_a_private_socket_alone(
     folder = tmp_path / ("deep" * 30)
     folder.mkdir(mode=0o700)
     (folder / BATCH_SOCKET).touch()
-    server = BatchServer(ground, folder).start()
+    server = BatchServer(lambda: ground, folder).start()
     assert stat.S_IMODE((folder / BATCH_SOCKET).stat().st_mode) == 0o600
 
     async def ask(headers: dict[str, str]) -> tuple[int, Any]:

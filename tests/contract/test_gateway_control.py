@@ -8,11 +8,13 @@ import asyncio
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -22,11 +24,16 @@ import httpx
 import pytest
 import yaml
 from aiohttp import web
+from tests.audit import CLOSING, OPENING
+from tests.object_stores import StoreServer
 from tests.unit.test_gateway_discovery import TODAY
 
 from gpufleet.core.gateway.routes import routes_text
+from gpufleet.edges.audit_files import SEALED, segments
+from gpufleet.edges.audit_log import AuditLog
+from gpufleet.edges.engines import Binaries
 from gpufleet.edges.exposition import scraped
-from gpufleet.edges.gateway_files import read_published
+from gpufleet.edges.gateway_files import read_published, written_at
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows.access import issue, revoke
 from gpufleet.flows.ground import Ground
@@ -144,10 +151,17 @@ class Running:
     server: Server
     api: Api
     api_port: int
+    process: "subprocess.Popen[bytes]"
+    other: Api
+    """Of the second site, which holds no routes."""
 
     def replica(self) -> Replica | None:
         told = read_published(self.folder / "replicas.json", Replicas)
         return told.pools["answers"][0] if told and told.pools.get("answers") else None
+
+    def pools(self) -> set[str] | None:
+        told = read_published(self.folder / "replicas.json", Replicas)
+        return set(told.pools) if told else None
 
     def routes(self) -> Routes | None:
         return read_published(self.folder / "routes.json", Routes)
@@ -175,17 +189,28 @@ def control(tmp_path: Path) -> Iterator[Running]:
     text = fleet_file.read_text().replace("fleet: article", f"fleet: {NAME}")
     site = "main: {region: eu, "
     cluster = "cluster: {provider: existing, context: little}, "
-    fleet_file.write_text(text.replace(site, site + cluster))
+    first, _, second = text.partition("  main: {region: eu, ")
+    main, _, rest = second.partition("\n")
+    spare = f"  spare: {{region: eu, {cluster.replace('little', 'spare')}{main}"
+    fleet_file.write_text(f"{first}  {site}{cluster}{main}\n{spare}\n{rest}")
     server, api = Server(), Api(routes=routes_text(load_fleet(fleet_file)))
     api_port = server.start(api.app(), "127.0.0.1", 0)
+    other = Api()
+    other_port = server.start(other.app(), "127.0.0.1", 0)
     (tmp_path / "kubeconfig").write_text(
         yaml.safe_dump(
             {
                 "apiVersion": "v1",
                 "kind": "Config",
-                "clusters": [{"name": "c", "cluster": {"server": f"http://127.0.0.1:{api_port}"}}],
+                "clusters": [
+                    {"name": name, "cluster": {"server": f"http://127.0.0.1:{bound}"}}
+                    for name, bound in (("little", api_port), ("spare", other_port))
+                ],
                 "users": [{"name": "u", "user": {}}],
-                "contexts": [{"name": "little", "context": {"cluster": "c", "user": "u"}}],
+                "contexts": [
+                    {"name": name, "context": {"cluster": name, "user": "u"}}
+                    for name in ("little", "spare")
+                ],
                 "current-context": "little",
             }
         )
@@ -203,7 +228,7 @@ def control(tmp_path: Path) -> Iterator[Running]:
         stderr=subprocess.STDOUT,
     )
     try:
-        yield Running(folder, fleet_file, port, server, api, api_port)
+        yield Running(folder, fleet_file, port, server, api, api_port, process, other)
     finally:
         process.terminate()
         process.wait(20)
@@ -282,6 +307,55 @@ def test_routes_that_are_no_routes_or_of_another_fleet_are_not_taken(control: Ru
         control.api.routes = bad
         until(partial(control.above, failures, failed, chore="routes"))
         assert control.routes() == good
+
+
+def test_a_changed_fleet_file_is_followed_and_an_invalid_one_is_not(control: Running) -> None:
+    until(lambda: control.pools() == {"answers"})
+    text = control.fleet_file.read_text()
+    head, _, pools = text.partition("\npools:\n")
+    control.fleet_file.write_text(f"{head}\npools:\n{pools.replace('answers:', 'replies:', 1)}")
+    until(lambda: control.pools() == {"replies"})
+    control.fleet_file.write_text("nope: [")
+    before = written_at(control.folder / "replicas.json")
+    until(lambda: written_at(control.folder / "replicas.json") != before)
+    assert control.pools() == {"replies"}
+
+
+def test_what_workers_sealed_last_is_shipped_by_a_control_process_that_is_told_to_end(
+    control: Running, binaries: Binaries, tmp_path: Path
+) -> None:
+    store = StoreServer(binaries.paths["versitygw"], tmp_path / "s3")
+    store.start()
+    state = Workspace.here().for_fleet(load_fleet(control.fleet_file))
+    state.site("main").mkdir(parents=True, exist_ok=True)
+    store.declare(state, "main")
+    until(lambda: control.key_ids() is not None, within_s=60)
+    # While it is held, its regular shipping sees nothing of the record.
+    control.process.send_signal(signal.SIGSTOP)
+    with closing(AuditLog(control.folder / "audit", "gateway")) as log:
+        log.begin("r-1", OPENING)
+        log.end("r-1", CLOSING)
+        log.seal()
+    assert segments(control.folder / "audit", SEALED)
+    control.process.terminate()
+    control.process.send_signal(signal.SIGCONT)
+    control.process.wait(60)
+    assert segments(control.folder / "audit", SEALED) == []
+    store.stop()
+
+
+def test_routes_never_go_back_to_another_sites_older_ones_when_the_first_is_lost(
+    control: Running,
+) -> None:
+    good = until(control.routes)
+    assert good
+    old = good.model_copy(update={"use_cases": {}})
+    control.other.routes = old.model_dump_json(by_alias=True)
+    control.server.stop("127.0.0.1", control.api_port)
+    failed = "gpufleet_chore_failures_total"
+    failures = control.value(failed, chore="routes") or 0
+    until(partial(control.above, failures, failed, chore="routes"), within_s=60)
+    assert control.routes() == good
 
 
 def test_series_of_all_workers_are_one_and_gauges_of_dead_ones_are_gone(control: Running) -> None:

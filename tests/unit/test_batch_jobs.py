@@ -111,6 +111,18 @@ def test_files_are_kept_as_the_strictest_retention_allows() -> None:
     assert batch_jobs.kept_s(fleet, ["mail-classification"]) == batch_jobs.LONGEST_KEPT_S
 
 
+def test_a_window_that_outlasts_the_retention_of_its_prompts_is_refused() -> None:
+    retention = {
+        kind: each.model_copy(update={"content_s": 7200.0})
+        for kind, each in FLEET.retention.items()
+    }
+    fleet = FLEET.model_copy(update={"retention": retention})
+    batch_jobs.demand_window(fleet, DOCUMENTS, 7200)
+    batch_jobs.demand_window(FLEET, DOCUMENTS, batch_jobs.KEPT_S)
+    with pytest.raises(BadInput, match=r"window of 24 h is longer than the 2 h .*confidential"):
+        batch_jobs.demand_window(fleet, DOCUMENTS, 86_400)
+
+
 @given(st.frozensets(st.integers(0, 60)))
 def test_a_jobs_compressed_indexes_are_read_as_kubernetes_writes_them(
     wanted: frozenset[int],

@@ -1,6 +1,7 @@
 """A file of requests: what is read from it, what is wrong with it, how it is cut."""
 
 import json
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -33,14 +34,14 @@ def lines(*values: object) -> bytes:
 
 
 def told(content: bytes, **more: Any) -> list[tuple[int, str]]:  # noqa: ANN401 - arguments
-    parsed = checked_for(parse(content), content, "extract", 100, **more)
+    parsed = checked_for(parse(content), "extract", 100, **more)
     return [(problem.line, problem.message) for problem in parsed.problems]
 
 
 def test_a_good_file_is_read_in_order_whatever_ends_its_lines() -> None:
     prompt = request("b", url=COMPLETIONS, body={"prompt": "p", "model": "extract"})
     content = b"\xef\xbb\xbf" + lines(request("a")) + b"\r\n \n" + lines(prompt).rstrip()
-    parsed = checked_for(parse(content), content, "extract", 100)
+    parsed = checked_for(parse(content), "extract", 100)
     parsed.demand_good("file")
     assert ids_of(parsed.requests) == ["a", "b"]
     assert (parsed.endpoint, parsed.models) == ("", {"extract"})
@@ -69,6 +70,8 @@ def test_a_good_file_is_read_in_order_whatever_ends_its_lines() -> None:
         (json.dumps(request(body=[])).encode(), "`body` has to be an object"),
         (json.dumps(request(body={})).encode(), "`body` has no `messages`"),
         (json.dumps(request(body={"messages": ["hi"]})).encode(), "list of objects"),
+        (json.dumps(request(body={"messages": [{}]})).encode(), "none of them empty"),
+        (json.dumps(request(body={"messages": MESSAGES * 2049})).encode(), "more than 2,048"),
         (json.dumps(request(url=COMPLETIONS)).encode(), "`body` has no `prompt`"),
         (
             json.dumps(request(body={"messages": MESSAGES, "stream": True})).encode(),
@@ -146,8 +149,8 @@ def test_whatever_stands_in_a_file_gives_requests_or_problems_and_never_a_traceb
     content = b"\n".join(
         value if isinstance(value, bytes) else json.dumps(value).encode() for value in values
     )
-    parsed = checked_for(parse(content), content, "extract", 100)
-    assert parsed.requests or parsed.problems
+    parsed = checked_for(parse(content), "extract", 100)
+    assert parsed.heads or parsed.problems
 
 
 PROMPTS = st.lists(st.text(alphabet=st.characters(), max_size=50), min_size=1, max_size=40)
@@ -183,3 +186,33 @@ def test_a_request_that_names_no_length_may_answer_as_long_as_the_use_case_allow
     [first, second] = read_shard(shards([given_, bare], "llama", 64)[0])
     assert "max_tokens" not in first.body
     assert second.body["max_tokens"] == 64
+
+
+def test_a_file_is_checked_without_keeping_its_requests_in_memory() -> None:
+    small: list[object] = [[] for _ in range(100_000)]
+    content = lines(*(request(f"r-{number}", body=body(small)) for number in range(8)))
+    one = lines(request("r", body=body(small)))
+    tracemalloc.start()
+    try:
+        parse(one)
+        _, of_one = tracemalloc.get_traced_memory()
+        tracemalloc.reset_peak()
+        parsed = checked_for(parse(content), "extract", 100)
+        for _ in parsed.requests:
+            pass
+        _, of_all = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(parsed.heads) == 8
+    assert of_all < 3 * of_one
+
+
+def body(small: list[object]) -> dict[str, Any]:
+    return {"messages": MESSAGES, "metadata": small}
+
+
+def test_a_file_of_nothing_but_faults_is_read_no_further_than_can_be_told() -> None:
+    parsed = parse(b"1\n" * 5000)
+    assert len(parsed.problems) == 1000
+    with pytest.raises(BadInput, match="and at least 980 more"):
+        parsed.demand_good("r")

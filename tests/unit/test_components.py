@@ -233,8 +233,9 @@ def test_the_gateway_s_pod_is_restricted_reads_pods_and_routes_only_and_keeps_no
     spec = gateway_pod(GatewayPlan.of(site, GATEWAY_IMAGE))
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert [each["image"] for each in spec["containers"]] == [GATEWAY_IMAGE, SERVED.images.gpufleet]
-    for container in spec["containers"]:
+    (control,), (proxy,) = spec["initContainers"], spec["containers"]
+    assert (proxy["image"], control["image"]) == (GATEWAY_IMAGE, SERVED.images.gpufleet)
+    for container in (proxy, control):
         assert container["securityContext"]["readOnlyRootFilesystem"] is True
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
         assert all(probe in container for probe in ("readinessProbe", "livenessProbe"))
@@ -250,6 +251,16 @@ def test_the_gateway_s_pod_is_restricted_reads_pods_and_routes_only_and_keeps_no
         *(("pods", verb) for verb in ("get", "list", "watch")),
         ("configmaps", "get"),
     }
+
+
+def test_the_control_process_ends_after_the_proxy_and_has_time_to_ship_its_last_records() -> None:
+    site = DeclaredSite(SERVED, AT_FRA1.path, "fra1")
+    spec = gateway_pod(GatewayPlan.of(site, GATEWAY_IMAGE))
+    ((control,), (proxy,)) = spec["initContainers"], spec["containers"]
+    # Kubernetes ends such a sidecar last.
+    assert (control["name"], control["restartPolicy"]) == ("control", "Always")
+    drain_s = proxy["lifecycle"]["preStop"]["sleep"]["seconds"] + 30 + 5
+    assert spec["terminationGracePeriodSeconds"] >= drain_s + 15
 
 
 def test_the_gateway_s_image_is_one_that_admission_lets_run() -> None:

@@ -11,6 +11,7 @@ from gpufleet.core.serving import longest_generation_s
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.gateway import Routes
+from gpufleet.spec.hardware import ExistingCluster
 from gpufleet.spec.serving import (
     DataClass,
     HostedAlternative,
@@ -173,3 +174,20 @@ def test_a_replica_is_filled_only_as_far_as_long_answers_keep_their_promise() ->
 def test_a_pool_that_could_not_serve_its_traffic_so_is_filled_as_far_as_its_engines_go() -> None:
     pool = routes_of(SAMPLE).pools["legal"]
     assert pool.promised_at == pool.concurrency_limit
+
+
+def test_limits_and_caps_are_shared_among_the_pods_of_all_sites() -> None:
+    assert routes_of(ARTICLE).pods == 1
+    real = ExistingCluster(provider="existing", context="a")
+    sites = {name: site.model_copy(update={"cluster": real}) for name, site in SAMPLE.sites.items()}
+    fleet = SAMPLE.model_copy(
+        update={
+            "sites": sites,
+            "gateway": SAMPLE.gateway.model_copy(update={"replicas": 3}),
+            "images": SAMPLE.images.model_copy(update={"gateway": "g@sha256:" + "0" * 64}),
+        }
+    )
+    assert routes_of(fleet).pods == 3 * len(sites) == 6
+    [first, *_] = sites
+    mixed = {**sites, first: SAMPLE.sites[first]}
+    assert routes_of(fleet.model_copy(update={"sites": mixed})).pods == 3 + 1

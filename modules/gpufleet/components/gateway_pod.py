@@ -20,6 +20,8 @@ _DRAIN_S: Final = 30
 """Requests in flight get this long to end."""
 _PROPAGATION_S: Final = 5
 """Until every proxy has stopped to send new requests to a pod that is going away."""
+_SHIP_S: Final = 15
+"""Then the control process brings the last audit records away."""
 _WORKER_MEMORY_GIB: Final = 1
 
 
@@ -81,7 +83,7 @@ def pod_spec(plan: GatewayPlan) -> dict[str, Any]:
         "enableServiceLinks": False,
         # So that the control process sees which workers have ended.
         "shareProcessNamespace": True,
-        "terminationGracePeriodSeconds": _PROPAGATION_S + _DRAIN_S + 10,
+        "terminationGracePeriodSeconds": _PROPAGATION_S + _DRAIN_S + 10 + _SHIP_S,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": names.IMAGE_USER,
@@ -97,7 +99,8 @@ def pod_spec(plan: GatewayPlan) -> dict[str, Any]:
                 "labelSelector": {"matchLabels": SELECTOR},
             }
         ],
-        "containers": [_proxy(plan), _control(plan)],
+        "initContainers": [_control(plan)],
+        "containers": [_proxy(plan)],
         "volumes": [
             {"name": "shared", "emptyDir": {"sizeLimit": "4Gi"}},
             {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
@@ -176,6 +179,8 @@ def _control(plan: GatewayPlan) -> dict[str, Any]:
     url = {"secretKeyRef": {"name": names.GATEWAY_ACCOUNT, "key": "database-url"}}
     return {
         "name": "control",
+        # A sidecar ends after the proxy, whose last audit records it ships.
+        "restartPolicy": "Always",
         "image": plan.control_image,
         "args": [
             "gateway.control",

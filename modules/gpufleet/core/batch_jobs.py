@@ -129,6 +129,23 @@ def storing_sites(fleet: Fleet, use_cases: Sequence[str]) -> list[str]:
     ]
 
 
+def demand_window(fleet: Fleet, use_case: str, window_s: float) -> None:
+    """Refuse a window in which prompts would be kept for longer than their retention allows.
+
+    Raises:
+        BadInput: names both.
+    """
+    most_s = kept_s(fleet, [use_case])
+    if window_s > most_s:
+        data_class = fleet.use_cases[use_case].data_class
+        raise BadInput(
+            f"a window of {window_s / 3600:g} h is longer than the {most_s / 3600:g} h for which "
+            f"content of data class {data_class} is kept",
+            where=f"use case {use_case}",
+            mend=f"a window of at most {most_s / 3600:g} h",
+        )
+
+
 def kept_s(fleet: Fleet, use_cases: Sequence[str]) -> float:
     """How long files are kept, s: as the strictest data class among these allows."""
     allowed = []

@@ -1,7 +1,8 @@
 """OpenAI's batch file: requests, one JSON object a line, read, checked, and cut into shards."""
 
+import io
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
@@ -15,6 +16,10 @@ MOST_BYTES: Final = 200 * 2**20
 """Both are the limits of OpenAI's own batch API."""
 MOST_LINE_BYTES: Final = 4 * 2**20
 MOST_ID_CHARACTERS: Final = 256
+MOST_MESSAGES: Final = 2048
+"""Of one request."""
+_MOST_PROBLEMS: Final = 1000
+"""Then a file is read no further."""
 SHARD_REQUESTS: Final = 1000
 SHARD_BYTES: Final = 32 * 2**20
 """A shard is answered by one replica, that loads its weights for it; and kept in memory."""
@@ -32,6 +37,18 @@ class BatchRequest:
     body: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class RequestHead:
+    """What a request is checked by; its prompt stays in the file."""
+
+    line: int
+    custom_id: str
+    url: str
+    model: str | None
+    lengths: tuple[tuple[str, int], ...]
+    """Longest answers that it asks for, by the field's name, tokens."""
+
+
 @dataclass(frozen=True)
 class LineProblem:
     """What is wrong with one line; 0 is the whole file."""
@@ -43,21 +60,30 @@ class LineProblem:
 
 @dataclass(frozen=True)
 class Parsed:
-    """A file as it was read."""
+    """A file as it was read; no more than one of its requests is ever kept as objects."""
 
-    requests: tuple[BatchRequest, ...]
+    heads: tuple[RequestHead, ...]
     problems: tuple[LineProblem, ...]
+    content: bytes
+
+    @property
+    def requests(self) -> Iterator[BatchRequest]:
+        """Each request, read from the file again."""
+        wanted = {head.line for head in self.heads}
+        for number, line in _lines(self.content):
+            if number in wanted and isinstance(found := _request(line), BatchRequest):
+                yield found
 
     @property
     def endpoint(self) -> str:
         """The path that every request is for; empty where they differ."""
-        urls = {request.url for request in self.requests}
+        urls = {head.url for head in self.heads}
         return urls.pop() if len(urls) == 1 else ""
 
     @property
     def models(self) -> set[str]:
         """The use cases that requests name."""
-        return {str(each.body["model"]) for each in self.requests if "model" in each.body}
+        return {head.model for head in self.heads if head.model is not None}
 
     def demand_good(self, source: str) -> None:
         """Refuse a file of which anything is wrong.
@@ -72,7 +98,10 @@ class Parsed:
             for each in self.problems[:_SHOWN]
         ]
         if len(self.problems) > _SHOWN:
-            told.append(f"and {len(self.problems) - _SHOWN} more")
+            more = len(self.problems) - _SHOWN
+            told.append(
+                f"and {'at least ' if len(self.problems) >= _MOST_PROBLEMS else ''}{more} more"
+            )
         raise BadInput("\n".join(told), mend="nothing was submitted")
 
 
@@ -83,8 +112,8 @@ def parse(content: bytes) -> Parsed:
     """
     if len(content) > MOST_BYTES:
         what = f"is larger than {MOST_BYTES // 2**20} MiB"
-        return Parsed((), (LineProblem(0, what),))
-    requests: list[BatchRequest] = []
+        return Parsed((), (LineProblem(0, what),), b"")
+    heads: list[RequestHead] = []
     problems: list[LineProblem] = []
     seen: dict[str, int] = {}
     for number, line in _lines(content):
@@ -94,41 +123,39 @@ def parse(content: bytes) -> Parsed:
             found = _Fault(what, "custom_id")
         if isinstance(found, _Fault):
             problems.append(LineProblem(number, found.message, found.param))
+            if len(problems) >= _MOST_PROBLEMS:
+                break
             continue
         seen[found.custom_id] = number
-        requests.append(found)
-        if len(requests) > MOST_REQUESTS:
+        heads.append(_head(number, found))
+        if len(heads) > MOST_REQUESTS:
             problems.append(LineProblem(number, f"has more than {MOST_REQUESTS:,} requests"))
             break
-    if not requests and not problems:
+    if not heads and not problems:
         problems.append(LineProblem(0, "holds no request"))
-    return Parsed(tuple(requests), tuple(problems))
+    return Parsed(tuple(heads), tuple(problems), content)
 
 
-def checked_for(
-    parsed: Parsed, content: bytes, use_case: str, output_max: int, endpoint: str = ""
-) -> Parsed:
+def checked_for(parsed: Parsed, use_case: str, output_max: int, endpoint: str = "") -> Parsed:
     """The same, with what the use case does not allow among the problems.
 
     Args:
         parsed: from `parse`.
-        content: the file, for the numbers of its lines.
         use_case: the only one that a request may name as its model.
         output_max: longest answer that may be asked for, tokens.
         endpoint: the only path that a request may be for; any where it is empty.
     """
     if parsed.problems:
         return parsed
-    numbers = [number for number, _ in _lines(content)]
     problems = [
-        LineProblem(number, fault.message, fault.param)
-        for number, request in zip(numbers, parsed.requests, strict=True)
-        if (fault := _unfit(request, use_case, output_max, endpoint))
+        LineProblem(head.line, fault.message, fault.param)
+        for head in parsed.heads
+        if (fault := _unfit(head, use_case, output_max, endpoint))
     ]
-    return Parsed(parsed.requests, tuple(problems))
+    return Parsed(parsed.heads, tuple(problems), parsed.content)
 
 
-def shards(requests: Sequence[BatchRequest], model: str, output_max: int) -> list[bytes]:
+def shards(requests: Iterable[BatchRequest], model: str, output_max: int) -> list[bytes]:
     """The requests as files of JSON lines, each for one replica, in their order.
 
     Args:
@@ -155,10 +182,17 @@ def read_shard(content: bytes) -> list[BatchRequest]:
 
 
 def _lines(content: bytes) -> Iterator[tuple[int, bytes]]:
-    text = content.removeprefix(b"\xef\xbb\xbf")
-    for number, line in enumerate(text.split(b"\n"), start=1):
-        if line.strip():
-            yield number, line
+    # One line at a time: a file of millions of short ones is no list of millions.
+    for number, line in enumerate(io.BytesIO(content), start=1):
+        text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
+        if text.strip():
+            yield number, text.removesuffix(b"\n")
+
+
+def _head(number: int, request: BatchRequest) -> RequestHead:
+    given = ((name, request.body.get(name)) for name in _LENGTHS)
+    lengths = tuple((name, length) for name, length in given if length is not None)
+    return RequestHead(number, request.custom_id, request.url, request.body.get("model"), lengths)
 
 
 def _for_engine(request: BatchRequest, model: str, output_max: int) -> dict[str, Any]:
@@ -228,10 +262,13 @@ def _envelope(value: dict[str, Any]) -> _Fault | None:
 def _body(body: object, content: str) -> _Fault | None:
     if not isinstance(body, dict):
         return _Fault("`body` has to be an object", "body")
-    are_messages = content != "messages" or _are_messages(body.get(content))
+    messages = body.get(content) if content == "messages" else None
+    are_messages = content != "messages" or _are_messages(messages)
+    are_few = not isinstance(messages, list) or len(messages) <= MOST_MESSAGES
     rules = [
         (content, bool(body.get(content)), f"`body` has no `{content}`"),
-        (content, are_messages, "`messages` has to be a list of objects"),
+        (content, are_few, f"`messages` has more than {MOST_MESSAGES:,} entries"),
+        (content, are_messages, "`messages` has to be a list of objects, none of them empty"),
         ("stream", not body.get("stream"), "a request of a batch cannot stream"),
         ("model", isinstance(body.get("model", ""), str), "`model` has to be text"),
         *(
@@ -248,22 +285,22 @@ def _is_length(value: object) -> bool:
 
 
 def _are_messages(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
+    return isinstance(value, list) and all(each and isinstance(each, dict) for each in value)
 
 
-def _unfit(request: BatchRequest, use_case: str, output_max: int, endpoint: str) -> _Fault | None:
-    model = request.body.get("model", use_case)
+def _unfit(head: RequestHead, use_case: str, output_max: int, endpoint: str) -> _Fault | None:
+    model = use_case if head.model is None else head.model
     if model != use_case:
         return _Fault(f"`model` is `{model:.60}`, the batch is for `{use_case}`", "body.model")
-    if endpoint and request.url != endpoint:
-        return _Fault(f"`url` is {request.url}, the batch is for {endpoint}", "url")
-    for name in _LENGTHS:
-        if (length := request.body.get(name)) and length > output_max:
+    if endpoint and head.url != endpoint:
+        return _Fault(f"`url` is {head.url}, the batch is for {endpoint}", "url")
+    for name, length in head.lengths:
+        if length > output_max:
             what = f"asks for {length:,} tokens, `{use_case}` allows {output_max:,}"
             return _Fault(what, f"body.{name}")
     return None
 
 
-def ids_of(requests: Iterable[BatchRequest]) -> list[str]:
+def ids_of(requests: Iterable[BatchRequest | RequestHead]) -> list[str]:
     """Their `custom_id`s, in order."""
     return [request.custom_id for request in requests]

@@ -84,7 +84,7 @@ class Shipper:
     """
 
     def __init__(self, ground: Ground, folder: Path) -> None:
-        self._ground = ground
+        self.ground = ground
         self._folder = folder
         self._stores: dict[str, AuditStore] = {}
 
@@ -112,7 +112,7 @@ class Shipper:
                     break
             else:
                 shipped += [segment] if segment else []
-        _note_heads(self._ground, shipped, now)
+        _note_heads(self.ground, shipped, now)
         if failure is not None:
             # A store that was moved is found again.
             self._stores = {}
@@ -130,9 +130,9 @@ class Shipper:
         lines = lines_of(content)
         segment = segment_of(lines)
         if segment is None or segment.size_bytes != len(content):
-            _set_aside(self._ground, file, content)
+            _set_aside(self.ground, file, content)
             return None
-        lasts_s = retention_s(self._ground.fleet.retention, segment.data_class)
+        lasts_s = retention_s(self.ground.fleet.retention, segment.data_class)
         until = max(locked_until(segment, lasts_s, now), now + _LOCKED_AT_LEAST)
         kept = KeptSegment(
             **segment.model_dump(),
@@ -140,15 +140,15 @@ class Shipper:
             keep_until=until,
             sites=self._put(segment, content, until),
         )
-        AuditTable(self._ground.database).add(kept)
-        KeyTable(self._ground.database).used(last_uses(lines))
+        AuditTable(self.ground.database).add(kept)
+        KeyTable(self.ground.database).used(last_uses(lines))
         file.unlink()
         return segment
 
     def _put(self, segment: Segment, content: bytes, until: datetime) -> list[str]:
         """Put a segment into every store that may have it; the sites that took it."""
-        self._stores = self._stores or audit_stores(self._ground)
-        allowed = sites_for(self._ground.fleet, segment.data_class)
+        self._stores = self._stores or audit_stores(self.ground)
+        allowed = sites_for(self.ground.fleet, segment.data_class)
         if not self._stores.keys() & allowed:
             where = f"data class {segment.data_class}"
             raise Failed("no site with an object store may keep these records", where=where)

@@ -1,6 +1,7 @@
 """A batch: cut into shards, answered by a Job that waits for idle GPUs, put together again."""
 
-from datetime import timedelta
+import time
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Final
 
@@ -27,7 +28,10 @@ _JOBS: Final = collection_path("batch/v1", "Job", names.BATCH_NAMESPACE)
 _QUEUES: Final = collection_path("kueue.x-k8s.io/v1beta1", "ClusterQueue", None)
 _AFTER_WINDOW: Final = timedelta(hours=1)
 _UNTIL_IT_ANSWERS: Final = timedelta(days=1)
-"""A Job whose cluster does not answer goes on for nobody: its end is asked for again and again."""
+"""What a batch has cost is not thrown away because a store or a cluster is away for some hours."""
+_ENDS_WITHIN: Final = timedelta(minutes=10)
+"""A Job's pods keep what they have until then, and end; those of a lost node are not waited for."""
+_LOOK_EVERY_S: Final = 1.0
 _GAPS: Final = {
     BatchState.COMPLETED: batch_answers.UNANSWERED,
     BatchState.EXPIRED: batch_answers.EXPIRED,
@@ -45,7 +49,7 @@ def batch(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
     window = max(timedelta(), asked.expires_at - run.ground.clock())
     try:
         site = run.step("site", work.choose, patience=window)
-        sizes = run.step("shards", lambda: work.cut(site))
+        sizes = run.step("shards", lambda: work.cut(site), patience=_UNTIL_IT_ANSWERS)
         run.note("batch.placed", target=site, shards=len(sizes))
         run.wait(
             "answers",
@@ -53,10 +57,21 @@ def batch(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
             within=window + _AFTER_WINDOW,
             late=lambda: Failed("its end was not seen", where=f"flow {run.id}"),
         )
-        outcome = BatchState(run.step("outcome", lambda: work.outcome(site, sizes)))
+        outcome = BatchState(
+            run.step("outcome", lambda: work.outcome(site, sizes), patience=_UNTIL_IT_ANSWERS)
+        )
         run.step("job ended", lambda: work.end_job(site), patience=_UNTIL_IT_ANSWERS)
-        result = run.step("results", lambda: work.put_together(site, sizes, outcome))
-        run.step("shards removed", lambda: work.remove_shards(site))
+        gone_by = run.step("job gone by", work.gone_by)
+        run.wait(
+            "job gone",
+            lambda: work.left_of_job(site, datetime.fromisoformat(gone_by)),
+            within=2 * _ENDS_WITHIN,
+            late=lambda: Retryable("its end was not seen", where=f"flow {run.id}"),
+        )
+        result = run.step(
+            "results", lambda: work.put_together(site, sizes, outcome), patience=_UNTIL_IT_ANSWERS
+        )
+        run.step("shards removed", lambda: work.remove_shards(site), patience=_UNTIL_IT_ANSWERS)
     except FleetError as error:
         state = work.give_up(error)
         run.note("batch.ended", target=asked.use_case, outcome=state, detail=str(error))
@@ -120,7 +135,7 @@ class _Work:
         order, fleet = self._order, self._ground.fleet
         content = store_of(self._ground, order.input_site).get(self._bucket, order.input_key)
         output_max = fleet.use_cases[order.use_case].tokens.output_max
-        parsed = checked_for(parse(content), content, order.use_case, output_max, order.endpoint)
+        parsed = checked_for(parse(content), order.use_case, output_max, order.endpoint)
         parsed.demand_good(order.input_file)
         store = store_of(self._ground, site)
         store.make_bucket(self._bucket)
@@ -177,8 +192,18 @@ class _Work:
         return found.value
 
     def end_job(self, site: str) -> None:
-        """Delete the Job with its pods, and give their GPUs back."""
-        self._cluster(site).delete(f"{_JOBS}/{self._order.id}?propagationPolicy=Background")
+        """Delete the Job, which is gone when its pods are: they keep their answers as they end."""
+        self._cluster(site).delete(f"{_JOBS}/{self._order.id}?propagationPolicy=Foreground")
+
+    def gone_by(self) -> str:
+        """Until when its pods are waited for."""
+        return (self._ground.clock() + _ENDS_WITHIN).isoformat()
+
+    def left_of_job(self, site: str, until: datetime) -> str:
+        """What of a deleted Job is waited for, until then; empty when its pods write no more."""
+        if self._ground.clock() >= until or self._job(site) is None:
+            return ""
+        return "its pods keep their answers, and end"
 
     def put_together(
         self, site: str, sizes: list[int], outcome: BatchState
@@ -216,10 +241,16 @@ class _Work:
         store.delete(self._bucket, store.keys(self._bucket, prefix))
 
     def give_up(self, error: FleetError) -> str:
-        """Free what a batch holds that goes no further; returns its state."""
+        """Free what a batch holds that goes no further; returns its state.
+
+        What was answered stays where a store or a cluster was only away for too long.
+        """
         known = self._table.find(self._order.id)
         if known and known.site:
-            for free in (self.end_job, self.remove_shards):
+            freed = [self.end_job]
+            if not isinstance(error, Retryable):
+                freed += [self._await_pods, self.remove_shards]
+            for free in freed:
                 try:
                     free(known.site)
                 except FleetError as lost:
@@ -233,6 +264,12 @@ class _Work:
             error="" if cancelled else str(error),
         )
         return state.value
+
+    def _await_pods(self, site: str) -> None:
+        """Wait for the end of a deleted Job's pods; no step, as a cancelled flow has no more."""
+        until = self._ground.clock() + _ENDS_WITHIN
+        while self.left_of_job(site, until):
+            time.sleep(_LOOK_EVERY_S)
 
     def _flagged(self) -> BatchState | None:
         """Whether somebody has cancelled it, or its window is over."""

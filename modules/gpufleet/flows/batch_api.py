@@ -99,7 +99,7 @@ def create_batch(ground: Ground, caller: Caller, body: object) -> Json:
         _demand_good(parsed)
         use_case = _use_case(ground, caller, parsed)
         output_max = ground.fleet.use_cases[use_case].tokens.output_max
-        _demand_good(checked_for(parsed, content, use_case, output_max, asked.endpoint))
+        _demand_good(checked_for(parsed, use_case, output_max, asked.endpoint))
         wish = Wish(use_case, _priority(asked), window_s, asked.endpoint, asked.metadata)
         return api.batch_object(submit_file(ground, caller, wish, file, content))
 

@@ -8,10 +8,11 @@ import asyncio
 import json
 import os
 import socket
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, BinaryIO, Final, Self
 
 from aiohttp import BodyPartReader, web
 
@@ -30,6 +31,8 @@ from gpufleet.spec.batches import (
 
 _MOST_JSON_BYTES: Final = 2**20
 _PART_BYTES: Final = 2**16
+_UPLOADS: Final = 4
+"""At once; the others wait, so that the disk of a gateway's pod never is full of them."""
 
 
 def caller_of(request: web.Request) -> Caller:
@@ -50,11 +53,14 @@ class BatchHttp:
     """The application.
 
     Args:
-        ground: the environment.
+        ground: the environment as it is declared now; asked for each request.
     """
 
-    def __init__(self, ground: Ground) -> None:
+    def __init__(self, ground: Callable[[], Ground]) -> None:
         self._ground = ground
+        self._one = asyncio.Lock()
+        """Held by who has a whole file in memory."""
+        self._uploads = asyncio.Semaphore(_UPLOADS)
 
     def application(self) -> web.Application:
         """With its routes; nothing of it blocks the loop."""
@@ -78,11 +84,20 @@ class BatchHttp:
         caller = caller_of(request)
         if not request.content_type.startswith("multipart/"):
             raise ApiRefused(400, "invalid_value", "The body has to be multipart/form-data.")
-        filename, purpose, content = await _form(request)
-        made = await asyncio.to_thread(
-            batch_api.create_file, self._ground, caller, filename, purpose, content
-        )
+        async with self._uploads:
+            made = await self._take(request, caller)
         return web.json_response(made)
+
+    async def _take(self, request: web.Request, caller: Caller) -> Json:
+        """Keep an upload, on the disk until it is its turn."""
+        with tempfile.TemporaryFile() as kept:
+            filename, purpose = await _form(request, kept)
+            kept.seek(0)
+            async with self._one:
+                content = await asyncio.to_thread(kept.read)
+                return await asyncio.to_thread(
+                    batch_api.create_file, self._ground(), caller, filename, purpose, content
+                )
 
     async def _create(self, request: web.Request) -> web.Response:
         caller = caller_of(request)
@@ -90,18 +105,19 @@ class BatchHttp:
             body = json.loads(await request.read())
         except (ValueError, RecursionError):
             raise ApiRefused(400, "invalid_json", "The body is not JSON.") from None
-        made = await asyncio.to_thread(batch_api.create_batch, self._ground, caller, body)
+        async with self._one:
+            made = await asyncio.to_thread(batch_api.create_batch, self._ground(), caller, body)
         return web.json_response(made)
 
     async def _content(self, request: web.Request) -> web.Response:
         caller, file = caller_of(request), request.match_info["id"]
-        content = await asyncio.to_thread(batch_api.file_content, self._ground, caller, file)
+        content = await asyncio.to_thread(batch_api.file_content, self._ground(), caller, file)
         return web.Response(body=content, content_type="application/octet-stream")
 
     def _about(self, act: Callable[[Ground, Caller, str], Json]) -> Any:  # noqa: ANN401 - aiohttp's own handler type
         async def handle(request: web.Request) -> web.Response:
             caller, id_ = caller_of(request), request.match_info["id"]
-            return web.json_response(await asyncio.to_thread(act, self._ground, caller, id_))
+            return web.json_response(await asyncio.to_thread(act, self._ground(), caller, id_))
 
         return handle
 
@@ -111,7 +127,7 @@ class BatchHttp:
             given = request.query.get("limit", str(api.LISTED))
             limit = int(given) if given.isdecimal() and len(given) < len("1000000") else 0
             after = request.query.get("after", "")
-            found = await asyncio.to_thread(act, self._ground, caller, after, limit)
+            found = await asyncio.to_thread(act, self._ground(), caller, after, limit)
             return web.json_response(found)
 
         return handle
@@ -121,11 +137,11 @@ class BatchServer:
     """Serves the application on the gateway's socket, in a thread of its own.
 
     Args:
-        ground: the environment.
+        ground: the environment as it is declared now; asked for each request.
         folder: of the gateway, private to its user.
     """
 
-    def __init__(self, ground: Ground, folder: Path) -> None:
+    def __init__(self, ground: Callable[[], Ground], folder: Path) -> None:
         self._http = BatchHttp(ground)
         self._folder = folder
         self._loop = asyncio.new_event_loop()
@@ -165,13 +181,13 @@ def _listener(folder: Path) -> socket.socket:
     return made
 
 
-async def _form(request: web.Request) -> tuple[str, str, bytes]:
-    """Filename, purpose and content of an upload.
+async def _form(request: web.Request, kept: BinaryIO) -> tuple[str, str]:
+    """Filename and purpose of an upload, whose content is put into `kept`.
 
     Raises:
         ApiRefused: it is too large, or no form.
     """
-    filename, purpose, content = "", "", bytearray()
+    filename, purpose = "", ""
     try:
         async for part in await request.multipart():
             if not isinstance(part, BodyPartReader):
@@ -181,12 +197,12 @@ async def _form(request: web.Request) -> tuple[str, str, bytes]:
             elif part.name == "file":
                 filename = part.filename or ""
                 while chunk := await part.read_chunk(_PART_BYTES):
-                    content += chunk
-                    if len(content) > MOST_BYTES:
+                    kept.write(chunk)
+                    if kept.tell() > MOST_BYTES:
                         break
     except ValueError:
         raise ApiRefused(400, "invalid_value", "The body is no whole form.") from None
-    return filename, purpose, bytes(content)
+    return filename, purpose
 
 
 @web.middleware

@@ -103,7 +103,7 @@ def plan(ground: Ground, wish: Wish, content: bytes, source: str) -> BatchPlan:
         use_case=wish.use_case,
         pool=pool.name,
         model=pool.model_name,
-        requests=len(parsed.requests),
+        requests=len(parsed.heads),
         shards=len(shards(parsed.requests, pool.model_name, output_max)),
         gpus_per_shard=pool.gpus_per_replica,
         sites=idle_at(ground, homes),
@@ -148,7 +148,7 @@ def submit_file(
         input_file=file.id,
         input_site=file.site,
         input_key=file.key,
-        requests=len(parsed.requests),
+        requests=len(parsed.heads),
         created_at=now,
         expires_at=now + timedelta(seconds=wish.window_s),
         metadata=wish.metadata,
@@ -254,7 +254,8 @@ def _content(ground: Ground, file: str | None) -> bytes:
 
 
 def _good(ground: Ground, wish: Wish, content: bytes, source: str) -> Parsed:
+    batch_jobs.demand_window(ground.fleet, wish.use_case, wish.window_s)
     output_max = ground.fleet.use_cases[wish.use_case].tokens.output_max
-    parsed = checked_for(parse(content), content, wish.use_case, output_max, wish.endpoint)
+    parsed = checked_for(parse(content), wish.use_case, output_max, wish.endpoint)
     parsed.demand_good(source)
     return parsed

@@ -24,6 +24,7 @@ from pydantic import JsonValue
 from gpufleet.core.leases import RENEW_EVERY
 from gpufleet.edges.code_version import code_version
 from gpufleet.edges.lease_table import LeaseLost
+from gpufleet.flows.declared import LiveGround
 from gpufleet.flows.ground import Ground
 from gpufleet.spec import errors
 from gpufleet.spec.errors import Failed, FleetError, PolicyRefused, Retryable
@@ -242,6 +243,7 @@ class Host:
 
     def __init__(self, ground: Ground, executor: str) -> None:
         self._ground = ground
+        self._live = LiveGround(ground)
         self.executor = executor
         self._client = client(ground)
         self._runs: dict[str, Run] = {}
@@ -335,7 +337,7 @@ class Host:
         def run(order: dict[str, Any]) -> dict[str, JsonValue]:
             id_ = DBOS.workflow_id
             assert id_ is not None  # noqa: S101 - always set inside a workflow
-            current = Run(self._ground, id_, str(order.get("actor", "")), self)
+            current = Run(self._live.now(), id_, str(order.get("actor", "")), self)
             self._runs[id_] = current
             try:
                 return body(current, order)

@@ -13,10 +13,10 @@ from gpufleet.edges.calendars import read_calendars
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.kube import TOKEN_FOR, Cluster
 from gpufleet.edges.kube_paths import collection_path, object_path
+from gpufleet.flows.declared import DeclaredFleet
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
-from gpufleet.spec import Fleet, load_fleet
-from gpufleet.spec.errors import BadInput, FleetError
+from gpufleet.spec.errors import FleetError
 from gpufleet.spec.reports import FreezeRow
 
 _RENEW_EVERY: Final = KNOWN_FOR / 6
@@ -46,6 +46,7 @@ class FreezeKeeper:
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
         self._fleet = ground.fleet
+        self._declared = DeclaredFleet(ground.fleet_file, ground.fleet)
         self._writers: dict[str, tuple[Cluster, float]] = {}
         self._told: dict[str, tuple[FreezeState, datetime]] = {}
         self.rows: list[FreezeRow] = []
@@ -58,9 +59,9 @@ class FreezeKeeper:
         """
         failures: list[FleetError] = []
         self.rows = []
-        declared = self._declared()
-        for site in declared.sites if sites is None else sites:
-            if declared.awaits_cluster(site):
+        fleet = self._fleet = self._declared.now()
+        for site in fleet.sites if sites is None else sites:
+            if fleet.awaits_cluster(site):
                 continue
             try:
                 self._keep_site(site)
@@ -69,14 +70,6 @@ class FreezeKeeper:
                 failures.append(error)
         if failures:
             raise failures[0]
-
-    def _declared(self) -> Fleet:
-        """The fleet file as it is now; while it is not valid, as it was last."""
-        try:
-            self._fleet = load_fleet(self._ground.fleet_file)
-        except BadInput:
-            return self._fleet
-        return self._fleet
 
     def _keep_site(self, site: str) -> None:
         ground, fleet, now = self._ground, self._fleet, self._ground.clock()

@@ -39,6 +39,7 @@ from gpufleet.flows.access import publish_keys
 from gpufleet.flows.audit_shipping import Shipper
 from gpufleet.flows.batch_http import BatchServer
 from gpufleet.flows.chores import Chore, Chores
+from gpufleet.flows.declared import DeclaredFleet, LiveGround
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.gateway_pods import PodBook, PodWatch, missing_routes
 from gpufleet.flows.ground import Ground
@@ -64,7 +65,12 @@ _POLL_TIMEOUT_S: Final = 2.5
 _FRESH_S: Final = 10.0
 _WATCH_PAUSE_S: Final = 0.5
 _ROUTES_EVERY_S: Final = 2.0
+_WAITED_FOR_S: Final = 300.0
+"""So long the routes of a site whose API server is lost stay, before another site's are taken."""
+_SITES_EVERY_S: Final = 2.0
 _SHIP_EVERY_S: Final = 5.0
+_LAST_SHIP_S: Final = 10.0
+"""Below the time that a supervisor and a pod's grace give."""
 _BATCHES_EVERY_S: Final = 5.0
 _KEYS_EVERY_S: Final = 1.0
 """A revoked key is refused a second or so later."""
@@ -83,10 +89,10 @@ class Control:
 
     def __init__(self, workspace: Workspace, fleet_file: Path, fleet: Fleet, folder: Path) -> None:
         self._open_ground = partial(Ground.open, workspace, fleet_file)
-        self._ground: Ground | None = None
+        self._ground: LiveGround | None = None
         self._opening = threading.Lock()
         self._batches: BatchServer | None = None
-        self._fleet = fleet
+        self._declared = DeclaredFleet(fleet_file, fleet)
         self._state = workspace.for_fleet(fleet)
         self._folder = folder
         self._ended = threading.Event()
@@ -97,9 +103,24 @@ class Control:
         self._chores = Chores(self._ended, self._registry)
         self._poll = Chore("poll", _POLL_PAUSE_S, self._poll_engines)
         self._shipper: Shipper | None = None
+        self._shipping = threading.Lock()
         self._loop: asyncio.Runner | None = None
         self._poller = EnginePoller(_POLL_TIMEOUT_S)
-        self._sites = [name for name in fleet.sites if not fleet.awaits_cluster(name)]
+        self._followed: set[str] = set()
+        # Which site the routes that are there already came from is not known.
+        known = self._sites if (folder / ROUTES_FILE).is_file() else []
+        self._told_at = dict.fromkeys(known, time.monotonic())
+        """By site, when it told the routes last; monotonic, s."""
+
+    @property
+    def _fleet(self) -> Fleet:
+        """As it is declared now."""
+        return self._declared.now()
+
+    @property
+    def _sites(self) -> list[str]:
+        fleet = self._fleet
+        return [name for name in fleet.sites if not fleet.awaits_cluster(name)]
 
     @property
     def is_ready(self) -> bool:
@@ -107,7 +128,7 @@ class Control:
         return self._poll.is_fresh(_FRESH_S) and (self._folder / ROUTES_FILE).is_file()
 
     def run(self, port: int | None, listen: str = LOOPBACK) -> None:
-        """Work until SIGTERM or Ctrl-C.
+        """Work until SIGTERM or Ctrl-C; what workers that ended before have sealed is shipped then.
 
         Args:
             port: of metrics and readiness; none where it is not given.
@@ -123,31 +144,37 @@ class Control:
             self._chores.start(chore)
         while not self._ended.wait(_TICK_S):
             pass
+        self._ship_the_last()
         sys.stderr.flush()
         # Watches are threads that wait in the middle of an answer.
         os._exit(0)
 
     def _all_chores(self) -> list[Chore]:
-        watches = [
-            (
-                site,
-                namespace,
-                PodWatch(self._book, site, namespace, partial(self._enter, site)),
-            )
-            for site in self._sites
-            for namespace in (INTERACTIVE_NAMESPACE, BATCH_NAMESPACE)
-        ]
         return [
-            *(
-                Chore(f"pods {site} {where}", _WATCH_PAUSE_S, each.follow)
-                for site, where, each in watches
-            ),
+            Chore("sites", _SITES_EVERY_S, self._follow_sites),
             Chore("routes", _ROUTES_EVERY_S, self._follow_routes),
             Chore("keys", _KEYS_EVERY_S, self._publish_keys),
             Chore("audit", _SHIP_EVERY_S, self._ship),
             Chore("batches", _BATCHES_EVERY_S, self._serve_batches),
             self._poll,
         ]
+
+    def _follow_sites(self) -> None:
+        """Watch the pods of sites that are new."""
+        for site in self._sites:
+            if site in self._followed:
+                continue
+            self._followed.add(site)
+            for namespace in (INTERACTIVE_NAMESPACE, BATCH_NAMESPACE):
+                watch = PodWatch(self._book, site, namespace, partial(self._enter, site))
+                work = partial(self._follow_pods, site, namespace, watch)
+                self._chores.start(Chore(f"pods {site} {namespace}", _WATCH_PAUSE_S, work))
+
+    def _follow_pods(self, site: str, namespace: str, watch: PodWatch) -> None:
+        if site in self._sites:
+            watch.follow()
+        else:
+            self._book.replace(site, namespace, {})
 
     def _enter(self, site: str) -> Cluster:
         return cluster_of(self._fleet, self._state, site)
@@ -178,6 +205,8 @@ class Control:
     def _follow_routes(self) -> None:
         """Publish what the first cluster that answers was told to tell us.
 
+        One that has told us lately is waited for: what a later one holds may be older.
+
         Raises:
             Retryable: none answers, or none was told yet; the last routes stay.
             Failed: they are not ours, or not valid; likewise.
@@ -187,9 +216,12 @@ class Control:
             try:
                 text = self._routes_at(site)
             except FleetError as error:
+                if time.monotonic() - self._told_at.get(site, float("-inf")) < _WAITED_FOR_S:
+                    raise
                 last = error
                 continue
             if text is not None:
+                self._told_at[site] = time.monotonic()
                 self._publish_routes(text)
                 return
         raise last
@@ -233,7 +265,8 @@ class Control:
             Retryable: the database does not answer.
         """
         if self._batches is None:
-            self._batches = BatchServer(self._opened(), self._folder).start()
+            self._opened()
+            self._batches = BatchServer(self._opened, self._folder).start()
 
     def _ship(self) -> None:
         """Bring sealed audit records to the object stores.
@@ -242,13 +275,28 @@ class Control:
             Retryable: the database or every store is lost; the records stay here.
         """
         ground = self._opened()
-        self._shipper = self._shipper or Shipper(ground, self._folder / AUDIT_FOLDER)
-        self._shipper.ship(system_clock())
+        with self._shipping:
+            if self._shipper is None or self._shipper.ground is not ground:
+                self._shipper = Shipper(ground, self._folder / AUDIT_FOLDER)
+            self._shipper.ship(system_clock())
+
+    def _ship_the_last(self) -> None:
+        """Ship once more, for as long as whoever ends this process waits; the rest stays."""
+
+        def ship() -> None:
+            try:
+                self._ship()
+            except FleetError as error:
+                sys.stderr.write(f"audit: {error}\n")
+
+        last = threading.Thread(target=ship, daemon=True, name="last audit records")
+        last.start()
+        last.join(_LAST_SHIP_S)
 
     def _opened(self) -> Ground:
         with self._opening:
-            self._ground = self._ground or self._open_ground()
-            return self._ground
+            self._ground = self._ground or LiveGround(self._open_ground())
+            return self._ground.now()
 
     def _tell(self) -> None:
         """Declare the metrics: the workers', and what their files say."""

@@ -19,6 +19,7 @@ from gpufleet.edges.clock import clock_of
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.replica_probe import Replica, ask_each
 from gpufleet.edges.workspace import EnvironmentDir, Workspace
+from gpufleet.flows.declared import DeclaredFleet
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
 from gpufleet.local.platform import embedded_sites
@@ -219,7 +220,7 @@ class PrewarmKeeper:
         self._ground = ground
         self._actor = actor
         self._set_missing = set_missing
-        self._fleet = ground.fleet
+        self._declared = DeclaredFleet(ground.fleet_file, ground.fleet)
         self._proven: set[str] = set()
         self._told: dict[str, Window] = {}
 
@@ -229,7 +230,7 @@ class PrewarmKeeper:
         Raises:
             FleetError: what was seen cannot be journalled.
         """
-        fleet, now = self._declared(), self._ground.clock()
+        fleet, now = self._declared.now(), self._ground.clock()
         due = {each.key: each for each in windows(fleet, now, now + _horizon(fleet))}
         due = {key: each for key, each in due.items() if each.is_due(now)}
         for key in self._told.keys() - due.keys():
@@ -242,14 +243,6 @@ class PrewarmKeeper:
             self._note(window, proof)
             if not proof.missing:
                 self._proven.add(window.key)
-
-    def _declared(self) -> Fleet:
-        """The fleet file as it is now; while it is not valid, as it was last."""
-        try:
-            self._fleet = load_fleet(self._ground.fleet_file)
-        except BadInput:
-            return self._fleet
-        return self._fleet
 
     def _note(self, window: Window, proof: WindowProof) -> None:
         event = "prewarm.missing" if proof.missing else "prewarm.verified"

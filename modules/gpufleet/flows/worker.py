@@ -26,6 +26,7 @@ from gpufleet.flows import batch, change, schedules  # noqa: F401
 from gpufleet.flows.audit_shipping import delete
 from gpufleet.flows.batch_files import sweep
 from gpufleet.flows.chores import Chore, Chores
+from gpufleet.flows.declared import LiveGround
 from gpufleet.flows.durable import Host
 from gpufleet.flows.freeze_sync import FreezeKeeper
 from gpufleet.flows.ground import Ground
@@ -53,6 +54,7 @@ class Worker:
 
     def __init__(self, ground: Ground) -> None:
         self._ground = ground
+        live = LiveGround(ground)
         self.executor = f"{socket.gethostname()[:60]}-{secrets.token_hex(4)}"
         self._host = Host(ground, self.executor)
         self._ended = threading.Event()
@@ -70,12 +72,12 @@ class Worker:
         prewarm = PrewarmKeeper(ground, self.executor, self._set_missing)
         self._chores = [
             Chore("adopt", 2, self._host.adopt),
-            Chore("schedules", 5, lambda: begin_due(ground, begun)),
+            Chore("schedules", 5, lambda: begin_due(live.now(), begun)),
             Chore("freeze", 5, keeper.keep),
-            Chore("anchor", 2, lambda: anchor(ground)),
-            Chore("state backup", 10, lambda: back_up(ground)),
-            Chore("audit retention", 600, lambda: delete(ground, system_clock())),
-            Chore("batch files", 60, lambda: sweep(ground)),
+            Chore("anchor", 2, lambda: anchor(live.now())),
+            Chore("state backup", 10, lambda: back_up(live.now())),
+            Chore("audit retention", 600, lambda: delete(live.now(), system_clock())),
+            Chore("batch files", 60, lambda: sweep(live.now())),
             Chore("flows", 10, self._count),
             Chore("prewarm", 10, prewarm.keep),
         ]

@@ -54,7 +54,7 @@ class Gateway(Spec):
     workers: Annotated[Integer, Field(ge=1, le=64)] = 2
     """Processes that answer; each keeps a core busy at about 40 requests/s."""
     replicas: Annotated[Integer, Field(ge=1, le=100)] = 1
-    """Pods of the gateway; limits and caps are shared out evenly among them."""
+    """Pods of the gateway at each site; limits and caps are shared out evenly among all."""
     body_limit_bytes: Annotated[Integer, Field(ge=1024, le=2**30)] = 4 * 2**20
     """Longest body of a request."""
     body_time_limit_s: Seconds = 20.0
@@ -145,6 +145,8 @@ class Routes(Spec):
     pools: dict[Name, PoolRoute]
     regions: dict[Name, str]
     """Region by site."""
+    pods: Annotated[Integer, Field(ge=1)] = 1
+    """Pods of the gateway over all sites; each has an equal part of limits and caps."""
 
 
 class Replica(Spec):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Final
 
-from gpufleet.spec.gateway import Gateway, PoolRoute, Route
+from gpufleet.spec.gateway import PoolRoute, Route
 from gpufleet.spec.serving import ServingClass
 
 CONTENDED_FROM: Final = 0.9
@@ -13,9 +13,9 @@ BATCH_LEAVES: Final = 0.2
 """Share of a pool's places that batch work leaves free while interactive work runs there too."""
 
 
-def share_of_pod(limit: int | None, gateway: Gateway) -> int | None:
+def share_of_pod(limit: int | None, pods: int) -> int | None:
     """What one pod of the gateway may let in of a limit over all of them; at least 1."""
-    return None if limit is None else max(1, limit // gateway.replicas)
+    return None if limit is None else max(1, limit // pods)
 
 
 def fair_share(places: int, others: Mapping[str, int], team: str) -> int:

@@ -5,12 +5,14 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Final
 
+from gpufleet.core.cluster_gateway import runs_at
 from gpufleet.core.cost.hardware import decimal
 from gpufleet.core.cost.serving import work_of_request
 from gpufleet.core.gateway.pool_speed import PoolSpeed, pool_speed
 from gpufleet.core.serving import longest_generation_s
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.gateway import HostedRoute, PoolRoute, Route, Routes
+from gpufleet.spec.hardware import EmbeddedCluster
 from gpufleet.spec.prices import PriceTable, built_in_prices
 from gpufleet.spec.serving import DataClass, Pool, UseCase, UseCaseLimits
 
@@ -54,7 +56,15 @@ def routes_of(fleet: Fleet, prices: PriceTable | None = None) -> Routes:
             if (speed := speeds[name]) is not None
         },
         regions={name: site.region for name, site in fleet.sites.items()},
+        pods=_pods(fleet),
     )
+
+
+def _pods(fleet: Fleet) -> int:
+    """Pods of the gateway over all sites; it is one beside an embedded platform."""
+    embedded = any(isinstance(site.cluster, EmbeddedCluster) for site in fleet.sites.values())
+    at_sites = sum(runs_at(fleet, site) for site in fleet.sites)
+    return max(1, fleet.gateway.replicas * at_sites + embedded)
 
 
 def routes_text(fleet: Fleet, prices: PriceTable | None = None) -> str:
