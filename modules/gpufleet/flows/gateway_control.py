@@ -90,7 +90,7 @@ class Control:
         self._state = workspace.for_fleet(fleet)
         self._folder = folder
         self._ended = threading.Event()
-        self._book = PodBook()
+        self._book = PodBook(fleet, read_published(folder / REPLICAS_FILE, Replicas))
         self._watched: dict[str, Watched] = {}
         self._routes_confirmed_s: float | None = None
         self._registry = CollectorRegistry()
