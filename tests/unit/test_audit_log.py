@@ -1,6 +1,7 @@
 """The audit log of a process on a real file system."""
 
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -372,3 +373,20 @@ def test_the_age_of_what_is_not_shipped_counts_from_its_first_record(
 def test_only_the_owner_can_read_the_records(log: AuditLog, tmp_path: Path) -> None:
     serve(log, "r1")
     assert {file.stat().st_mode & 0o777 for file in tmp_path.glob("gateway*")} == {0o600}
+
+
+def test_no_request_waits_while_the_folder_is_looked_through(tmp_path: Path) -> None:
+    listed: list[str] = []
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event in {"os.scandir", "os.listdir"} and str(arguments[0]) == str(tmp_path):
+            listed.append(threading.current_thread().name)
+
+    log = AuditLog(tmp_path, "gateway", SMALL)
+    serve(log, "first")
+    sys.addaudithook(note)
+    serve(log, *[f"r{number}" for number in range(60)])
+    here = list(listed)
+    log.close()
+    assert len(segments(tmp_path, SEALED)) > 3
+    assert threading.current_thread().name not in here

@@ -25,7 +25,13 @@ from typing import Any, Final
 from gpufleet.edges.audit_chain import RECORD_BYTES, Chain, Segment
 from gpufleet.edges.audit_facts import Begun, Gap, for_slot, gap_facts, known, moment, split
 from gpufleet.edges.audit_files import GAP, HEAD, INTENT, INTENTS, Slots
-from gpufleet.edges.audit_limits import AuditLimits, AuditUnavailable, check_backlog, unavailable
+from gpufleet.edges.audit_limits import (
+    AuditLimits,
+    AuditUnavailable,
+    Waiting,
+    check_backlog,
+    unavailable,
+)
 from gpufleet.edges.audit_recovery import recover
 from gpufleet.spec.audit import CONTENT
 from gpufleet.spec.gateway import AuditRecord
@@ -80,6 +86,7 @@ class AuditLog:
         self.writer = f"{clean}-{stamp}-{os.getpid()}-{secrets.token_hex(4)}"
         self._state = _State()
         self._lock = threading.Lock()
+        self._waiting = Waiting(folder)
         self._made: Slots | None = None
         self._is_dirty = False
         self._ended = threading.Event()
@@ -277,7 +284,8 @@ class AuditLog:
         try:
             # Its file is there before any segment is: nobody takes it for a dead one's.
             _ = self._slots
-            check_backlog(self._folder, self._limits, chain.name.rpartition(".")[2])
+            data_class = chain.name.rpartition(".")[2]
+            check_backlog(self._folder, self._waiting, self._limits, data_class)
             self._replace(chain, needed)
         except (OSError, AuditUnavailable) as error:
             refused = unavailable(self._folder, error) if isinstance(error, OSError) else error
@@ -300,6 +308,7 @@ class AuditLog:
             chain.segment.grow(size)
             return
         segment = chain.next_segment(size, self._now())
+        self._waiting.opened(size)
         try:
             self._retire(chain)
         except OSError:
@@ -334,10 +343,14 @@ class AuditLog:
 
     def _keep(self) -> None:
         """Sync what was written, and seal what is old."""
+        looked_at_s = time.monotonic()
         while not self._ended.wait(self._limits.sync_every_s):
             with contextlib.suppress(OSError):
                 self._sync()
                 self._finish()
+                if time.monotonic() - looked_at_s >= _LOOK_AGAIN_S:
+                    looked_at_s = time.monotonic()
+                    self._waiting.look()
             with self._lock:
                 for data_class, chain in list(self._state.chains.items()):
                     with contextlib.suppress(OSError, AuditUnavailable):
