@@ -202,6 +202,7 @@ def test_keys_that_have_not_changed_are_not_written_again(
     access.issue(ground, wanted(ground))
     first = published(ground, tmp_path, clock.now)
     before = file.stat()
+    assert before.st_mode & 0o777 == 0o600
     os.utime(file, (0, 0))
     clock.now += HOUR
     assert published(ground, tmp_path, clock.now) == first

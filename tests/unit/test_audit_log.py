@@ -261,6 +261,33 @@ def test_a_gap_is_recorded_when_it_is_over(log: AuditLog, tmp_path: Path) -> Non
     assert findings(tmp_path) == []
 
 
+def test_requests_of_strangers_have_one_record_together(
+    log: AuditLog, tmp_path: Path, until: Until
+) -> None:
+    for _ in range(50):
+        log.refused({})
+    log.begin("own", {})
+    log.end("own", {"status": 401})
+    until(lambda: len(records(tmp_path)) > 1)
+    own, together = records(tmp_path)
+    assert own.request_id == "own"
+    assert (together.status, together.route, together.error) == (401, "none", "unrecognized")
+    assert together.reason.startswith("50 more requests from ")
+    assert together.writer.endswith(".unclassified")
+    assert findings(tmp_path) == []
+
+
+def test_strangers_are_told_of_though_their_process_dies(tmp_path: Path) -> None:
+    dead = AuditLog(tmp_path, "gateway")
+    dead.refused({})
+    dead.refused({})
+    kill(dead)
+    alive = AuditLog(tmp_path, "gateway")
+    [together] = alive.recover()
+    alive.close()
+    assert (together.status, together.reason.split()[0]) == (401, "2")
+
+
 def test_a_gap_outlives_its_process(tmp_path: Path) -> None:
     dead = AuditLog(tmp_path, "gateway")
     dead.missed(OPENING)

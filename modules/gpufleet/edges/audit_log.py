@@ -37,6 +37,8 @@ from gpufleet.spec.audit import CONTENT
 from gpufleet.spec.gateway import AuditRecord
 
 _LOOK_AGAIN_S: Final = 1.0
+_TOGETHER_S: Final = 1.0
+"""Refused requests of so much time have one record together."""
 
 
 class _Stream(Chain):
@@ -56,7 +58,7 @@ class _State:
     chains: dict[str, _Stream] = field(default_factory=dict)
     begun: dict[str, Begun] = field(default_factory=dict)
     late: list[tuple[Begun, dict[str, Any]]] = field(default_factory=list)
-    gaps: dict[tuple[str, str], Gap] = field(default_factory=dict)
+    gaps: dict[tuple[str, str, bool], Gap] = field(default_factory=dict)
     retired: list[Segment] = field(default_factory=list)
     """Full or old segments that are not sealed yet."""
 
@@ -155,6 +157,19 @@ class AuditLog:
         with self._lock:
             self._miss(data_class, use_case)
 
+    def refused(self, opening: Mapping[str, Any]) -> None:
+        """Count one more request that was refused since nobody was recognized.
+
+        Those of a second have one record together: whoever has no key must not be able to fill the
+        object stores with what nobody may delete.
+
+        Args:
+            opening: as for `begin`.
+        """
+        data_class, _ = split("", opening)
+        with self._lock:
+            self._miss(data_class, "", refused=True)
+
     def recover(self) -> list[AuditRecord]:
         """Close what writers that have ended left open; the records that say so.
 
@@ -249,20 +264,28 @@ class AuditLog:
                 self._state.late = late
                 raise
             late.pop(0)
-        for key in [key for key in self._state.gaps if key[0] == data_class]:
+        for key, gap in list(self._state.gaps.items()):
+            if key[0] != data_class or time.monotonic() < gap.due_s:
+                continue
             self._reserve(chain, chain.in_flight + 2)
-            gap = self._state.gaps[key]
             chain.append(gap_facts(gap.kept))
             del self._state.gaps[key]
             if gap.slot is not None:
                 self._slots.clear(gap.slot)
 
-    def _miss(self, data_class: str, use_case: str) -> None:
+    def _miss(self, data_class: str, use_case: str, *, refused: bool = False) -> None:
         at = moment(self._now())
         self._chain(data_class)
         gap = self._state.gaps.setdefault(
-            (data_class, use_case),
-            Gap(f"gap-{secrets.token_hex(8)}", data_class, use_case, at),
+            (data_class, use_case, refused),
+            Gap(
+                f"gap-{secrets.token_hex(8)}",
+                data_class,
+                use_case,
+                at,
+                refused=refused,
+                due_s=time.monotonic() + _TOGETHER_S if refused else 0.0,
+            ),
         )
         gap.ends, gap.count = at, gap.count + 1
         # A slot that is there already takes no space; without one it is known to this process only.
