@@ -274,6 +274,21 @@ def test_a_store_that_was_down_gets_what_it_missed(
     assert verified(ground, folder).is_good
 
 
+def test_one_segment_that_cannot_be_copied_holds_up_no_other(
+    ground: Ground, folder: Path, log: AuditLog, servers: dict[str, StoreServer]
+) -> None:
+    servers["east"].stop()
+    serve(log, "a")
+    ship(ground, folder, log)
+    serve(log, "b")
+    ship(ground, folder, log)
+    servers["east"].start()
+    with ground.database.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE fleet_audit_segments SET digest='0' WHERE first=1"))
+    assert audit_copies.copy_owed(ground, system_clock()) == {"east": 1}
+    assert [row.sites for row in AuditTable(ground.database).all()] == [["west"], ["east", "west"]]
+
+
 def test_a_copy_that_differs_from_the_others_is_found(
     ground: Ground, folder: Path, log: AuditLog, servers: dict[str, StoreServer]
 ) -> None:

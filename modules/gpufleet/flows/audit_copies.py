@@ -10,7 +10,7 @@ from gpufleet.edges.audit_table import AuditTable
 from gpufleet.flows.audit_shipping import audit_stores, sites_for
 from gpufleet.flows.ground import Ground
 from gpufleet.spec.audit import KeptSegment
-from gpufleet.spec.errors import Failed, FleetError
+from gpufleet.spec.errors import Failed, FleetError, Retryable
 
 _AT_ONCE: Final = 100
 """Segments for one site in a round: a store that was down for days must not hold up the others."""
@@ -37,7 +37,9 @@ def copy_owed(ground: Ground, now: datetime) -> dict[str, int]:
                     _copy(segment, site, stores)
             except FleetError as error:
                 sys.stderr.write(f"copy of audit records for {site}: {error.what}\n")
-                break
+                if isinstance(error, Retryable):
+                    break
+                continue
             table.settle(segment, site, has_it=wanted)
     return table.copies_owed() if owed else {}
 
