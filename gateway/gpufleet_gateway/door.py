@@ -9,6 +9,7 @@ import time
 import traceback
 from typing import Final
 
+from gpufleet.core.gateway.audit import FewEachSecond
 from gpufleet.core.gateway.ladder import Way
 from gpufleet.core.gateway.request_body import Asked, Unacceptable, read_body
 from gpufleet.spec.errors import Retryable
@@ -34,13 +35,15 @@ from gpufleet_gateway.attempts import (
 from gpufleet_gateway.batches import Batches, is_about_batches
 from gpufleet_gateway.cache import Cache, Kept, answer_text, as_events, cache_name
 from gpufleet_gateway.exchange import Application
-from gpufleet_gateway.identity import Caller, Denied, Doorkeeper
+from gpufleet_gateway.identity import UNAUTHORIZED, Caller, Denied, Doorkeeper
 from gpufleet_gateway.record import Log, Record
 from gpufleet_gateway.requests import ClientGone, check_content, headers_of, read
 from gpufleet_gateway.traffic import Traffic, limits_of
 
 _OK: Final = 200
 _COMPLETIONS: Final = {"/v1/chat/completions": True, "/v1/completions": False}
+_STRANGERS_RECORDED_RPS: Final = 5
+"""Requests in a second from nobody known that have a record each."""
 _log: Final = logging.getLogger("gpufleet.gateway")
 
 
@@ -71,6 +74,7 @@ class Door:
         self._salt = salt
         self._batches = batches
         self._cache = Cache()
+        self._strangers = FewEachSecond(_STRANGERS_RECORDED_RPS)
         self.attempts = Attempts(application, traffic)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -284,7 +288,10 @@ class Door:
                 ("output", record.output_tokens),
             ):
                 meters.TOKENS.labels(record.use_case, record.model, kind).inc(count)
-        if not (record.begun or record.missed):
+        is_stranger = record.status == UNAUTHORIZED and not record.key_id
+        if is_stranger and not self._strangers.passes(time.monotonic()):
+            self._log.refused(record.opening(self._salt))
+        elif not (record.begun or record.missed):
             # It was refused before its work began: its record is all there is of it.
             with contextlib.suppress(Refused):
                 self._open(record)

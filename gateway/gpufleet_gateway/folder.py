@@ -26,6 +26,8 @@ Content = TypeVar("Content", bound=Spec)
 class Followed(Generic[Content]):
     """One file's content, read again when it changes; a broken one changes nothing.
 
+    Where only its time has changed the content stays the same object.
+
     Args:
         file: that another process writes whole.
         kind: of what is in it.
@@ -36,6 +38,7 @@ class Followed(Generic[Content]):
         self._file = file
         self._kind = kind
         self._content = empty
+        self._read = b""
         self._stamp: tuple[int, int, int] | None = None
         self._looked_at_s = float("-inf")
 
@@ -57,7 +60,10 @@ class Followed(Generic[Content]):
             stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
             if stamp == self._stamp:
                 return
-            self._content = self._kind.model_validate_json(self._file.read_bytes())
+            read = self._file.read_bytes()
+            if self._content is None or read != self._read:
+                self._content = self._kind.model_validate_json(read)
+                self._read = read
             self._stamp = stamp
         except (OSError, ValidationError):
             # It is being replaced, or somebody broke it: the last good one goes on.
@@ -100,7 +106,7 @@ class Folder:
         return replicas if replicas is not None else Replicas(at=0, pools={})
 
     def keys(self) -> Keys:
-        """Who may ask; the same object while the file does not change."""
+        """Who may ask; the same object while the file's content does not change."""
         keys = self._keys.get()
         return keys if keys is not None else Keys(at=0, keys=[])
 

@@ -61,7 +61,7 @@ class Doorkeeper:
 
     Args:
         routes: the routes as they are now.
-        keys: the keys as they are now; the same object while the file does not change.
+        keys: the keys as they are now; the same object while they do not change.
         fetch: reads a document of the issuer, where it is not over HTTP.
     """
 

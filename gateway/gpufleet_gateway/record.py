@@ -28,6 +28,9 @@ class Log(Protocol):
     def missed(self, opening: dict[str, Any]) -> None:
         """Count one that is served and cannot be recorded."""
 
+    def refused(self, opening: dict[str, Any]) -> None:
+        """Count one more that was refused since nobody was recognized."""
+
 
 @dataclass
 class Record:

@@ -13,6 +13,7 @@ from tests.audit import CLOSING, OPENING
 from tests.conftest import Until, small_fleet
 from tests.object_stores import StoreServer
 
+from gpufleet.core.gateway.audit import segment_of
 from gpufleet.edges.audit_files import SEALED, segments
 from gpufleet.edges.audit_log import AuditLog
 from gpufleet.edges.audit_table import AuditTable
@@ -21,7 +22,7 @@ from gpufleet.edges.database import Database
 from gpufleet.edges.engines import Binaries
 from gpufleet.edges.object_store import ObjectStore
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
-from gpufleet.flows import access, audit_shipping, audit_trail
+from gpufleet.flows import access, audit_copies, audit_deletion, audit_shipping, audit_trail
 from gpufleet.flows.ground import Ground
 from gpufleet.spec.access import KeyRequest
 from gpufleet.spec.audit import AuditQuery, AuditReport, ShippingReport
@@ -127,7 +128,7 @@ def test_the_last_use_of_a_key_is_told_by_what_is_shipped(
 
 
 def test_shipping_again_after_a_crash_changes_nothing(
-    ground: Ground, folder: Path, log: AuditLog
+    ground: Ground, folder: Path, log: AuditLog, servers: dict[str, StoreServer]
 ) -> None:
     serve(log, "a", "b")
     log.seal()
@@ -140,6 +141,9 @@ def test_shipping_again_after_a_crash_changes_nothing(
     found = verified(ground, folder)
     assert (found.is_good, found.records, found.segments) == (True, 2, 1)
     assert ids(ground, folder) == ["a", "b"]
+    for server in servers.values():
+        # A second version would be locked for as long as the first.
+        [_] = ObjectStore(server.place).versions(audit_shipping.bucket_of(ground.fleet), "")
 
 
 def test_a_locked_segment_cannot_be_deleted_and_what_is_put_over_it_does_not_count(
@@ -165,9 +169,12 @@ def test_whoever_has_another_time_deletes_nothing_that_is_locked(
     serve(log, "a", "b")
     ship(ground, folder, log)
     with pytest.raises(Failed, match="refuses"):
-        audit_shipping.delete(ground, system_clock() + timedelta(hours=2))
+        audit_deletion.delete(ground, system_clock() + timedelta(hours=2))
     assert ids(ground, folder) == ["a", "b"]
     assert verified(ground, folder).is_good
+    # That it was to be deleted is stated; that it was is not, so that its loss would be found.
+    events = [each.event for each in ground.journal.records() if each.event.startswith("audit.del")]
+    assert events == ["audit.deleting"]
 
 
 def test_tampering_with_what_is_not_shipped_yet_is_found(
@@ -246,6 +253,100 @@ def test_without_any_store_records_stay_here_and_are_shipped_later(
     assert verified(ground, folder).is_good
 
 
+def test_a_store_that_was_down_gets_what_it_missed(
+    ground: Ground, folder: Path, log: AuditLog, servers: dict[str, StoreServer]
+) -> None:
+    servers["east"].stop()
+    serve(log, "a", "b")
+    ship(ground, folder, log)
+    assert audit_copies.copy_owed(ground, system_clock()) == {"east": 1}
+    servers["east"].start()
+    assert audit_copies.copy_owed(ground, system_clock()) == {}
+    [row] = AuditTable(ground.database).all()
+    assert row.sites == ["east", "west"]
+    store = audit_shipping.audit_stores(ground)["east"]
+    assert [name.key for name in store.names()] == [row.key]
+    bucket = audit_shipping.bucket_of(ground.fleet)
+    lock = ObjectStore(servers["east"].place)._client.get_object_retention(
+        Bucket=bucket, Key=row.key
+    )
+    assert abs(lock["Retention"]["RetainUntilDate"] - row.keep_until) < timedelta(seconds=2)
+    assert verified(ground, folder).is_good
+
+
+def test_one_segment_that_cannot_be_copied_holds_up_no_other(
+    ground: Ground, folder: Path, log: AuditLog, servers: dict[str, StoreServer]
+) -> None:
+    servers["east"].stop()
+    serve(log, "a")
+    ship(ground, folder, log)
+    serve(log, "b")
+    ship(ground, folder, log)
+    servers["east"].start()
+    with ground.database.engine.begin() as connection:
+        connection.execute(sa.text("UPDATE fleet_audit_segments SET digest='0' WHERE first=1"))
+    assert audit_copies.copy_owed(ground, system_clock()) == {"east": 1}
+    assert [row.sites for row in AuditTable(ground.database).all()] == [["west"], ["east", "west"]]
+
+
+def test_a_copy_that_differs_from_the_others_is_found(
+    ground: Ground, folder: Path, log: AuditLog, servers: dict[str, StoreServer]
+) -> None:
+    serve(log, "a")
+    log.seal()
+    [(_, file)] = segments(folder, SEALED)
+    name = segment_of(file.read_bytes().splitlines())
+    assert name is not None
+    east, west = (ObjectStore(servers[site].place) for site in ("east", "west"))
+    servers["west"].stop()
+    ship(ground, folder)
+    servers["west"].start()
+    bucket = audit_shipping.bucket_of(ground.fleet)
+    west.make_locked_bucket(bucket)
+    west.put(bucket, name.key, b"{}\n")
+    [found] = verified(ground, folder).findings
+    assert found.fault == "changed"
+    assert west.endpoint in found.detail
+    assert east.endpoint not in found.detail
+
+
+def test_the_journal_learns_every_chains_head_once_a_turn(
+    ground: Ground, folder: Path, log: AuditLog
+) -> None:
+    shipper = audit_shipping.Shipper(ground, folder)
+    begins = system_clock()
+    other = AuditLog(folder, "other")
+    serve(log, "a")
+    log.seal()
+    shipper.ship(begins)
+    serve(other, "b")
+    other.seal()
+    shipper.ship(begins)
+    serve(log, "c")
+    log.seal()
+    shipper.ship(begins)
+
+    def heads() -> dict[str, int]:
+        noted = [each.body for each in ground.journal.records() if each.event == "audit.heads"]
+        return {
+            chain: head[0]
+            for body in noted
+            for chain, head in audit_trail._HEADS.validate_python(body["heads"]).items()
+        }
+
+    assert heads() == {f"{log.writer}.internal": 1}
+    # It ends before it has told: the next one knows what it shipped.
+    audit_shipping.Shipper(ground, folder).ship(begins)
+    assert heads() == {f"{log.writer}.internal": 2, f"{other.writer}.internal": 1}
+    serve(other, "d")
+    other.seal()
+    shipper.ship(begins)
+    assert heads()[f"{other.writer}.internal"] == 1
+    shipper.ship(begins + timedelta(minutes=10))
+    assert heads()[f"{other.writer}.internal"] == 2
+    other.close()
+
+
 def test_a_dead_process_is_closed_before_its_records_are_shipped(
     ground: Ground, folder: Path
 ) -> None:
@@ -288,6 +389,22 @@ def test_an_export_has_every_record_as_it_was_recorded(
     assert audit_trail.export(ground, folder, AuditQuery(), str(to)) == 2
     written = [json.loads(line) for line in to.read_text().splitlines()]
     assert [line["request_id"] for line in written] == ["a", "b"]
+    assert to.stat().st_mode & 0o777 == 0o600
+
+
+def test_who_reads_prompts_and_answers_is_in_the_journal(
+    ground: Ground, folder: Path, log: AuditLog, tmp_path: Path
+) -> None:
+    serve(log, "a", prompt="who?", answer="nobody")
+    audit_trail.export(ground, folder, AuditQuery(team="search"), str(tmp_path / "records"))
+    assert [each for each in ground.journal.records() if each.event == audit_trail.READ] == []
+    asked = AuditQuery(team="search", content=True)
+    audit_trail.export(ground, folder, asked, str(tmp_path / "content"))
+    [found] = audit_trail.latest(ground, folder, asked, 10)
+    assert found.prompt == "who?"
+    noted = [each for each in ground.journal.records() if each.event == audit_trail.READ]
+    assert [each.body["query"] for each in noted] == [{"team": "search", "content": True}] * 2
+    assert all(each.actor for each in noted)
 
 
 def test_content_goes_when_its_retention_ends_and_the_record_stays(
@@ -305,18 +422,18 @@ def test_content_goes_when_its_retention_ends_and_the_record_stays(
     ship(ground, folder, log)
     rows = {row.data_class: row for row in AuditTable(ground.database).all()}
     assert rows["internal-content-answers"].keep_until < started + timedelta(minutes=1)
-    assert audit_shipping.plan_deletion(ground, started).segments == []
+    assert audit_deletion.plan_deletion(ground, started).segments == []
     until(
         lambda: system_clock() > rows["internal-content-answers"].keep_until + timedelta(seconds=1)
     )
-    plan = audit_shipping.plan_deletion(ground, system_clock())
+    plan = audit_deletion.plan_deletion(ground, system_clock())
     assert [segment.data_class for segment in plan.segments] == ["internal-content-answers"]
     assert plan.records == 2
     assert verified(ground, folder).records == 4
-    audit_shipping.delete(ground, system_clock())
+    audit_deletion.delete(ground, system_clock())
     found = verified(ground, folder)
     assert (found.is_good, found.records, found.deleted) == (True, 2, 2)
-    assert audit_shipping.plan_deletion(ground, system_clock()).segments == []
+    assert audit_deletion.plan_deletion(ground, system_clock()).segments == []
     records = list(audit_trail.search(ground, folder, AuditQuery()))
     assert [(record.request_id, record.prompt) for record in records] == [("a", None), ("b", None)]
     serve(log, "c", prompt="when?", answer="never")
@@ -361,7 +478,7 @@ def test_what_is_deleted_without_proof_is_found(
     for store in audit_shipping.audit_stores(ground).values():
         store.delete(rows[0].key)
     assert "missing" in faults(ground, folder)
-    audit_shipping.delete(ground, system_clock())
+    audit_deletion.delete(ground, system_clock())
     assert verified(ground, folder).is_good
     with ground.database.engine.begin() as connection:
         connection.execute(sa.text("DELETE FROM fleet_journal WHERE event='audit.deleted'"))

@@ -349,6 +349,25 @@ def test_bad_input_is_answered_in_openais_form_and_recorded(
     assert (record["status"], record["error"], record["route"]) == (status, code, "none")
 
 
+def test_requests_of_nobody_known_are_all_counted_and_few_have_a_record_each(
+    gateway: UnderTest,
+) -> None:
+    def counted() -> tuple[int, int]:
+        refused = [each for each in gateway.records() if each["status"] == 401]
+        together = [each for each in refused if each["error"] == "unrecognized"]
+        more = sum(int(each["reason"].split()[0]) for each in together)
+        return len(refused) - len(together), more
+
+    before = sum(counted())
+    with httpx.Client() as client:
+        for _ in range(60):
+            headers = {"Authorization": "Bearer gf-forged"}
+            answer = client.post(f"{gateway.url}{CHAT}", content=b"{}", headers=headers)
+            assert answer.status_code == 401
+    gateway.wait(lambda: sum(counted()) == before + 60)
+    assert counted()[1] > 0
+
+
 @pytest.mark.parametrize(
     "path",
     [

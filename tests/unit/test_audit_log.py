@@ -1,6 +1,7 @@
 """The audit log of a process on a real file system."""
 
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -260,6 +261,33 @@ def test_a_gap_is_recorded_when_it_is_over(log: AuditLog, tmp_path: Path) -> Non
     assert findings(tmp_path) == []
 
 
+def test_requests_of_strangers_have_one_record_together(
+    log: AuditLog, tmp_path: Path, until: Until
+) -> None:
+    for _ in range(50):
+        log.refused({})
+    log.begin("own", {})
+    log.end("own", {"status": 401})
+    until(lambda: len(records(tmp_path)) > 1)
+    own, together = records(tmp_path)
+    assert own.request_id == "own"
+    assert (together.status, together.route, together.error) == (401, "none", "unrecognized")
+    assert together.reason.startswith("50 more requests from ")
+    assert together.writer.endswith(".unclassified")
+    assert findings(tmp_path) == []
+
+
+def test_strangers_are_told_of_though_their_process_dies(tmp_path: Path) -> None:
+    dead = AuditLog(tmp_path, "gateway")
+    dead.refused({})
+    dead.refused({})
+    kill(dead)
+    alive = AuditLog(tmp_path, "gateway")
+    [together] = alive.recover()
+    alive.close()
+    assert (together.status, together.reason.split()[0]) == (401, "2")
+
+
 def test_a_gap_outlives_its_process(tmp_path: Path) -> None:
     dead = AuditLog(tmp_path, "gateway")
     dead.missed(OPENING)
@@ -372,3 +400,20 @@ def test_the_age_of_what_is_not_shipped_counts_from_its_first_record(
 def test_only_the_owner_can_read_the_records(log: AuditLog, tmp_path: Path) -> None:
     serve(log, "r1")
     assert {file.stat().st_mode & 0o777 for file in tmp_path.glob("gateway*")} == {0o600}
+
+
+def test_no_request_waits_while_the_folder_is_looked_through(tmp_path: Path) -> None:
+    listed: list[str] = []
+
+    def note(event: str, arguments: tuple[object, ...]) -> None:
+        if event in {"os.scandir", "os.listdir"} and str(arguments[0]) == str(tmp_path):
+            listed.append(threading.current_thread().name)
+
+    log = AuditLog(tmp_path, "gateway", SMALL)
+    serve(log, "first")
+    sys.addaudithook(note)
+    serve(log, *[f"r{number}" for number in range(60)])
+    here = list(listed)
+    log.close()
+    assert len(segments(tmp_path, SEALED)) > 3
+    assert threading.current_thread().name not in here

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from gpufleet.core.gateway.audit import (
     ORIGIN,
     UNDECLARED_S,
+    FewEachSecond,
     Piece,
     due_at,
     hash_of,
@@ -222,7 +223,7 @@ RETENTION = {
         ("restricted", 1000),
         ("restricted-content-answers", 0),
         ("public", UNDECLARED_S),
-        ("unclassified", 1000),
+        ("unclassified", 90 * 86_400),
     ],
 )
 def test_records_are_kept_as_their_data_class_declares(data_class: str, kept_s: float) -> None:
@@ -288,3 +289,13 @@ def test_a_question_finds_what_it_asks_for(query: dict[str, object], *, is_asked
     assert segment is not None
     assert matches(found, asked) is is_asked
     assert may_match(segment, asked) or not is_asked
+
+
+@given(st.lists(st.floats(0, 5), min_size=1), st.integers(1, 4))
+def test_in_no_second_pass_more_than_may(times: list[float], most: int) -> None:
+    few = FewEachSecond(most)
+    seconds = sorted(times)
+    passed = [int(at) for at in seconds if few.passes(at)]
+    for second in {int(at) for at in seconds}:
+        asked = sum(int(at) == second for at in seconds)
+        assert passed.count(second) == min(asked, most)

@@ -1,9 +1,12 @@
 """Counters that the gateway's workers share."""
 
+import fcntl
 import os
 import signal
+import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,6 +29,7 @@ time.sleep(60)
 """
 TAKER = """
 import sys
+import threading
 from pathlib import Path
 from gpufleet.edges.in_flight import Board
 board = Board(Path(sys.argv[1]))
@@ -146,3 +150,23 @@ def test_no_minute_ever_has_more_than_the_limit(
                 now_s += wait_s
                 passed.append(now_s)
             assert sum(now_s - 60 < at <= now_s for at in passed) <= limit
+
+
+def test_a_reader_waits_for_nobody(tmp_path: Path) -> None:
+    file = tmp_path / "board"
+    with Board(file) as board:
+        board.take({"use_case:a": None})
+        stopped = os.open(file, os.O_RDWR)
+        lock = struct.pack("hh4xqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 1, 0)
+        fcntl.fcntl(stopped, fcntl.F_OFD_SETLK, lock)
+        found: list[int] = []
+
+        def read() -> None:
+            with Board(file, writes=False) as reader:
+                found.append(reader.total("use_case:a"))
+
+        thread = threading.Thread(target=read, daemon=True)
+        thread.start()
+        thread.join(20)
+        os.close(stopped)
+        assert found == [1]

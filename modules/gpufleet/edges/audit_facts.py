@@ -27,20 +27,24 @@ class Begun:
 
 @dataclass
 class Gap:
-    """Requests of one use case that were served and not recorded."""
+    """Requests of one use case that have one record together."""
 
     request_id: str
     data_class: str
     use_case: str
     begins: str
+    refused: bool = False
+    """Whether they were refused, since nobody was recognized; else they were served."""
     ends: str = ""
     count: int = 0
     slot: int | None = None
+    due_s: float = 0.0
+    """When it is recorded at the earliest; monotonic."""
 
     @property
     def kept(self) -> dict[str, Any]:
         """What its slot says."""
-        return {name: value for name, value in vars(self).items() if name != "slot"}
+        return {name: value for name, value in vars(self).items() if name not in {"slot", "due_s"}}
 
 
 def gap_facts(kept: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,6 +54,15 @@ def gap_facts(kept: Mapping[str, Any]) -> dict[str, Any]:
         kept: as its slot says.
     """
     span = f"from {kept['begins']} to {kept['ends']}"
+    if kept.get("refused"):
+        return {
+            "request_id": kept["request_id"],
+            "at": kept["begins"],
+            "route": "none",
+            "status": 401,
+            "error": "unrecognized",
+            "reason": f"{kept['count']} more requests {span} from nobody that was recognized",
+        }
     return {
         "request_id": kept["request_id"],
         "at": kept["begins"],

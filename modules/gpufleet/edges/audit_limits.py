@@ -1,5 +1,6 @@
 """How much an audit log may hold, and what it says when it can hold no more."""
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,45 @@ class AuditLimits:
     """Longest time whose records a loss of power loses."""
 
 
-def check_backlog(folder: Path, limits: AuditLimits, data_class: str) -> None:
+class Waiting:
+    """How much waits for the object store, as it was looked at last, and what was opened since.
+
+    Whoever looks has to read a folder of thousands of files: never with the log's lock held, but
+    for the first time.
+
+    Args:
+        folder: where every process of the gateway has its files.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._counting = threading.Lock()
+        self._seen: int | None = None
+        self._opened = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """What waits, at most; segments that were sealed since the last look count in full."""
+        if self._seen is None:
+            self.look()
+        with self._counting:
+            return (self._seen or 0) + self._opened
+
+    def opened(self, size_bytes: int) -> None:
+        """Count a segment that was opened."""
+        with self._counting:
+            self._opened += size_bytes
+
+    def look(self) -> None:
+        """Look at the folder."""
+        counted = self._opened
+        seen = backlog(self._folder).size_bytes
+        with self._counting:
+            # What was opened meanwhile may count twice until the next look.
+            self._seen, self._opened = seen, self._opened - counted
+
+
+def check_backlog(folder: Path, waiting: Waiting, limits: AuditLimits, data_class: str) -> None:
     """Refuse another segment where too much waits for the object store.
 
     Requests that named no use case may take half of the space: whoever has no key can send them,
@@ -36,10 +75,10 @@ def check_backlog(folder: Path, limits: AuditLimits, data_class: str) -> None:
         AuditUnavailable: it does.
     """
     most = limits.folder_bytes // (2 if data_class == UNCLASSIFIED else 1)
-    waiting = backlog(folder)
-    if waiting.size_bytes + limits.segment_bytes > most:
+    size_bytes = waiting.size_bytes
+    if size_bytes + limits.segment_bytes > most:
         raise AuditUnavailable(
-            f"{waiting.size_bytes} bytes of records wait for the object store, the most",
+            f"{size_bytes} bytes of records wait for the object store, the most",
             where=str(folder),
             mend="the store has to answer again, or the limit has to grow",
         )

@@ -25,12 +25,20 @@ from typing import Any, Final
 from gpufleet.edges.audit_chain import RECORD_BYTES, Chain, Segment
 from gpufleet.edges.audit_facts import Begun, Gap, for_slot, gap_facts, known, moment, split
 from gpufleet.edges.audit_files import GAP, HEAD, INTENT, INTENTS, Slots
-from gpufleet.edges.audit_limits import AuditLimits, AuditUnavailable, check_backlog, unavailable
+from gpufleet.edges.audit_limits import (
+    AuditLimits,
+    AuditUnavailable,
+    Waiting,
+    check_backlog,
+    unavailable,
+)
 from gpufleet.edges.audit_recovery import recover
 from gpufleet.spec.audit import CONTENT
 from gpufleet.spec.gateway import AuditRecord
 
 _LOOK_AGAIN_S: Final = 1.0
+_TOGETHER_S: Final = 1.0
+"""Refused requests of so much time have one record together."""
 
 
 class _Stream(Chain):
@@ -50,7 +58,7 @@ class _State:
     chains: dict[str, _Stream] = field(default_factory=dict)
     begun: dict[str, Begun] = field(default_factory=dict)
     late: list[tuple[Begun, dict[str, Any]]] = field(default_factory=list)
-    gaps: dict[tuple[str, str], Gap] = field(default_factory=dict)
+    gaps: dict[tuple[str, str, bool], Gap] = field(default_factory=dict)
     retired: list[Segment] = field(default_factory=list)
     """Full or old segments that are not sealed yet."""
 
@@ -80,6 +88,7 @@ class AuditLog:
         self.writer = f"{clean}-{stamp}-{os.getpid()}-{secrets.token_hex(4)}"
         self._state = _State()
         self._lock = threading.Lock()
+        self._waiting = Waiting(folder)
         self._made: Slots | None = None
         self._is_dirty = False
         self._ended = threading.Event()
@@ -147,6 +156,19 @@ class AuditLog:
         use_case = str(facts.get("use_case", ""))
         with self._lock:
             self._miss(data_class, use_case)
+
+    def refused(self, opening: Mapping[str, Any]) -> None:
+        """Count one more request that was refused since nobody was recognized.
+
+        Those of a second have one record together: whoever has no key must not be able to fill the
+        object stores with what nobody may delete.
+
+        Args:
+            opening: as for `begin`.
+        """
+        data_class, _ = split("", opening)
+        with self._lock:
+            self._miss(data_class, "", refused=True)
 
     def recover(self) -> list[AuditRecord]:
         """Close what writers that have ended left open; the records that say so.
@@ -242,20 +264,28 @@ class AuditLog:
                 self._state.late = late
                 raise
             late.pop(0)
-        for key in [key for key in self._state.gaps if key[0] == data_class]:
+        for key, gap in list(self._state.gaps.items()):
+            if key[0] != data_class or time.monotonic() < gap.due_s:
+                continue
             self._reserve(chain, chain.in_flight + 2)
-            gap = self._state.gaps[key]
             chain.append(gap_facts(gap.kept))
             del self._state.gaps[key]
             if gap.slot is not None:
                 self._slots.clear(gap.slot)
 
-    def _miss(self, data_class: str, use_case: str) -> None:
+    def _miss(self, data_class: str, use_case: str, *, refused: bool = False) -> None:
         at = moment(self._now())
         self._chain(data_class)
         gap = self._state.gaps.setdefault(
-            (data_class, use_case),
-            Gap(f"gap-{secrets.token_hex(8)}", data_class, use_case, at),
+            (data_class, use_case, refused),
+            Gap(
+                f"gap-{secrets.token_hex(8)}",
+                data_class,
+                use_case,
+                at,
+                refused=refused,
+                due_s=time.monotonic() + _TOGETHER_S if refused else 0.0,
+            ),
         )
         gap.ends, gap.count = at, gap.count + 1
         # A slot that is there already takes no space; without one it is known to this process only.
@@ -277,7 +307,8 @@ class AuditLog:
         try:
             # Its file is there before any segment is: nobody takes it for a dead one's.
             _ = self._slots
-            check_backlog(self._folder, self._limits, chain.name.rpartition(".")[2])
+            data_class = chain.name.rpartition(".")[2]
+            check_backlog(self._folder, self._waiting, self._limits, data_class)
             self._replace(chain, needed)
         except (OSError, AuditUnavailable) as error:
             refused = unavailable(self._folder, error) if isinstance(error, OSError) else error
@@ -300,6 +331,7 @@ class AuditLog:
             chain.segment.grow(size)
             return
         segment = chain.next_segment(size, self._now())
+        self._waiting.opened(size)
         try:
             self._retire(chain)
         except OSError:
@@ -334,10 +366,14 @@ class AuditLog:
 
     def _keep(self) -> None:
         """Sync what was written, and seal what is old."""
+        looked_at_s = time.monotonic()
         while not self._ended.wait(self._limits.sync_every_s):
             with contextlib.suppress(OSError):
                 self._sync()
                 self._finish()
+                if time.monotonic() - looked_at_s >= _LOOK_AGAIN_S:
+                    looked_at_s = time.monotonic()
+                    self._waiting.look()
             with self._lock:
                 for data_class, chain in list(self._state.chains.items()):
                     with contextlib.suppress(OSError, AuditUnavailable):

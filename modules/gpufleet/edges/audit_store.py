@@ -43,8 +43,13 @@ class AuditStore:
         self._store = store
         self._bucket = bucket
 
+    @property
+    def where(self) -> str:
+        """Its address."""
+        return self._store.endpoint
+
     def put(self, segment: Segment, content: bytes, until: datetime) -> None:
-        """Keep a segment, and read it back.
+        """Keep a segment, and read it back; one that is kept already is not kept again.
 
         Args:
             segment: what it is.
@@ -55,9 +60,11 @@ class AuditStore:
             Failed: the store gives back something else.
             Retryable: it does not answer.
         """
+        if self._digest_of(segment.key) == segment.digest:
+            return
         self._store.make_locked_bucket(self._bucket)
         self._store.put_locked(self._bucket, segment.key, content, until)
-        if hashlib.sha256(self.get(segment.key)).hexdigest() != segment.digest:
+        if self._digest_of(segment.key) != segment.digest:
             raise Failed("the object store gives back something else", where=segment.key)
 
     def get(self, key: str) -> bytes:
@@ -67,10 +74,10 @@ class AuditStore:
             Failed: there is none.
             Retryable: the store does not answer.
         """
-        for found, content in self._store.oldest(self._bucket, key):
-            if found == key:
-                return content
-        raise Failed("is not in the object store", where=key)
+        content = self._find(key)
+        if content is None:
+            raise Failed("is not in the object store", where=key)
+        return content
 
     def names(self) -> Iterator[StoredName]:
         """Every segment that is kept.
@@ -91,3 +98,11 @@ class AuditStore:
             Retryable: the store does not answer.
         """
         self._store.delete_versions(self._bucket, key)
+
+    def _find(self, key: str) -> bytes | None:
+        kept = self._store.oldest(self._bucket, key)
+        return next((content for found, content in kept if found == key), None)
+
+    def _digest_of(self, key: str) -> str | None:
+        content = self._find(key)
+        return None if content is None else hashlib.sha256(content).hexdigest()

@@ -36,6 +36,18 @@ def publish(file: Path, text: str) -> None:
         raise Retryable(f"cannot be written: {error}", where=str(file)) from None
 
 
+def confirm(file: Path) -> None:
+    """Say that what a file says is still right: only its time changes.
+
+    Raises:
+        Retryable: it cannot be written.
+    """
+    try:
+        os.utime(file)
+    except OSError as error:
+        raise Retryable(f"cannot be written: {error}", where=str(file)) from None
+
+
 def read_published(file: Path, kind: type[S]) -> S | None:
     """What a file says; None where it is missing, torn, or not of this kind."""
     try:

@@ -58,18 +58,17 @@ class Board:
         self._epoch = -1
         self._looked_at_s = float("-inf")
         self._others: list[int] = []
-        with self._locked():
-            if os.fstat(self._descriptor).st_size != _SIZE:
-                os.ftruncate(self._descriptor, 0)
-                os.ftruncate(self._descriptor, _SIZE)
-            self._map = mmap.mmap(self._descriptor, _SIZE)
-            self._head = memoryview(self._map)[:_HEADER].cast("q")
-            self._cells = memoryview(self._map)[_ROWS_AT:_WINDOW_NAMES_AT].cast("q")
-            self._windows = memoryview(self._map)[_WINDOWS_AT:].cast("q")
-            if self._head[0] != _MAGIC:
-                self._map[:] = bytes(_SIZE)
-                self._head[0] = _MAGIC
-            self._row = self._take_row() if writes else -1
+        if not self._is_made():
+            with self._locked():
+                self._make()
+        self._map = mmap.mmap(self._descriptor, _SIZE)
+        self._head = memoryview(self._map)[:_HEADER].cast("q")
+        self._cells = memoryview(self._map)[_ROWS_AT:_WINDOW_NAMES_AT].cast("q")
+        self._windows = memoryview(self._map)[_WINDOWS_AT:].cast("q")
+        self._row = -1
+        if writes:
+            with self._locked():
+                self._row = self._take_row()
 
     def take(self, limits: Mapping[str, int | None]) -> str | None:
         """Count one more under every name, or under none.
@@ -100,12 +99,19 @@ class Board:
         return self.totals([name])[name]
 
     def totals(self, names: Sequence[str]) -> dict[str, int]:
-        """`total` of several names, of one moment."""
-        with self._locked():
+        """`total` of several names.
+
+        Nobody is waited for: a worker that was stopped while it counted holds up no reader. What is
+        counted meanwhile may be seen or not.
+        """
+        while True:
+            epoch = self._head[1]
             found = {name: self._known(name) for name in names}
-            return {
+            totals = {
                 name: 0 if column is None else self._sum(column) for name, column in found.items()
             }
+            if self._head[1] == epoch:
+                return totals
 
     def pass_rate(self, name: str, limit: int, now_s: float | None = None) -> float:
         """Count one more in the last minute, unless that passes a limit.
@@ -140,8 +146,8 @@ class Board:
 
     def close(self) -> None:
         """Give the row back; what it counted is gone."""
-        with self._locked():
-            if self._row >= 0:
+        if self._row >= 0:
+            with self._locked():
                 self._clear(self._row)
         for view in (self._head, self._cells, self._windows):
             view.release()
@@ -171,6 +177,17 @@ class Board:
         asked = struct.pack(_LOCK, kind, os.SEEK_SET, byte, 1, 0)
         answer = fcntl.fcntl(self._descriptor, command, asked)
         return int(struct.unpack(_LOCK, answer)[0])
+
+    def _is_made(self) -> bool:
+        size = os.fstat(self._descriptor).st_size
+        return size == _SIZE and os.pread(self._descriptor, 8, 0) == _MAGIC.to_bytes(8, "little")
+
+    def _make(self) -> None:
+        """Make the file anew, unless somebody else has done so meanwhile."""
+        if not self._is_made():
+            os.ftruncate(self._descriptor, 0)
+            os.ftruncate(self._descriptor, _SIZE)
+            os.pwrite(self._descriptor, _MAGIC.to_bytes(8, "little"), 0)
 
     def _take_row(self) -> int:
         for row in range(ROWS):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from gpufleet.core.gateway.keys import ID_ALPHABET, ID_LENGTH, SECRET_BYTES, split_key, written
-from gpufleet.edges.gateway_files import publish
+from gpufleet.edges.gateway_files import confirm, publish, read_published
 from gpufleet.edges.key_table import KeyTable
 from gpufleet.flows.ground import Ground, whoami
 from gpufleet.spec.access import ApiKey, IssuedKey, KeyRequest
@@ -134,7 +134,7 @@ def publish_keys(ground: Ground, folder: Path, now: datetime) -> None:
     Args:
         ground: the environment.
         folder: the gateway's.
-        now: the time; the file says it even where no key has changed.
+        now: the time. Where no key has changed, the file's own time alone says that it is right.
 
     Raises:
         Retryable: the database does not answer, or the file cannot be written; the old one stays.
@@ -154,7 +154,12 @@ def publish_keys(ground: Ground, folder: Path, now: datetime) -> None:
             for key in _keys(ground).valid(now)
         ],
     )
-    publish(folder / KEYS_FILE, keys.model_dump_json())
+    file = folder / KEYS_FILE
+    told = read_published(file, Keys)
+    if told is not None and told.keys == keys.keys:
+        confirm(file)
+    else:
+        publish(file, keys.model_dump_json())
 
 
 def _keys(ground: Ground) -> KeyTable:

@@ -1,17 +1,17 @@
-"""Audit records on their way: sealed segments to the object stores, and gone when retention ends.
+"""Audit records on their way: sealed segments to the object stores.
 
-A segment leaves this machine when at least one store has given it back as it was. The statement
-that it was deleted is in the journal before it is deleted: a gap with that statement is proven.
+A segment leaves this machine when at least one store has given it back as it was; what the others
+missed is noted, and copied when they answer again (`audit_copies`).
 """
 
 import hashlib
+import json
 import sys
 from datetime import datetime, timedelta
-from itertools import groupby, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from gpufleet.core.gateway.audit import due_at, last_uses, locked_until, retention_s, segment_of
+from gpufleet.core.gateway.audit import last_uses, locked_until, retention_s, segment_of
 from gpufleet.edges.audit_files import SEALED, backlog, lines_of, segments
 from gpufleet.edges.audit_recovery import recover
 from gpufleet.edges.audit_store import AuditStore
@@ -21,8 +21,6 @@ from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.stores import stores_of
 from gpufleet.spec.audit import (
     CONTENT,
-    Deletion,
-    DeletionPlan,
     KeptSegment,
     Segment,
     ShippingReport,
@@ -34,7 +32,6 @@ from gpufleet.spec.records import Fact
 if TYPE_CHECKING:
     from pydantic import JsonValue
 
-DELETED: Final = "audit.deleted"
 HEADS: Final = "audit.heads"
 BROKEN: Final = "audit.broken"
 _HEADS_EVERY_S: Final = 600
@@ -87,6 +84,8 @@ class Shipper:
         self.ground = ground
         self._folder = folder
         self._stores: dict[str, AuditStore] = {}
+        self._heads: dict[str, JsonValue] | None = None
+        self._heads_turn = -1
 
     def ship(self, now: datetime) -> ShippingReport:
         """Ship every sealed segment, after closing what dead processes left open.
@@ -112,7 +111,7 @@ class Shipper:
                     break
             else:
                 shipped += [segment] if segment else []
-        _note_heads(self.ground, shipped, now)
+        self._note_heads(shipped, now)
         if failure is not None:
             # A store that was moved is found again.
             self._stores = {}
@@ -134,72 +133,68 @@ class Shipper:
             return None
         lasts_s = retention_s(self.ground.fleet.retention, segment.data_class)
         until = max(locked_until(segment, lasts_s, now), now + _LOCKED_AT_LEAST)
-        kept = KeptSegment(
-            **segment.model_dump(),
-            shipped_at=now,
-            keep_until=until,
-            sites=self._put(segment, content, until),
-        )
-        AuditTable(self.ground.database).add(kept)
+        reached, missed = self._put(segment, content, until)
+        kept = KeptSegment(**segment.model_dump(), shipped_at=now, keep_until=until, sites=reached)
+        AuditTable(self.ground.database).add(kept, missed)
         KeyTable(self.ground.database).used(last_uses(lines))
         file.unlink()
         return segment
 
-    def _put(self, segment: Segment, content: bytes, until: datetime) -> list[str]:
-        """Put a segment into every store that may have it; the sites that took it."""
+    def _put(
+        self, segment: Segment, content: bytes, until: datetime
+    ) -> tuple[list[str], list[str]]:
+        """Put a segment into every store that may have it; sites that took it, and that did not."""
         self._stores = self._stores or audit_stores(self.ground)
         allowed = sites_for(self.ground.fleet, segment.data_class)
         if not self._stores.keys() & allowed:
             where = f"data class {segment.data_class}"
             raise Failed("no site with an object store may keep these records", where=where)
         reached: list[str] = []
-        failures: list[FleetError] = []
+        failures: dict[str, FleetError] = {}
         for site in sorted(self._stores.keys() & allowed):
             try:
                 self._stores[site].put(segment, content, until)
             except FleetError as error:
                 sys.stderr.write(f"audit records at {site}: {error.what}\n")
-                failures.append(error)
+                failures[site] = error
             else:
                 reached.append(site)
         if not reached:
             raise Retryable(
-                f"no object store takes the audit records: {failures[0].what}",
+                f"no object store takes the audit records: {next(iter(failures.values())).what}",
                 where=segment.key,
                 mend="they are kept here and shipped when one does",
             )
-        return reached
+        return reached, list(failures)
+
+    def _note_heads(self, shipped: list[Segment], now: datetime) -> None:
+        """Keep how far chains have come in the journal, which is anchored elsewhere; once a turn.
+
+        What a process that ended had gathered and not written is known by the database.
+        """
+        if self._heads is None:
+            since = now - timedelta(seconds=2 * _HEADS_EVERY_S)
+            lately = AuditTable(self.ground.database).shipped_since(since)
+            self._heads = {each.chain: [each.last, each.head] for each in lately}
+        self._heads |= {each.chain: [each.last, each.head] for each in shipped}
+        turn = int(now.timestamp() // _HEADS_EVERY_S)
+        if not self._heads or turn == self._heads_turn:
+            return
+        digest = hashlib.sha256(json.dumps(self._heads, sort_keys=True).encode()).hexdigest()
+        fact = Fact(
+            id=f"{HEADS}:{self.ground.journal.writer}:{turn}:{digest[:16]}",
+            event=HEADS,
+            actor=whoami(),
+            body={"heads": self._heads},
+        )
+        self.ground.journal.append(fact)
+        self._heads, self._heads_turn = {}, turn
 
 
 def unshipped_s(folder: Path, now: datetime) -> float:
     """Age of the oldest record that is in no object store, s; 0 where there is none."""
     oldest = backlog(folder).oldest_at_s
     return 0.0 if oldest is None else max(0.0, now.timestamp() - oldest)
-
-
-def plan_deletion(ground: Ground, now: datetime) -> DeletionPlan:
-    """Segments whose retention has ended, from the beginning of each chain."""
-    return _deletion(_due(ground, now), applied=False)
-
-
-def delete(ground: Ground, now: datetime) -> DeletionPlan:
-    """Delete segments whose retention has ended; the journal keeps the proof.
-
-    Raises:
-        Retryable: a store does not answer; the next call goes on.
-        Failed: a store holds one locked still.
-    """
-    due = _due(ground, now)
-    stores = audit_stores(ground)
-    table = AuditTable(ground.database)
-    for chain, grouped in groupby(due, key=lambda segment: segment.chain):
-        gone = list(grouped)
-        _state(ground, chain, gone, now)
-        for segment in gone:
-            for store in stores.values():
-                store.delete(segment.key)
-        table.mark_deleted(gone, now)
-    return _deletion(due, applied=True)
 
 
 def _set_aside(ground: Ground, file: Path, content: bytes) -> None:
@@ -214,58 +209,3 @@ def _set_aside(ground: Ground, file: Path, content: bytes) -> None:
     )
     ground.journal.append(fact)
     file.rename(file.with_suffix(".broken"))
-
-
-def _note_heads(ground: Ground, shipped: list[Segment], now: datetime) -> None:
-    """Keep how far chains have come in the journal, which is anchored elsewhere; now and then."""
-    heads: dict[str, JsonValue] = {each.chain: [each.last, each.head] for each in shipped}
-    if heads:
-        turn = int(now.timestamp() // _HEADS_EVERY_S)
-        fact = Fact(
-            id=f"{HEADS}:{ground.journal.writer}:{turn}",
-            event=HEADS,
-            actor=whoami(),
-            body={"heads": heads},
-        )
-        ground.journal.append(fact)
-
-
-def _due(ground: Ground, now: datetime) -> list[KeptSegment]:
-    """Segments that are to be deleted: never one behind another that stays."""
-    due: list[KeptSegment] = []
-    unlocked = AuditTable(ground.database).unlocked(now)
-    for _, grouped in groupby(unlocked, key=lambda kept: kept.chain):
-        due += takewhile(lambda kept: due_at(kept, ground.fleet.retention) <= now, grouped)
-    return due
-
-
-def _state(ground: Ground, chain: str, gone: list[KeptSegment], now: datetime) -> None:
-    """State in the journal what is about to be deleted, and why."""
-    data_class = gone[0].data_class
-    deletion = Deletion(
-        chain=chain,
-        data_class=data_class,
-        retention_s=retention_s(ground.fleet.retention, data_class),
-        segments=[
-            Segment(**segment.model_dump(include=set(Segment.model_fields))) for segment in gone
-        ],
-        deleted_at=now,
-        by=whoami(),
-    )
-    fact = Fact(
-        id=f"{DELETED}:{chain}:{gone[0].first}-{gone[-1].last}",
-        event=DELETED,
-        actor=deletion.by,
-        target=chain,
-        body=deletion.model_dump(mode="json"),
-    )
-    ground.journal.append(fact)
-
-
-def _deletion(due: list[KeptSegment], *, applied: bool) -> DeletionPlan:
-    return DeletionPlan(
-        segments=due,
-        records=sum(segment.records for segment in due),
-        size_bytes=sum(segment.size_bytes for segment in due),
-        applied=applied,
-    )

@@ -1,8 +1,9 @@
 """Audit records, wherever they are: verified, searched, exported."""
 
+import hashlib
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from heapq import nlargest
 from pathlib import Path
@@ -15,8 +16,9 @@ from gpufleet.core.journal import verify as verify_journal
 from gpufleet.edges.audit_files import OPEN, SEALED, lines_of, segments
 from gpufleet.edges.audit_store import AuditStore, StoredName
 from gpufleet.edges.audit_table import AuditTable
-from gpufleet.flows.audit_shipping import BROKEN, DELETED, HEADS, audit_stores
-from gpufleet.flows.ground import Ground
+from gpufleet.flows.audit_deletion import DELETED
+from gpufleet.flows.audit_shipping import BROKEN, HEADS, audit_stores
+from gpufleet.flows.ground import Ground, whoami
 from gpufleet.spec.audit import (
     AuditFinding,
     AuditQuery,
@@ -28,6 +30,7 @@ from gpufleet.spec.audit import (
 from gpufleet.spec.errors import BadInput, FleetError, Retryable
 from gpufleet.spec.gateway import AuditRecord
 
+READ: Final = "audit.content_read"
 _HEADS: Final = TypeAdapter(dict[str, tuple[int, str]])
 
 
@@ -67,7 +70,10 @@ def verified(ground: Ground, folder: Path) -> AuditReport:
     def pieces(chain: str) -> Iterator[Piece]:
         nonlocal records
         for first in sorted(places[chain]):
-            piece = _piece(kept, chain, first)
+            copies = kept.stored.get((chain, first), [])
+            contents = dict(_contents(copies))
+            findings.extend(_differing(kept, chain, first, contents))
+            piece = _piece(kept, chain, first, contents)
             if piece is not None:
                 records += len(piece.lines)
                 yield piece
@@ -113,7 +119,11 @@ def search(ground: Ground, folder: Path, query: AuditQuery) -> Iterator[AuditRec
 
 
 def latest(ground: Ground, folder: Path, query: AuditQuery, most: int) -> list[AuditRecord]:
-    """The latest records that a question asks for, by time; arguments as of `search`."""
+    """The latest records that a question asks for, by time; arguments as of `search`.
+
+    The journal says who asked for prompts and answers, and for which.
+    """
+    _note_reading(ground, query)
     found = nlargest(
         most,
         search(ground, folder, query),
@@ -130,6 +140,9 @@ def folder_of(ground: Ground) -> Path:
 def export(ground: Ground, folder: Path, query: AuditQuery, to: str) -> int:
     """Write what a question asks for as lines of JSON, as they were recorded; returns how many.
 
+    Only its owner can read the file. The journal says who asked for prompts and answers, and for
+    which.
+
     Args:
         ground: the environment.
         folder: as for `verified`.
@@ -139,13 +152,14 @@ def export(ground: Ground, folder: Path, query: AuditQuery, to: str) -> int:
     Raises:
         BadInput: the file cannot be written.
     """
+    _note_reading(ground, query)
     lines = (record.model_dump_json() + "\n" for record in search(ground, folder, query))
     if to == "-":
         return _write(lines, sys.stdout.write)
     file = Path(to)
     temporary = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        with temporary.open("w", encoding="utf-8") as sink:
+        with open(temporary, "x", encoding="utf-8", opener=_private) as sink:
             count = _write(lines, sink.write)
         temporary.replace(file)
     except OSError as error:
@@ -153,6 +167,16 @@ def export(ground: Ground, folder: Path, query: AuditQuery, to: str) -> int:
     finally:
         temporary.unlink(missing_ok=True)
     return count
+
+
+def _note_reading(ground: Ground, query: AuditQuery) -> None:
+    """Note in the journal who reads prompts and answers, before they do."""
+    if query.content:
+        ground.note(READ, actor=whoami(), query=query.model_dump(mode="json", exclude_none=True))
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _write(lines: Iterable[str], write: Callable[[str], object]) -> int:
@@ -222,12 +246,55 @@ def _content(copies: list[tuple[AuditStore, StoredName]]) -> bytes:
     raise failure or AssertionError("a segment is listed because there is a copy")
 
 
-def _piece(kept: _Kept, chain: str, first: int) -> Piece | None:
+def _contents(copies: list[tuple[AuditStore, StoredName]]) -> Iterator[tuple[str, bytes]]:
+    """Every copy of a segment that can be read, by the store it is in.
+
+    Raises:
+        FleetError: none can be read.
+    """
+    failure: FleetError | None = None
+    found = 0
+    for store, name in copies:
+        try:
+            yield store.where, store.get(name.key)
+        except FleetError as error:
+            failure = error
+        else:
+            found += 1
+    if failure is not None and not found:
+        raise failure
+
+
+def _differing(
+    kept: _Kept, chain: str, first: int, contents: Mapping[str, bytes]
+) -> Iterator[AuditFinding]:
+    """Copies that are not what was shipped, where another one is."""
+    expected = kept.rows.get((chain, first)) or kept.deleted.get((chain, first))
+    good = _good(contents, expected)
+    for where, content in contents.items():
+        if content != good:
+            detail = f"the copy at {where} differs from the others, or from what was shipped"
+            yield AuditFinding(chain=chain, sequence=first, fault="changed", detail=detail)
+
+
+def _good(contents: Mapping[str, bytes], expected: Segment | None) -> bytes:
+    """The copy that is as it was shipped; the first one where none is, or where it is not known."""
+    return next(
+        (
+            content
+            for content in contents.values()
+            if expected and hashlib.sha256(content).hexdigest() == expected.digest
+        ),
+        next(iter(contents.values()), b""),
+    )
+
+
+def _piece(kept: _Kept, chain: str, first: int, contents: Mapping[str, bytes]) -> Piece | None:
     """What is left of one segment; None where nothing is."""
     place = (chain, first)
     expected = kept.rows.get(place) or kept.deleted.get(place)
-    if copies := kept.stored.get(place):
-        return Piece(first, lines_of(_content(copies)), expected=expected)
+    if contents:
+        return Piece(first, lines_of(_good(contents, expected)), expected=expected)
     if place in kept.local:
         return Piece(first, kept.local[place], expected=expected)
     if place in kept.deleted:

@@ -36,6 +36,7 @@ from gpufleet.edges.in_flight import Board
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.access import publish_keys
+from gpufleet.flows.audit_copies import copy_owed
 from gpufleet.flows.audit_shipping import Shipper
 from gpufleet.flows.batch_http import BatchServer
 from gpufleet.flows.chores import Chore, Chores
@@ -71,6 +72,7 @@ _SITES_EVERY_S: Final = 2.0
 _SHIP_EVERY_S: Final = 5.0
 _LAST_SHIP_S: Final = 10.0
 """Below the time that a supervisor and a pod's grace give."""
+_COPY_EVERY_S: Final = 30.0
 _BATCHES_EVERY_S: Final = 5.0
 _KEYS_EVERY_S: Final = 1.0
 """A revoked key is refused a second or so later."""
@@ -96,7 +98,7 @@ class Control:
         self._state = workspace.for_fleet(fleet)
         self._folder = folder
         self._ended = threading.Event()
-        self._book = PodBook()
+        self._book = PodBook(fleet, read_published(folder / REPLICAS_FILE, Replicas))
         self._watched: dict[str, Watched] = {}
         self._routes_confirmed_s: float | None = None
         self._registry = CollectorRegistry()
@@ -104,6 +106,7 @@ class Control:
         self._poll = Chore("poll", _POLL_PAUSE_S, self._poll_engines)
         self._shipper: Shipper | None = None
         self._shipping = threading.Lock()
+        self._owed: Mapping[tuple[str, ...], float | None] = {}
         self._loop: asyncio.Runner | None = None
         self._poller = EnginePoller(_POLL_TIMEOUT_S)
         self._followed: set[str] = set()
@@ -155,6 +158,7 @@ class Control:
             Chore("routes", _ROUTES_EVERY_S, self._follow_routes),
             Chore("keys", _KEYS_EVERY_S, self._publish_keys),
             Chore("audit", _SHIP_EVERY_S, self._ship),
+            Chore("audit copies", _COPY_EVERY_S, self._copy_owed),
             Chore("batches", _BATCHES_EVERY_S, self._serve_batches),
             self._poll,
         ]
@@ -293,6 +297,15 @@ class Control:
         last.start()
         last.join(_LAST_SHIP_S)
 
+    def _copy_owed(self) -> None:
+        """Bring object stores the audit records that they missed.
+
+        Raises:
+            Retryable: the database does not answer.
+        """
+        left = copy_owed(self._opened(), system_clock())
+        self._owed = {(site,): left.get(site, 0) for site in self._sites}
+
     def _opened(self) -> Ground:
         with self._opening:
             self._ground = self._ground or LiveGround(self._open_ground())
@@ -314,6 +327,12 @@ class Control:
                 "Age of the oldest record that is in no object store",
                 [],
                 self._unshipped_s,
+            ),
+            Measured(
+                series.AUDIT_COPIES_OWED,
+                "Segments of records that a site's object store has missed",
+                ["site"],
+                lambda: self._owed,
             ),
             Measured(series.FILE_AGE_S, "Time since it was written", ["file"], self._file_ages_s),
             Measured(

@@ -4,10 +4,12 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from gpufleet.core.gateway.discovery import Found, found_in
-from gpufleet.core.vocabulary import POOL
+from gpufleet.core.gateway.discovery import Found, found_in, told_before
+from gpufleet.core.vocabulary import POOL, namespace_of
 from gpufleet.edges.kube import Cluster
 from gpufleet.spec.errors import Retryable
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.gateway import Replicas
 
 WATCH_FOR_S: Final = 120
 
@@ -15,13 +17,24 @@ WATCH_FOR_S: Final = 120
 class PodBook:
     """The replicas that are known now, by site and pod; for several threads.
 
-    What a site said last stays when its API server is lost: whether a replica answers is seen by
-    asking it.
+    What a site said last stays when its API server is lost, and when this process starts anew:
+    whether a replica answers is seen by asking it.
+
+    Args:
+        fleet: the environment's.
+        told: what the workers were told last; None where they were told nothing yet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, fleet: Fleet, told: Replicas | None = None) -> None:
         self._lock = threading.Lock()
         self._found: dict[tuple[str, str], dict[str, Found]] = {}
+        for pool, replicas in (told.pools if told else {}).items():
+            if pool not in fleet.pools:
+                continue
+            namespace = namespace_of(fleet.pools[pool].class_)
+            for replica in replicas:
+                if replica.site in fleet.sites:
+                    self.put(replica.site, namespace, replica.uid, told_before(replica, pool))
 
     def replace(self, site: str, namespace: str, found: dict[str, Found]) -> None:
         """Every replica of a namespace at a site, by uid."""

@@ -23,7 +23,7 @@ from gpufleet.edges.workspace import Workspace
 
 # Importing a flow declares it.
 from gpufleet.flows import batch, change, schedules  # noqa: F401
-from gpufleet.flows.audit_shipping import delete
+from gpufleet.flows.audit_deletion import delete
 from gpufleet.flows.batch_files import sweep
 from gpufleet.flows.chores import Chore, Chores
 from gpufleet.flows.declared import LiveGround

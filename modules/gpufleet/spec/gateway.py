@@ -207,7 +207,8 @@ class Keys(Spec):
     """`keys.json`: every key that is valid; one that was revoked is not here."""
 
     at: float
-    """When it was written, seconds since 1970."""
+    """When its keys changed last, seconds since 1970; the file's own time says since when it is
+    known that they are still these."""
     keys: list[Key]
 
 

@@ -130,14 +130,14 @@ def delete(_: Context, apply: bool = False, fleet: str = "", json: bool = False)
     Example: ./fleet audit.delete --apply
     """
     from gpufleet.edges.clock import system_clock
-    from gpufleet.flows import audit_shipping
+    from gpufleet.flows import audit_deletion
     from gpufleet.tasks import audit_view
 
     ground = _ground(fleet)
     # The stores' own clocks decide when a lock ends, whatever is simulated here.
     now = system_clock()
     plan = (
-        audit_shipping.delete(ground, now) if apply else audit_shipping.plan_deletion(ground, now)
+        audit_deletion.delete(ground, now) if apply else audit_deletion.plan_deletion(ground, now)
     )
     if json:
         print_json(plan.model_dump(mode="json"))

@@ -28,6 +28,9 @@ ORIGIN: Final = "0" * 64
 """Stands for the record before the first."""
 UNDECLARED_S: Final = 365 * 86_400.0
 """How long records of a data class without a declared retention are kept."""
+UNCLASSIFIED_S: Final = 90 * 86_400.0
+"""How long records of requests that named no use case are kept: most are from nobody known, and
+what anybody can write is not to be locked for years."""
 
 _LONGEST_ON_ITS_WAY: Final = timedelta(days=7)
 _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -82,11 +85,10 @@ def retention_s(retention: Mapping[DataClass, Retention], data_class: str) -> fl
 
     Args:
         retention: as declared.
-        data_class: of the chain; with a use case for its prompts and answers. Requests that named
-            no use case are kept as long as those of any.
+        data_class: of the chain; with a use case for its prompts and answers.
     """
     if data_class == UNCLASSIFIED:
-        return max((kept.audit_s for kept in retention.values()), default=UNDECLARED_S)
+        return UNCLASSIFIED_S
     of_class, content, _ = data_class.partition(CONTENT)
     declared = retention.get(DataClass(of_class))
     if not content:
@@ -108,6 +110,33 @@ def due_at(segment: KeptSegment, retention: Mapping[DataClass, Retention]) -> da
     """When a segment is to be deleted: as it was locked, or later where retention has grown."""
     lasts_s = retention_s(retention, segment.data_class)
     return max(segment.keep_until, locked_until(segment, lasts_s, segment.shipped_at))
+
+
+class FewEachSecond:
+    """Lets so many pass in each second.
+
+    Args:
+        most: that pass.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._second = 0
+        self._passed = 0
+
+    def passes(self, now_s: float) -> bool:
+        """Whether one more passes; it counts then.
+
+        Args:
+            now_s: the time, monotonic.
+        """
+        second = int(now_s)
+        if second != self._second:
+            self._second, self._passed = second, 0
+        if self._passed >= self._most:
+            return False
+        self._passed += 1
+        return True
 
 
 def last_uses(lines: Iterable[bytes]) -> dict[str, datetime]:

@@ -4,6 +4,7 @@ import re
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 from gpufleet.core import engine_metrics as vllm
 from gpufleet.core import vocabulary as names
@@ -72,6 +73,12 @@ def found_in(pod: dict[str, Any]) -> Found | None:
     )
     going = bool(about.get("deletionTimestamp"))
     return Found(pool, about["name"], about["uid"], address, ready=ready and not going)
+
+
+def told_before(replica: Replica, pool: str) -> Found:
+    """The pod behind a replica that the workers were told of."""
+    address = urlsplit(replica.url).hostname or ""
+    return Found(pool, replica.name, replica.uid, address, ready=replica.ready)
 
 
 @dataclass(frozen=True)
