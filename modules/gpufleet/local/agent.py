@@ -15,6 +15,7 @@ import resource
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -127,7 +128,8 @@ class Agent:
             try:
                 self.follow()
                 pause_s = 0.1
-            except Retryable as error:
+            except FleetError as error:
+                # An API server that starts refuses all until it has read who may do what.
                 sys.stderr.write(f"{error.what}; again in {pause_s:.1f} s\n")
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -137,6 +139,7 @@ class Agent:
 
         Raises:
             Retryable: the API server is gone.
+            Failed: it refuses.
         """
         listed = self._cluster.collection(_PODS)
         self._in_touch_at = time.monotonic()
@@ -275,6 +278,9 @@ class Agent:
             except FleetError as error:
                 # Gone or changed since: the next event brings the newer state.
                 sys.stderr.write(f"{error}\n")
+            except Exception:  # noqa: BLE001 - without writers no pod would ever change
+                # What is wrong with this pod is none of the others'; the next list brings it again.
+                traceback.print_exc()
             finally:
                 self._queue.done(uid)
 
