@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from copy import deepcopy
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.local.addresses import AddressBook
 from gpufleet.local.agent import Agent
 from gpufleet.local.agent_metrics import AgentMetrics
+from gpufleet.local.engine.host import Host
 from gpufleet.local.engine.replica import Death, Identity, Phase, View
 from gpufleet.local.engine.settings import EngineFile, write_engines
 from gpufleet.local.engine_specs import engine_specs
@@ -239,6 +240,8 @@ class Api(BaseHTTPRequestHandler):
     node_ready: bool
     asked_nodes: int
     written: list[dict[str, Any]]
+    engine_changed: Callable[[Identity, View], None]
+    """What its agent is told by."""
 
     def do_GET(self) -> None:
         """Pods, the watch of them, which ends at once, or the node."""
@@ -303,7 +306,13 @@ def agent_of(folder: Path, pods: list[dict[str, Any]]) -> Iterator[tuple[Agent, 
     write_engines(folder, engine_specs(SAMPLE, POOLS[0].site))
     addresses = AddressBook(folder / "addresses.json", "127.20.0.0/24")
     metrics = AgentMetrics(lambda: addresses.in_use)
-    agent = Agent(Cluster(kubeconfig, "site"), addresses, EngineFile(folder), metrics)
+    cluster = Cluster(kubeconfig, "site")
+
+    def host(changed: Callable[[Identity, View], None]) -> Host:
+        Own.engine_changed = staticmethod(changed)
+        return Host(changed)
+
+    agent = Agent(cluster, addresses, EngineFile(folder), metrics, host=host)
     try:
         yield agent, Own
     finally:
@@ -342,3 +351,20 @@ def test_a_pod_that_cannot_be_written_does_not_keep_others_from_it(tmp_path: Pat
     with agent_of(tmp_path, [*strange, pool_pod("good", {"phase": "Pending"})]) as (agent, api):
         threading.Thread(target=agent.run, daemon=True).start()
         wait_for(lambda: "good" in {each["pod"] for each in api.written})
+
+
+def test_a_new_agent_does_not_call_ready_what_the_node_controller_has_taken_from_a_lost_node(
+    tmp_path: Path,
+) -> None:
+    loading = begun_status(pod_of(POOLS[0]).body, "127.20.0.7", NOW, is_ready=False)
+    with agent_of(tmp_path, [pool_pod("chat-0", loading)]) as (agent, api):
+        api.node_ready = False
+        agent.follow()
+        identity = Identity("chat-0", POOLS[0].namespace, "chat-0", "chat", "127.20.0.7")
+        view = View(Phase.READY, 1, NOW, has_started=True, last_death=None)
+        api.engine_changed(identity, view)
+        agent.settle("chat-0")
+        assert (api.asked_nodes, api.written) == (1, [])
+        api.node_ready = True
+        agent.settle("chat-0")
+        assert is_ready(api.written[-1])

@@ -70,8 +70,6 @@ class _Known:
     """Whether an engine was started for it."""
     view: View | None = None
     """What its engine is like; None until that has changed for the first time."""
-    was_ready: bool = False
-    """Whether the agent has written that it is ready."""
     works: bool = False
     """Whether its part of a batch was begun."""
     outcome: str | None = None
@@ -303,16 +301,14 @@ class Agent:
         if status is None or says_the_same(pod.body["status"], status):
             return
         ready = is_ready(status)
-        # Somebody else says that it is not ready: its node was lost for a while, and Kubernetes
-        # leaves the mending to the node.
-        runs = pod.body["status"]["phase"] == "Running"
-        contradicts = ready and runs and (known.was_ready or not pod.serves)
-        if contradicts and not self._is_node_ready(pod.body["spec"]["nodeName"]):
+        # Its node may be lost, whoever has lived or died here since: the node controller says once
+        # that the pod is not ready, and not again.
+        says_not = pod.body["status"]["phase"] == "Running" and not is_ready(pod.body["status"])
+        if ready and says_not and not self._is_node_ready(pod.body["spec"]["nodeName"]):
             return
         path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}/status"
         answer = self._cluster.merge(path, {"status": status})
         with self._lock:
-            known.was_ready = ready
             if known.pod is pod:
                 known.pod = PoolPod(answer)
 
