@@ -190,6 +190,20 @@ def test_a_replica_that_is_slow_is_so_until_the_time_is_over() -> None:
     check(promise)
 
 
+def test_a_later_equal_fault_outlasts_the_end_of_the_earlier_one() -> None:
+    async def promise(lived: Lived, _: aiohttp.ClientSession) -> None:
+        await lived.phase(Phase.READY)
+        first, second = (Fault(kind=FaultKind.SLOW, factor=4.0, for_s=3600) for _ in range(2))
+        lived.replica.inject(first)
+        lived.replica.inject(second)
+        lived.replica.clear(first)
+        assert lived.replica.seen().faults == ["slow x 4"]
+        lived.replica.clear(second)
+        assert lived.replica.seen().faults == []
+
+    check(promise)
+
+
 def test_what_has_begun_ends_before_a_replica_goes_and_nothing_new_begins() -> None:
     async def promise(lived: Lived, client: aiohttp.ClientSession) -> None:
         await lived.phase(Phase.READY)

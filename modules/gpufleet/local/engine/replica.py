@@ -165,7 +165,9 @@ class Replica:
     def clear(self, only: Fault | None = None) -> None:
         """All is well again; with `only` as far as that fault went."""
         for fault in list(self.faults.standing.values()):
-            if only in {None, fault} and self.faults.end(fault) and fault.kind is FaultKind.HANG:
+            # By identity: a later one may say the same, and lasts longer.
+            is_meant = only is None or only is fault
+            if is_meant and self.faults.end(fault) and fault.kind is FaultKind.HANG:
                 self._go_on()
         if only is None:
             self._may_start.set()
