@@ -15,17 +15,16 @@ def test_a_pod_whose_work_breaks_off_unforeseen_has_ended_and_tells_why() -> Non
         ended.set()
 
     runs = BatchRuns(None, tell)
-    pod = {
+    pod: dict[str, Any] = {
         "metadata": {
             "uid": "u",
             "name": "shard-0",
             "labels": {names.BATCH_JOB: "b"},
             "annotations": {"batch.kubernetes.io/job-completion-index": "0"},
         },
-        # Not what an API server tells: it has no arguments at all.
-        "spec": {"containers": [None]},
+        # Not what an API server tells: it has no container at all.
+        "spec": {"containers": []},
     }
-    del pod["spec"]["containers"][0]
     runs.begin(pod, "http://127.0.0.1:9")
     assert ended.wait(10)
     assert "IndexError" in str(told[0])
