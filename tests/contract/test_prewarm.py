@@ -1,6 +1,7 @@
 """Replicas of a pool are found and asked themselves: for a token each, and for their speed."""
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -208,6 +209,22 @@ def test_a_site_that_does_not_answer_proves_nothing(prewarmed: Prewarmed) -> Non
     _kubeconfig(state, next(iter(prewarmed.ground.fleet.sites)), 1)
     prewarmed.at(OPENS - timedelta(seconds=5))
     assert [count for _, count in prewarmed.told] == [2]
+
+
+def test_a_site_that_hangs_proves_nothing_and_is_not_waited_for_longer_than_the_deadline(
+    prewarmed: Prewarmed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prewarm, "SITE_WITHIN_S", 0.5)
+    with socket.socket() as hanging:
+        # It listens and never accepts.
+        hanging.bind((LOOPBACK, 0))
+        hanging.listen()
+        site = next(iter(prewarmed.ground.fleet.sites))
+        _kubeconfig(prewarmed.ground.state, site, hanging.getsockname()[1])
+        ground = prewarmed.ground
+        found = prewarm.verify(ground.fleet, ground.state, DAY, at="2026-12-01T07:59:55Z")
+    assert [each.missing for each in found.proofs] == [2]
+    assert "has not answered within" in found.proofs[0].problem
 
 
 def test_the_task_names_what_is_missing(prewarmed: Prewarmed) -> None:

@@ -1,6 +1,8 @@
 """Replicas before declared peaks: when they start, and whether they are warm in time."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -31,6 +33,8 @@ from gpufleet.spec.records import Fact
 
 TOKEN_WITHIN_S: Final = 10.0
 """A warm replica gives its first token within this; a queue before it is a replica too few."""
+SITE_WITHIN_S: Final = 30.0
+"""A site whose replicas have not all answered or failed within this proves nothing."""
 LOOK_AHEAD: Final = timedelta(days=400)
 """A peak that comes once a year is seen."""
 _MOST_DAYS: Final = 800
@@ -141,16 +145,48 @@ def demand_warm(verification: PrewarmVerification) -> None:
 def proofs(
     fleet: Fleet, state: EnvironmentDir, due: Sequence[Window]
 ) -> list[tuple[Window, WindowProof]]:
-    """Each window with its proof; a site that does not answer proves nothing."""
+    """Each window with its proof; a site that does not answer in time proves nothing.
+
+    Sites are asked side by side: one that hangs makes the proof of no other too late.
+    """
+    by_site: dict[str, list[Window]] = {}
+    for each in due:
+        by_site.setdefault(each.pool.site, []).append(each)
+    looks: dict[str, Future[list[WindowProof]]] = {}
+    for site, waiting in by_site.items():
+        looks[site] = Future()
+        # Not of a pool: whoever ends would wait for its threads, the hanging ones too.
+        threading.Thread(
+            target=_look, args=(fleet, state, site, waiting, looks[site]), daemon=True, name=site
+        ).start()
+    wait(looks.values(), timeout=SITE_WITHIN_S)
     found: list[tuple[Window, WindowProof]] = []
-    for site in dict.fromkeys(each.pool.site for each in due):
-        waiting = [each for each in due if each.pool.site == site]
+    for site, waiting in by_site.items():
         try:
-            with _cluster(fleet, state, site) as cluster:
-                found += [(each, _proof(fleet, cluster, each)) for each in waiting]
+            found += zip(waiting, looks[site].result(timeout=0), strict=True)
+        except TimeoutError:
+            late = f"site {site} has not answered within {SITE_WITHIN_S:.0f} s"
+            found += [(each, _unproven(each, late)) for each in waiting]
         except FleetError as error:
             found += [(each, _unproven(each, error.what)) for each in waiting]
     return found
+
+
+def _look(
+    fleet: Fleet,
+    state: EnvironmentDir,
+    site: str,
+    waiting: Sequence[Window],
+    found: Future[list[WindowProof]],
+) -> None:
+    """The proofs of one site's windows, in their order."""
+    try:
+        with _cluster(fleet, state, site) as cluster:
+            proven = [_proof(fleet, cluster, each) for each in waiting]
+    except Exception as error:  # noqa: BLE001 - raised where it is waited for
+        found.set_exception(error)
+    else:
+        found.set_result(proven)
 
 
 def _unproven(window: Window, problem: str) -> WindowProof:
