@@ -204,6 +204,22 @@ def test_missing_replicas_are_told_in_time_and_then_found(prewarmed: Prewarmed) 
     assert [count for _, count in prewarmed.told] == [None]
 
 
+def test_a_worker_that_is_started_again_does_not_ask_what_an_earlier_one_has_proven(
+    prewarmed: Prewarmed,
+) -> None:
+    prewarmed.api.pods = [pod(prewarmed, "a"), pod(prewarmed, "b")]
+    prewarmed.at(OPENS - timedelta(seconds=5))
+    assert [count for _, count in prewarmed.told] == [0]
+    prewarmed.api.pods = []
+    told: list[int | None] = []
+    again = prewarm.PrewarmKeeper(prewarmed.ground, "worker", lambda _, count: told.append(count))
+    prewarmed.keeper = again
+    prewarmed.at(OPENS + timedelta(minutes=5))
+    assert told == []
+    prewarmed.at(OPENS + timedelta(days=1) - timedelta(seconds=5))
+    assert told == [2], "the next window is asked for"
+
+
 def test_a_site_that_does_not_answer_proves_nothing(prewarmed: Prewarmed) -> None:
     state = prewarmed.ground.state
     _kubeconfig(state, next(iter(prewarmed.ground.fleet.sites)), 1)

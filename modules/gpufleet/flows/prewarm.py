@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -37,6 +38,7 @@ SITE_WITHIN_S: Final = 30.0
 """A site whose replicas have not all answered or failed within this proves nothing."""
 LOOK_AHEAD: Final = timedelta(days=400)
 """A peak that comes once a year is seen."""
+_VERIFIED: Final = "prewarm.verified"
 _MOST_DAYS: Final = 800
 
 SetMissing = Callable[[Window, int | None], None]
@@ -257,6 +259,8 @@ class PrewarmKeeper:
         self._set_missing = set_missing
         self._fleet = ground.fleet
         self._proven: set[str] = set()
+        self._looked_up: set[str] = set()
+        """Windows of which the journal was asked whether an earlier worker has proven them."""
         self._told: dict[str, Window] = {}
 
     def keep(self) -> None:
@@ -270,7 +274,7 @@ class PrewarmKeeper:
         due = {key: each for key, each in due.items() if each.is_due(now)}
         for key in self._told.keys() - due.keys():
             self._set_missing(self._told.pop(key), None)
-        self._proven &= due.keys()
+        self._recall(due.keys())
         open_ = [each for key, each in due.items() if key not in self._proven]
         for window, proof in proofs(fleet, self._ground.state, open_):
             self._told[window.key] = window
@@ -278,6 +282,15 @@ class PrewarmKeeper:
             self._note(window, proof)
             if not proof.missing:
                 self._proven.add(window.key)
+
+    def _recall(self, due: AbstractSet[str]) -> None:
+        """Take what was proven from the journal, once a window: a worker may be a new one."""
+        self._proven &= due
+        self._looked_up &= due
+        if new := due - self._looked_up:
+            facts = {_fact(_VERIFIED, key): key for key in new}
+            self._proven |= {facts[each] for each in self._ground.journal.known(facts)}
+            self._looked_up |= new
 
     def _declared(self) -> Fleet:
         """The fleet file as it is now; while it is not valid, as it was last."""
@@ -288,10 +301,10 @@ class PrewarmKeeper:
         return self._fleet
 
     def _note(self, window: Window, proof: WindowProof) -> None:
-        event = "prewarm.missing" if proof.missing else "prewarm.verified"
+        event = "prewarm.missing" if proof.missing else _VERIFIED
         self._ground.journal.append(
             Fact(
-                id=f"{event}:{window.key}",
+                id=_fact(event, window.key),
                 event=event,
                 actor=self._actor,
                 target=f"{window.pool.site}/{window.pool.name}",
@@ -305,6 +318,11 @@ class PrewarmKeeper:
                 },
             )
         )
+
+
+def _fact(event: str, key: str) -> str:
+    """The id of what is journalled once a window."""
+    return f"{event}:{key}"
 
 
 def _horizon(fleet: Fleet) -> timedelta:
