@@ -204,6 +204,26 @@ def test_missing_replicas_are_told_in_time_and_then_found(prewarmed: Prewarmed) 
     assert [count for _, count in prewarmed.told] == [None]
 
 
+def test_replicas_that_were_not_even_started_are_told_before_they_are_asked(
+    prewarmed: Prewarmed,
+) -> None:
+    starts = OPENS - timedelta(seconds=600)
+    prewarmed.api.pods = [pod(prewarmed, "a")]
+    prewarmed.at(starts + timedelta(seconds=20))
+    assert prewarmed.told == [], "the autoscaler has not looked yet"
+    prewarmed.at(starts + timedelta(seconds=120))
+    assert [count for _, count in prewarmed.told] == [1]
+    assert prewarmed.events().count("prewarm.missing") == 1
+    loads = pod(prewarmed, "b")
+    loads["status"] = {"phase": "Running"}
+    prewarmed.api.pods.append(loads)
+    prewarmed.at(starts + timedelta(seconds=140))
+    assert [count for _, count in prewarmed.told] == [0]
+    assert "prewarm.verified" not in prewarmed.events()
+    prewarmed.at(OPENS - timedelta(seconds=5))
+    assert [count for _, count in prewarmed.told] == [1], "it is there and not warm"
+
+
 def test_a_worker_that_is_started_again_does_not_ask_what_an_earlier_one_has_proven(
     prewarmed: Prewarmed,
 ) -> None:

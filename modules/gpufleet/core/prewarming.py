@@ -1,5 +1,6 @@
 """Declared peaks as dates: when replicas start, when they are to be warm, which of them count."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,10 @@ from gpufleet.spec.serving import Prewarm
 VERIFY_LOADS: Final = 1.5
 """Load times before a window opens at which its replicas are first asked: an engine that has to be
 started again, its weights being there, is then still in time."""
+_STARTED_WITHIN_S: Final = 60
+"""KEDA looks every 10 s, and Kubernetes' autoscaler every 15 s."""
+_DOUBLES_IN_S: Final = 30
+"""As the scale-out policy of `core/autoscaling`."""
 _DAY: Final = timedelta(days=1)
 _GROUP_INDEX: Final = "leaderworkerset.sigs.k8s.io/group-index"
 Pod = Mapping[str, Any]
@@ -63,6 +68,14 @@ class Window:
         )
 
     @property
+    def counted_at(self) -> datetime | None:
+        """From when on a pod of each replica has to be there, be it that it loads."""
+        doublings = math.ceil(math.log2(max(1.0, self.replicas / max(1, self.pool.replicas))))
+        return self.starts_at and self.starts_at + timedelta(
+            seconds=_STARTED_WITHIN_S + _DOUBLES_IN_S * doublings
+        )
+
+    @property
     def key(self) -> str:
         """What tells it from every other window."""
         return f"{self.pool.site}/{self.pool.name}/{self.peak.name}/{_text(self.opens_at)}"
@@ -70,6 +83,10 @@ class Window:
     def is_due(self, moment: datetime) -> bool:
         """Whether its replicas have to be warm, or are about to."""
         return self.verify_at <= moment < self.closes_at
+
+    def is_starting(self, moment: datetime) -> bool:
+        """Whether its replicas have to be there, and need not be warm yet."""
+        return self.counted_at is not None and self.counted_at <= moment < self.verify_at
 
     def row(self) -> PrewarmWindow:
         """As a report has it."""
@@ -174,6 +191,19 @@ def ready_replicas(pool: PoolAtSite, pods: Iterable[Pod]) -> list[Pod]:
         for pod in members
         if pod["metadata"]["labels"].get(names.WORKER_INDEX) == "0"
     ]
+
+
+def started_replicas(pool: PoolAtSite, pods: Iterable[Pod]) -> int:
+    """How many replicas have a pod that was not deleted and has not ended, ready or not."""
+    there = [
+        pod
+        for pod in pods
+        if "deletionTimestamp" not in pod["metadata"]
+        and pod.get("status", {}).get("phase") not in {"Succeeded", "Failed"}
+    ]
+    if not pool.spans_nodes:
+        return len(there)
+    return sum(pod["metadata"]["labels"].get(names.WORKER_INDEX) == "0" for pod in there)
 
 
 def prewarmed_images(fleet: Fleet) -> list[str]:

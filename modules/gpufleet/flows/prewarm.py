@@ -14,6 +14,7 @@ from gpufleet.core.prewarming import (
     Window,
     prewarmed_images,
     ready_replicas,
+    started_replicas,
     warnings,
     windows,
 )
@@ -145,21 +146,25 @@ def demand_warm(verification: PrewarmVerification) -> None:
 
 
 def proofs(
-    fleet: Fleet, state: EnvironmentDir, due: Sequence[Window]
+    fleet: Fleet, state: EnvironmentDir, due: Sequence[Window], starting: Sequence[Window] = ()
 ) -> list[tuple[Window, WindowProof]]:
     """Each window with its proof; a site that does not answer in time proves nothing.
 
-    Sites are asked side by side: one that hangs makes the proof of no other too late.
+    Sites are asked side by side: one that hangs makes the proof of no other too late. Of those that
+    are `starting` pods are counted only.
     """
     by_site: dict[str, list[Window]] = {}
-    for each in due:
+    for each in (*due, *starting):
         by_site.setdefault(each.pool.site, []).append(each)
     looks: dict[str, Future[list[WindowProof]]] = {}
     for site, waiting in by_site.items():
         looks[site] = Future()
         # Not of a pool: whoever ends would wait for its threads, the hanging ones too.
         threading.Thread(
-            target=_look, args=(fleet, state, site, waiting, looks[site]), daemon=True, name=site
+            target=_look,
+            args=(fleet, state, site, waiting, starting, looks[site]),
+            daemon=True,
+            name=site,
         ).start()
     wait(looks.values(), timeout=SITE_WITHIN_S)
     found: list[tuple[Window, WindowProof]] = []
@@ -174,17 +179,21 @@ def proofs(
     return found
 
 
-def _look(
+def _look(  # noqa: PLR0913, PLR0917 - of what, where, and the answer
     fleet: Fleet,
     state: EnvironmentDir,
     site: str,
     waiting: Sequence[Window],
+    starting: Sequence[Window],
     found: Future[list[WindowProof]],
 ) -> None:
     """The proofs of one site's windows, in their order."""
     try:
         with _cluster(fleet, state, site) as cluster:
-            proven = [_proof(fleet, cluster, each) for each in waiting]
+            proven = [
+                _counted(cluster, each) if each in starting else _proof(fleet, cluster, each)
+                for each in waiting
+            ]
     except Exception as error:  # noqa: BLE001 - raised where it is waited for
         found.set_exception(error)
     else:
@@ -199,6 +208,21 @@ def _unproven(window: Window, problem: str) -> WindowProof:
         missing=window.replicas,
         replicas=[],
         problem=problem,
+    )
+
+
+def _counted(cluster: Cluster, window: Window) -> WindowProof:
+    """Whether the replicas that have to load by now are there at all."""
+    pods = cluster.items("/api/v1/pods", labels=f"{names.POOL}={window.pool.name}")
+    there = started_replicas(window.pool, pods)
+    missing = max(0, window.replicas - there)
+    return WindowProof(
+        window=window.row(),
+        ready=len(ready_replicas(window.pool, pods)),
+        warm=0,
+        missing=missing,
+        replicas=[],
+        problem=f"{there} of {window.replicas} replicas were started" if missing else "",
     )
 
 
@@ -244,6 +268,8 @@ def _cluster(fleet: Fleet, state: EnvironmentDir, site: str) -> Iterator[Cluster
 class PrewarmKeeper:
     """Verifies every window by itself from `verify_at` on, until its replicas were warm once.
 
+    Before that, from `counted_at` on, it looks whether they were started at all.
+
     What is missing is told to Prometheus at each look and journalled once a window: while it is not
     open there is time to act.
 
@@ -271,16 +297,18 @@ class PrewarmKeeper:
         """
         fleet, now = self._declared(), self._ground.clock()
         due = {each.key: each for each in windows(fleet, now, now + _horizon(fleet))}
+        starting = [each for each in due.values() if each.is_starting(now)]
         due = {key: each for key, each in due.items() if each.is_due(now)}
-        for key in self._told.keys() - due.keys():
+        for key in self._told.keys() - due.keys() - {each.key for each in starting}:
             self._set_missing(self._told.pop(key), None)
         self._recall(due.keys())
         open_ = [each for key, each in due.items() if key not in self._proven]
-        for window, proof in proofs(fleet, self._ground.state, open_):
+        for window, proof in proofs(fleet, self._ground.state, open_, starting):
             self._told[window.key] = window
             self._set_missing(window, proof.missing)
-            self._note(window, proof)
-            if not proof.missing:
+            if proof.missing or window.key in due:
+                self._note(window, proof)
+            if window.key in due and not proof.missing:
                 self._proven.add(window.key)
 
     def _recall(self, due: AbstractSet[str]) -> None:
