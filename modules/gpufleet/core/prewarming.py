@@ -40,7 +40,10 @@ class Window:
     opens_at: datetime
     closes_at: datetime
     starts_at: datetime | None
-    """When KEDA starts the replicas; none where cron has no words for the peak."""
+    """When KEDA starts the replicas; none where it does not: cron has no words for the peak,
+    or never comes to its end."""
+    end_is_skipped: bool = False
+    """Whether the clocks leave out the local time at which it ends."""
 
     @property
     def replicas(self) -> int:
@@ -147,8 +150,10 @@ def occurrences(pool: PoolAtSite, peak: Prewarm, begin: datetime, end: datetime)
         # KEDA ends it by the clock; where that lost an hour, the peak has not ended yet.
         closes_at = max(ends, opens_at + lasts)
         if begin < closes_at and opens_at < end:
-            starts_at = _started(crons, opens, opens_at, zone)
-            found.append(Window(pool, peak, opens_at, closes_at, starts_at))
+            skipped = ends.astimezone(zone).replace(tzinfo=None) != opens + lasts
+            # KEDA then sees the start of the next occurrence before any end, and waits for it.
+            starts_at = None if skipped else _started(crons, opens, opens_at, zone)
+            found.append(Window(pool, peak, opens_at, closes_at, starts_at, skipped))
     return found
 
 
@@ -224,7 +229,14 @@ def warnings(found: Sequence[Window], fleet: Fleet) -> list[str]:
         f"pool {window.pool.name} at {window.pool.site} is not started for `{window.peak.name}`: "
         f"cron has no words for {window.peak.recurrence}"
         for window in found
-        if window.starts_at is None
+        if window.starts_at is None and not window.end_is_skipped
+    ]
+    told += [
+        f"pool {window.pool.name} at {window.pool.site} is not started for `{window.peak.name}` of "
+        f"{_text(window.opens_at)}: the clocks leave out the time at which it ends, and KEDA opens "
+        "no window whose end does not come; let it end an hour later"
+        for window in found
+        if window.end_is_skipped
     ]
     told += [
         f"pool {row.pool} at {row.site} starts {row.short_s:.0f} s late for `{row.peak}` of "
