@@ -1,7 +1,10 @@
 """Engines' metrics over real connections: both generations of names, and engines that fail."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import socket
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import ExitStack, contextmanager
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
@@ -11,6 +14,19 @@ from gpufleet.core.gateway.discovery import Reading, reading_of
 from gpufleet.edges.engine_poll import EnginePoller
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@contextmanager
+def dark() -> Iterator[str]:
+    """A socket that listens and never accepts, whose queue is full: packets to it are dropped."""
+    with socket.socket() as listening, ExitStack() as filling:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen(0)
+        for _ in range(8):
+            client = filling.enter_context(socket.socket())
+            client.settimeout(0)
+            client.connect_ex(listening.getsockname())
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
 
 
 def says(text: str, status: int = 200) -> Handler:
@@ -111,5 +127,52 @@ def test_a_slow_engine_is_waited_for_once_and_its_answer_comes_later() -> None:
             assert await poller.read_all({}, 0) == {}
         for server in servers.values():
             await server.close()
+
+    asyncio.run(run())
+
+
+def test_a_dark_site_does_not_starve_the_engines_that_live() -> None:
+    """Many drop what is sent to them: their connections are never made."""
+
+    async def run() -> None:
+        good = await started(says(TODAY))
+        url = str(good.make_url("")).rstrip("/")
+        with dark() as dead:
+            urls = {f"dead-{index}": dead for index in range(150)} | {"good": url}
+            async with EnginePoller(timeout_s=2.5) as poller:
+                until = time.monotonic() + 30
+                while "good" not in await poller.read_all(urls, 0.2):
+                    assert time.monotonic() < until
+                # By then each was asked, and none of them has answered: they wait for their turn.
+                while not all(f"dead-{index}" in poller.silent for index in range(150)):
+                    await poller.read_all(urls, 0.2)
+                    assert time.monotonic() < until
+                for _ in range(5):
+                    assert "good" in await poller.read_all(urls, 1)
+        await good.close()
+
+    asyncio.run(run())
+
+
+def test_an_engine_that_answers_again_is_asked_as_often_as_before() -> None:
+    async def run() -> None:
+        fails = True
+
+        async def answer(_: web.Request) -> web.Response:
+            return web.Response(status=500 if fails else 200, text=TODAY)
+
+        server = await started(answer)
+        urls = {"one": str(server.make_url("")).rstrip("/")}
+        async with EnginePoller(timeout_s=5) as poller:
+            assert await poller.read_all(urls, 5) == {}
+            assert poller.silent == {"one"}
+            fails = False
+            until = time.monotonic() + 20
+            while not await poller.read_all(urls, 5):
+                assert time.monotonic() < until
+                await asyncio.sleep(0.01)
+            assert poller.silent == set()
+            assert await poller.read_all(urls, 5)
+        await server.close()
 
     asyncio.run(run())

@@ -8,7 +8,7 @@ import pytest
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows import gateway_answers
 from gpufleet.flows.access import listed
-from gpufleet.flows.gateway_answers import ask, ask_each, reachable_use_cases
+from gpufleet.flows.gateway_answers import ask, ask_each, reachable_use_cases, use_cases_at_rest
 from gpufleet.flows.ground import Ground
 from gpufleet.local.files import write_json
 from gpufleet.local.gateway_layout import GatewayFiles
@@ -37,7 +37,7 @@ def test_a_use_case_that_is_not_answered_in_time_is_named_and_its_keys_open_noth
     monkeypatch.setattr(gateway_answers, "ANSWER_WITHIN_S", 0.1)
     told: list[object] = []
     with pytest.raises(TargetMissed, match="answers: the gateway does not answer") as missed:
-        ask_each(ground, told.append)
+        ask_each(ground, told.append, lambda: None)
     assert missed.value.where == "use case answers"
     assert "./fleet gateway.status" in missed.value.mend
     assert told
@@ -71,3 +71,32 @@ def test_use_cases_whose_pools_stand_on_other_clusters_only_are_not_asked_from_h
     at_home = SAMPLE.use_cases["support-chat"].model_copy(update={"residency": ["de"]})
     bound = half.model_copy(update={"use_cases": {**SAMPLE.use_cases, "support-chat": at_home}})
     assert "support-chat" not in reachable_use_cases(bound)
+
+
+def test_a_use_case_without_a_steady_replica_is_not_waited_for_and_named() -> None:
+    pool = SAMPLE.pools["chat"]
+    at_rest = {
+        group: placement.model_copy(update={"replicas": 0})
+        for group, placement in pool.placements.items()
+    }
+    resting = pool.model_copy(update={"placements": at_rest})
+    fleet = SAMPLE.model_copy(update={"pools": {**SAMPLE.pools, "chat": resting}})
+    assert set(use_cases_at_rest(fleet)) == set(pool.use_cases)
+    assert set(reachable_use_cases(fleet)) == set(SAMPLE.use_cases) - set(pool.use_cases)
+    assert use_cases_at_rest(SAMPLE) == []
+
+
+def test_a_gateway_that_does_not_start_is_told_at_once_and_its_keys_open_nothing(
+    ground: Ground,
+) -> None:
+    looks: list[object] = []
+
+    def failure() -> Failed | None:
+        looks.append(None)
+        return Failed("is not ready (restarting, 5 restarts)", where="gateway")
+
+    with pytest.raises(Failed, match="5 restarts"):
+        ask_each(ground, lambda _: None, failure)
+    assert len(looks) == 1
+    (key,) = listed(ground)
+    assert key.revoked_at is not None

@@ -1,6 +1,7 @@
 """Replicas of a pool are found and asked themselves: for a token each, and for their speed."""
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -203,11 +204,63 @@ def test_missing_replicas_are_told_in_time_and_then_found(prewarmed: Prewarmed) 
     assert [count for _, count in prewarmed.told] == [None]
 
 
+def test_replicas_that_were_not_even_started_are_told_before_they_are_asked(
+    prewarmed: Prewarmed,
+) -> None:
+    starts = OPENS - timedelta(seconds=600)
+    prewarmed.api.pods = [pod(prewarmed, "a")]
+    prewarmed.at(starts + timedelta(seconds=20))
+    assert prewarmed.told == [], "the autoscaler has not looked yet"
+    prewarmed.at(starts + timedelta(seconds=120))
+    assert [count for _, count in prewarmed.told] == [1]
+    assert prewarmed.events().count("prewarm.missing") == 1
+    loads = pod(prewarmed, "b")
+    loads["status"] = {"phase": "Running"}
+    prewarmed.api.pods.append(loads)
+    prewarmed.at(starts + timedelta(seconds=140))
+    assert [count for _, count in prewarmed.told] == [0]
+    assert "prewarm.verified" not in prewarmed.events()
+    prewarmed.at(OPENS - timedelta(seconds=5))
+    assert [count for _, count in prewarmed.told] == [1], "it is there and not warm"
+
+
+def test_a_worker_that_is_started_again_does_not_ask_what_an_earlier_one_has_proven(
+    prewarmed: Prewarmed,
+) -> None:
+    prewarmed.api.pods = [pod(prewarmed, "a"), pod(prewarmed, "b")]
+    prewarmed.at(OPENS - timedelta(seconds=5))
+    assert [count for _, count in prewarmed.told] == [0]
+    prewarmed.api.pods = []
+    told: list[int | None] = []
+    again = prewarm.PrewarmKeeper(prewarmed.ground, "worker", lambda _, count: told.append(count))
+    prewarmed.keeper = again
+    prewarmed.at(OPENS + timedelta(minutes=5))
+    assert told == []
+    prewarmed.at(OPENS + timedelta(days=1) - timedelta(seconds=5))
+    assert told == [2], "the next window is asked for"
+
+
 def test_a_site_that_does_not_answer_proves_nothing(prewarmed: Prewarmed) -> None:
     state = prewarmed.ground.state
     _kubeconfig(state, next(iter(prewarmed.ground.fleet.sites)), 1)
     prewarmed.at(OPENS - timedelta(seconds=5))
     assert [count for _, count in prewarmed.told] == [2]
+
+
+def test_a_site_that_hangs_proves_nothing_and_is_not_waited_for_longer_than_the_deadline(
+    prewarmed: Prewarmed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prewarm, "SITE_WITHIN_S", 0.5)
+    with socket.socket() as hanging:
+        # It listens and never accepts.
+        hanging.bind((LOOPBACK, 0))
+        hanging.listen()
+        site = next(iter(prewarmed.ground.fleet.sites))
+        _kubeconfig(prewarmed.ground.state, site, hanging.getsockname()[1])
+        ground = prewarmed.ground
+        found = prewarm.verify(ground.fleet, ground.state, DAY, at="2026-12-01T07:59:55Z")
+    assert [each.missing for each in found.proofs] == [2]
+    assert "has not answered within" in found.proofs[0].problem
 
 
 def test_the_task_names_what_is_missing(prewarmed: Prewarmed) -> None:

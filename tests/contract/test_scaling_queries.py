@@ -19,6 +19,7 @@ POOL = replace(
     pools_at(load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml"), "fra1")[0],
     concurrency_limit=50,
     queue_time_target_s=0.25,
+    grace_s=600,
 )
 THRESHOLD = 40.0
 """Four fifths of 50."""
@@ -67,14 +68,6 @@ CASES: dict[str, tuple[Series, str, float | None]] = {
         "in flight",
         0,
     ),
-    "a replica that hangs, idle or not, keeps the pool's size": (
-        {
-            **gauges({"a": IDLE, "b": "50 stale"}),
-            **scraped({"a": "1x20", "b": "1x9 0x9"}),
-        },
-        "in flight",
-        2 * THRESHOLD,
-    ),
     "a replica that loads does not call for another": (
         {
             **gauges({"a": "40x20", "b": "40x20"}),
@@ -82,14 +75,6 @@ CASES: dict[str, tuple[Series, str, float | None]] = {
         },
         "in flight",
         80,
-    ),
-    "load beyond what is unseen still counts": (
-        {
-            **gauges({"a": "50x20", "b": "50x20"}, {"a": "90x20"}),
-            **scraped({"a": "1x20", "b": "1x20", "c": "1x9 0x9"}),
-        },
-        "in flight",
-        190,
     ),
     "no engine at all is no value: KEDA keeps what runs": (
         scraped({"a": "0x20"}),
@@ -146,28 +131,97 @@ CASES: dict[str, tuple[Series, str, float | None]] = {
     ),
 }
 
+LONG = 20
+"""Minutes; longer than a pod of the pool may drain, shorter than a lost one is remembered."""
+LOST_CASES: dict[str, tuple[Series, float]] = {
+    "a replica that hangs counts as a full one, idle or not": (
+        {
+            **gauges({"a": "0x40", "b": "50x4 stale"}),
+            **scraped({"a": "1x40", "b": "1x4 0x40"}),
+        },
+        THRESHOLD,
+    ),
+    "load on the others still counts": (
+        {
+            **gauges({"a": "50x40", "b": "50x40"}, {"a": "90x40"}),
+            **scraped({"a": "1x40", "b": "1x40", "c": "1x4 0x40"}),
+        },
+        190 + THRESHOLD,
+    ),
+    "a node is lost and its replica runs elsewhere: one too many, and never more": (
+        {
+            **gauges(dict.fromkeys("abc", "20x40") | {"new": "_x6 20x40"}),
+            **scraped(
+                dict.fromkeys("abc", "1x40") | {"lost": "1x4 0x40", "new": "_x6 1x40"},
+            ),
+        },
+        80 + THRESHOLD,
+    ),
+    "another replica for the lost one changes nothing": (
+        {
+            **gauges(dict.fromkeys("abc", "16x40") | {"new": "_x6 16x40", "newer": "_x8 16x40"}),
+            **scraped(
+                dict.fromkeys("abc", "1x40")
+                | {"lost": "1x4 0x40", "new": "_x6 1x40", "newer": "_x8 1x40"},
+            ),
+        },
+        80 + THRESHOLD,
+    ),
+    "a replica that drains after scale-in counts for nothing": (
+        {
+            **gauges(dict.fromkeys("abc", "25x40") | {"going": "5x12 stale"}),
+            **scraped(dict.fromkeys("abc", "1x40") | {"going": "1x12 0x40"}),
+        },
+        75,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOST_CASES)
+def test_what_autoscalers_see_of_replicas_that_do_not_answer(
+    name: str, tmp_path: Path, binaries: Binaries
+) -> None:
+    series, value = LOST_CASES[name]
+    check(in_flight_query(POOL, THRESHOLD), series, value, ("1m", f"{LONG}m"), tmp_path, binaries)
+
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_autoscalers_see(name: str, tmp_path: Path, binaries: Binaries) -> None:
     series, which, value = CASES[name]
     query = in_flight_query(POOL, THRESHOLD) if which == "in flight" else queue_time_query(POOL)
     assert query in {trigger["metadata"].get("query") for trigger in triggers()}
+    check(query, series, value, ("5s", "90s"), tmp_path, binaries)
+
+
+def check(
+    query: str,
+    series: Series,
+    value: float | None,
+    times: tuple[str, str],
+    folder: Path,
+    binaries: Binaries,
+) -> None:
+    """Ask Prometheus at the second time, of series scraped each first time."""
     expected = [] if value is None else [{"labels": "{}", "value": value}]
     test = {
-        "evaluation_interval": "5s",
+        "evaluation_interval": times[0],
         "tests": [
             {
-                "interval": "5s",
+                "interval": times[0],
                 "input_series": [
                     {"series": each, "values": values} for each, values in series.items()
                 ],
                 "promql_expr_test": [
-                    {"expr": f"round({query}, 0.001)", "eval_time": "90s", "exp_samples": expected}
+                    {
+                        "expr": f"round({query}, 0.001)",
+                        "eval_time": times[1],
+                        "exp_samples": expected,
+                    }
                 ],
             }
         ],
     }
-    file = tmp_path / "test.yaml"
+    file = folder / "test.yaml"
     file.write_text(yaml.safe_dump(test))
     done = subprocess.run(
         [binaries.path("promtool"), "test", "rules", file],

@@ -9,6 +9,7 @@ import pytest
 from tests.engines import SETTINGS, address, slower, until
 
 from gpufleet.core.serving import Probe
+from gpufleet.local.engine import replica as replica_module
 from gpufleet.local.engine.faults import hit
 from gpufleet.local.engine.replica import Identity, Phase, Replica, View
 from gpufleet.local.engine.settings import EngineSettings, Probes
@@ -20,11 +21,11 @@ SHORT = Probes(startup=Probe(1, 1, 30), readiness=Probe(0, 1, 1), liveness=Probe
 class Lived:
     """A replica that lives, and everything that its pod's status had to say."""
 
-    def __init__(self, settings: EngineSettings, probes: Probes) -> None:
+    def __init__(self, settings: Callable[[], EngineSettings], probes: Probes) -> None:
         self.views: list[View] = []
         identity = Identity("u", "ns", "chat-0", "chat", address())
         self.replica = Replica(
-            identity, lambda: settings, probes, 0, None, lambda _, view: self.views.append(view)
+            identity, settings, probes, 0, None, lambda _, view: self.views.append(view)
         )
         self.url = f"http://{identity.address}:8000"
         self.task = asyncio.create_task(self.replica.live())
@@ -42,11 +43,12 @@ class Lived:
 
 def check(
     promise: Callable[[Lived, aiohttp.ClientSession], Awaitable[None]],
-    settings: EngineSettings = SETTINGS,
+    settings: EngineSettings | Callable[[], EngineSettings] = SETTINGS,
     probes: Probes = SHORT,
 ) -> None:
     async def run() -> None:
-        lived = Lived(settings, probes)
+        given = settings if callable(settings) else lambda: settings
+        lived = Lived(given, probes)
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(10)) as client:
             await promise(lived, client)
         await lived.replica.leave(0)
@@ -113,6 +115,39 @@ def test_a_dead_process_stays_away_as_long_as_it_is_told_or_until_all_is_cleared
     check(promise)
 
 
+def test_a_replica_that_cannot_be_started_dies_and_is_started_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(replica_module, "_LIVE_AGAIN_S", 0.01)
+    settings: list[EngineSettings] = []
+
+    def asked() -> EngineSettings:
+        if not settings:
+            settings.append(SETTINGS)
+            raise ValueError("half a file")
+        return settings[0]
+
+    async def promise(lived: Lived, client: aiohttp.ClientSession) -> None:
+        assert lived.replica.seen().model == ""
+        view = await lived.phase(Phase.READY, restarts=1)
+        assert view.last_death
+        assert view.last_death.exit_code == 1
+        assert await ask(lived, client) == 200
+
+    check(promise, asked)
+
+
+def test_a_replica_that_never_could_be_started_goes_when_it_is_told() -> None:
+    def asked() -> EngineSettings:
+        raise ValueError("no such engine")
+
+    async def promise(lived: Lived, _: aiohttp.ClientSession) -> None:
+        await lived.replica.leave(0)
+        await lived.phase(Phase.GONE)
+
+    check(promise, asked)
+
+
 def test_a_hung_replica_is_not_ready_once_its_probe_fails_and_ready_again_after() -> None:
     async def promise(lived: Lived, client: aiohttp.ClientSession) -> None:
         await lived.phase(Phase.READY)
@@ -151,6 +186,20 @@ def test_a_replica_that_is_slow_is_so_until_the_time_is_over() -> None:
         lived.replica.inject(Fault(kind=FaultKind.SLOW, factor=4.0, for_s=0.05))
         assert engine.batch.slowdown == 4
         await until(lambda: engine.batch.slowdown == 1)
+
+    check(promise)
+
+
+def test_a_later_equal_fault_outlasts_the_end_of_the_earlier_one() -> None:
+    async def promise(lived: Lived, _: aiohttp.ClientSession) -> None:
+        await lived.phase(Phase.READY)
+        first, second = (Fault(kind=FaultKind.SLOW, factor=4.0, for_s=3600) for _ in range(2))
+        lived.replica.inject(first)
+        lived.replica.inject(second)
+        lived.replica.clear(first)
+        assert lived.replica.seen().faults == ["slow x 4"]
+        lived.replica.clear(second)
+        assert lived.replica.seen().faults == []
 
     check(promise)
 

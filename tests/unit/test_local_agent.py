@@ -1,17 +1,28 @@
 """What the node agent reads in a pool's pod, and writes into its status."""
 
+import json
 import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
 from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from gpufleet.components.pod_template import metadata, pod_spec
 from gpufleet.core import vocabulary as names
 from gpufleet.core.serving import PoolAtSite, pools_at
+from gpufleet.edges.kube import Cluster
 from gpufleet.edges.workspace import PROJECT_ROOT
+from gpufleet.local.addresses import AddressBook
+from gpufleet.local.agent import Agent
 from gpufleet.local.agent_metrics import AgentMetrics
+from gpufleet.local.engine.host import Host
 from gpufleet.local.engine.replica import Death, Identity, Phase, View
 from gpufleet.local.engine.settings import EngineFile, write_engines
 from gpufleet.local.engine_specs import engine_specs
@@ -217,3 +228,143 @@ def test_a_pod_that_was_deleted_at_once_has_no_grace() -> None:
         "spec": {"terminationGracePeriodSeconds": 60, "containers": []},
     }
     assert PoolPod(body).grace_s == 0
+
+
+class Api(BaseHTTPRequestHandler):
+    """As much of an API server as a node agent asks: pods, and one node."""
+
+    pods: dict[str, dict[str, Any]]
+    refuses: int
+    """Times that it does not say which pods there are."""
+    lists: int
+    node_ready: bool
+    asked_nodes: int
+    written: list[dict[str, Any]]
+    engine_changed: Callable[[Identity, View], None]
+    """What its agent is told by."""
+
+    def do_GET(self) -> None:
+        """Pods, the watch of them, which ends at once, or the node."""
+        state = type(self)
+        if "/nodes/" in self.path:
+            state.asked_nodes += 1
+            ready = {"type": "Ready", "status": str(state.node_ready)}
+            self._answer(200, {"status": {"conditions": [ready]}})
+        elif "watch=" in self.path:
+            self._answer(200, None)
+        elif state.refuses:
+            state.refuses -= 1
+            self._answer(403, {"message": "not yet"})
+        else:
+            state.lists += 1
+            items = list(state.pods.values())
+            self._answer(200, {"metadata": {"resourceVersion": "1"}, "items": items})
+
+    def do_PATCH(self) -> None:
+        """A status that is merged."""
+        state = type(self)
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        name = self.path.split("/pods/")[1].split("/")[0]
+        pod = state.pods[name]
+        pod["status"] = {**pod["status"], **body["status"]}
+        state.written.append({"pod": name, **body["status"]})
+        self._answer(200, pod)
+
+    def log_message(self, *_: object) -> None:
+        """Says nothing."""
+
+    def _answer(self, status: int, body: object) -> None:
+        told = b"" if body is None else json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(told)))
+        self.end_headers()
+        self.wfile.write(told)
+
+
+@contextmanager
+def agent_of(folder: Path, pods: list[dict[str, Any]]) -> Iterator[tuple[Agent, type[Api]]]:
+    """An agent that runs no engines, and its API server."""
+
+    class Own(Api):
+        refuses, lists, node_ready, asked_nodes = 0, 0, True, 0
+        written: list[dict[str, Any]] = []  # noqa: RUF012 - this server's own
+
+    Own.pods = {each["metadata"]["name"]: each for each in pods}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Own)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    kubeconfig = folder / "kubeconfig"
+    url = f"http://127.0.0.1:{server.server_port}"
+    entries = {
+        "clusters": [{"name": "site", "cluster": {"server": url}}],
+        "users": [{"name": "site", "user": {"token": "t"}}],
+        "contexts": [{"name": "site", "context": {"cluster": "site", "user": "site"}}],
+    }
+    kubeconfig.write_text(
+        yaml.safe_dump({"apiVersion": "v1", "kind": "Config", "current-context": "site", **entries})
+    )
+    write_engines(folder, engine_specs(SAMPLE, POOLS[0].site))
+    addresses = AddressBook(folder / "addresses.json", "127.20.0.0/24")
+    metrics = AgentMetrics(lambda: addresses.in_use)
+    cluster = Cluster(kubeconfig, "site")
+
+    def host(changed: Callable[[Identity, View], None]) -> Host:
+        Own.engine_changed = staticmethod(changed)
+        return Host(changed)
+
+    agent = Agent(cluster, addresses, EngineFile(folder), metrics, host=host)
+    try:
+        yield agent, Own
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def pool_pod(name: str, status: dict[str, Any]) -> dict[str, Any]:
+    body = deepcopy(pod_of(POOLS[0]).body)
+    body["metadata"] |= {"name": name, "uid": name}
+    body["spec"]["nodeName"] = "node-1"
+    return {**body, "status": status}
+
+
+def wait_for(is_true: Any) -> None:  # noqa: ANN401 - any question
+    until = time.monotonic() + 20
+    while not is_true():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def test_an_agent_outlives_an_api_server_that_refuses_while_it_starts(tmp_path: Path) -> None:
+    with agent_of(tmp_path, []) as (agent, api):
+        api.refuses = 2
+        runs = threading.Thread(target=agent.run, daemon=True)
+        runs.start()
+        wait_for(lambda: api.lists)
+        assert runs.is_alive()
+
+
+def test_a_pod_that_cannot_be_written_does_not_keep_others_from_it(tmp_path: Path) -> None:
+    strange = [pool_pod(f"strange-{at}", {"phase": "Running"}) for at in range(8)]
+    for pod in strange:
+        pod["spec"]["containers"] = [{}]
+        pod["spec"]["initContainers"] = [{}]
+    with agent_of(tmp_path, [*strange, pool_pod("good", {"phase": "Pending"})]) as (agent, api):
+        threading.Thread(target=agent.run, daemon=True).start()
+        wait_for(lambda: "good" in {each["pod"] for each in api.written})
+
+
+def test_a_new_agent_does_not_call_ready_what_the_node_controller_has_taken_from_a_lost_node(
+    tmp_path: Path,
+) -> None:
+    loading = begun_status(pod_of(POOLS[0]).body, "127.20.0.7", NOW, is_ready=False)
+    with agent_of(tmp_path, [pool_pod("chat-0", loading)]) as (agent, api):
+        api.node_ready = False
+        agent.follow()
+        identity = Identity("chat-0", POOLS[0].namespace, "chat-0", "chat", "127.20.0.7")
+        view = View(Phase.READY, 1, NOW, has_started=True, last_death=None)
+        api.engine_changed(identity, view)
+        agent.settle("chat-0")
+        assert (api.asked_nodes, api.written) == (1, [])
+        api.node_ready = True
+        agent.settle("chat-0")
+        assert is_ready(api.written[-1])

@@ -10,8 +10,9 @@ from cryptography import x509
 from gpufleet.edges.gateway_files import publish, read_published
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.local.gateway_layout import GatewayFiles, gateway, gateway_control
+from gpufleet.local.platform import ends_again_and_again, restarts_of_gateway
 from gpufleet.local.process import Process
-from gpufleet.local.supervisor import Supervisor
+from gpufleet.local.supervisor import ProcessState, Supervisor
 from gpufleet.spec import load_fleet
 from gpufleet.spec.gateway import Routes
 
@@ -127,3 +128,16 @@ def test_a_shared_process_may_wait_for_one_of_a_site(files: GatewayFiles, tmp_pa
     Supervisor(tmp_path).declare({"_": [public]})
     text = (tmp_path / "processes.yaml").read_text()
     assert "east.bootstrap:\n        condition: process_completed_successfully" in text
+
+
+def test_a_gateway_that_ends_again_and_again_will_not_come_up() -> None:
+    other = ProcessState("fra1", "etcd", "running", 1, 9, ready=False)
+
+    def gateway(restarts: int, *, ready: bool = False) -> list[ProcessState]:
+        return [other, ProcessState("_", "gateway", "restarting", 0, restarts, ready=ready)]
+
+    before = restarts_of_gateway(gateway(7))
+    assert (restarts_of_gateway([other]), before) == (0, 7)
+    assert [each.process for each in ends_again_and_again(gateway(12), before)] == ["gateway"]
+    for states in (gateway(7), gateway(11), gateway(12, ready=True), [other]):
+        assert ends_again_and_again(states, before) == []

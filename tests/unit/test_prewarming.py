@@ -12,6 +12,7 @@ from icalendar import Calendar, Event, vRecur
 from recurring_ical_events import of
 
 from gpufleet.core import vocabulary as names
+from gpufleet.core.capacity.prewarm import cron_windows
 from gpufleet.core.prewarming import (
     VERIFY_LOADS,
     occurrences,
@@ -152,6 +153,41 @@ def test_the_hour_that_the_clocks_leave_out_and_the_one_that_comes_twice() -> No
         utc("2026-03-29T12:00"),
     )[0].row()
     assert gap.short_s < 60
+
+
+def keda_is_active(start: str, end: str, zone: ZoneInfo, now: datetime) -> bool:
+    """As KEDA's cron scaler decides: of the next start and the next end, which exist."""
+
+    def following(minute_hour: str) -> datetime:
+        minute, hour = (int(each) for each in minute_hour.split()[:2])
+        moment = now.replace(second=0)
+        while True:
+            moment += timedelta(minutes=1)
+            local = moment.astimezone(zone)
+            if (local.hour, local.minute) == (hour, minute):
+                return moment
+
+    next_start, next_end = following(start), following(end)
+    if next_start < next_end and now < next_start:
+        return False
+    return now <= next_end
+
+
+def test_a_window_whose_end_the_clocks_leave_out_is_not_started_and_told() -> None:
+    """Ends at 02:30, which there is not on 29 March 2026 in Berlin."""
+    night = peak("FREQ=DAILY;BYHOUR=1;BYMINUTE=30")
+    begin, end = utc("2026-03-28T00:00"), utc("2026-03-30T12:00")
+    found = occurrences(pool(), night, begin, end)
+    (cron,) = cron_windows(night)
+    zone = ZoneInfo(night.time_zone)
+    assert [each.starts_at is not None for each in found] == [
+        keda_is_active(cron.start, cron.end, zone, each.opens_at + timedelta(minutes=5))
+        for each in found
+    ]
+    assert [each.starts_at is None for each in found] == [False, True, False]
+    (told,) = warnings(found, fleet_with(night))
+    assert "2026-03-29T00:30:00Z" in told
+    assert "let it end an hour later" in told
 
 
 def test_a_window_that_is_open_is_seen_until_it_closes() -> None:

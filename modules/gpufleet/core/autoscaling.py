@@ -1,8 +1,8 @@
 """When a pool grows and shrinks: on time in queue and requests in flight, never on utilization.
 
 What cannot be seen is never taken for idle. All series missing is an error, for which KEDA keeps
-what runs; some missing (a replica that hangs does not answer its scrape either) holds the pool at
-its size; a Prometheus that has just begun has no rates yet, but its gauges at the first scrape, and
+what runs; each that is missing (a replica that hangs does not answer its scrape either) counts as a
+full one; a Prometheus that has just begun has no rates yet, but its gauges at the first scrape, and
 scale-in looks back longer than it needs.
 
 The names are those of `core/engine_metrics`, which no version of vLLM has changed: its renames are
@@ -23,6 +23,7 @@ RUNNING_TARGET: Final = 0.8
 SCALE_IN_WINDOW_S: Final = 900
 """Scale-in looks this far back, so that the next burst still finds warm replicas."""
 _LOST_FOR: Final = "30m"
+_DRAIN_MARGIN_S: Final = 60
 
 
 def scaled_object(pool: PoolAtSite, prometheus_url: str) -> dict[str, Any]:
@@ -108,18 +109,20 @@ def in_flight_query(pool: PoolAtSite, threshold: float) -> str:
     """Requests that the pool's engines run or have waiting.
 
     Those that wait count at once, while their time in queue is known only when they have left it.
-    While a replica that answered its scrape within the last half hour does not (it hangs, or was
-    killed), this is at least what keeps the number of replicas, `threshold` for each: what it works
-    on is not known. One that never answered has no work yet.
+    A replica that has not answered its scrape for as long as a pod may drain, but has within the
+    last half hour, hangs, loads again or is lost: it counts as a full one, `threshold`, since what
+    it works on is not known. The number of replicas is no part of it: it would grow by itself, with
+    each replacement. One that drains is not lost; its port is closed before its pod is gone, and
+    scale-in, which looks back longer, would be undone. One that never answered has no work yet.
     """
     states = "|".join(
         name.removeprefix("vllm:num_requests_") for name in (engine.RUNNING, engine.WAITING)
     )
     series = f'{{__name__=~"vllm:num_requests_({states})",{_labels(pool)}}}'
     up = f"up{{{_labels(pool)}}}"
-    lost = f"({up} == 0 and max_over_time({up}[{_LOST_FOR}]) > 0)"
-    unseen = f"(count({up}) and on() {lost})"
-    return f"clamp_min(sum({series}), {threshold:g} * scalar({unseen} or vector(0)))"
+    silent = f"max_over_time({up}[{pool.grace_s + _DRAIN_MARGIN_S}s]) == 0"
+    lost = f"count({up} == 0 and {silent} and max_over_time({up}[{_LOST_FOR}]) > 0)"
+    return f"sum({series}) + {threshold:g} * scalar({lost} or vector(0))"
 
 
 def queue_time_query(pool: PoolAtSite) -> str:

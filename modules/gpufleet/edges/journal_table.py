@@ -3,7 +3,7 @@
 import secrets
 import socket
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -93,6 +93,15 @@ class Journal:
             return record
 
         return self._database.write(work)
+
+    def known(self, ids: Collection[str]) -> set[str]:
+        """Those of some facts' ids that are in it."""
+        rows = self._database.read(
+            lambda connection: connection.execute(
+                sa.select(_records.c.id).where(_records.c.id.in_(ids))
+            ).all()
+        )
+        return {row.id for row in rows}
 
     def records(self, *, after: Mapping[str, int] | None = None) -> Iterator[JournalRecord]:
         """Every record, by writer and sequence; with `after`, only later ones of each writer."""

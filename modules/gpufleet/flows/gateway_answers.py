@@ -1,8 +1,9 @@
 """Asks the gateway a question for each use case: the proof that an environment serves."""
 
+import threading
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ _MOST_TOKENS: Final = 16
 _SILENCE_S: Final = 30.0
 _KEY_LASTS_S: Final = 600.0
 _PAUSE_S: Final = 0.5
+_LOOK_EVERY_S: Final = 1.0
 _AT_ONCE: Final = 8
 
 
@@ -54,11 +56,26 @@ def reachable_use_cases(fleet: Fleet) -> list[str]:
     """The use cases that the embedded gateway has replicas for.
 
     Pods of a cluster elsewhere have addresses of its own network, and data stays in its residency.
+    A placement without a steady replica answers only in a peak: none is waited for.
     """
+    return _use_cases(fleet, least_replicas=1)
+
+
+def use_cases_at_rest(fleet: Fleet) -> list[str]:
+    """The use cases that the embedded gateway would have replicas for, of which none is steady."""
+    asked = reachable_use_cases(fleet)
+    return [name for name in _use_cases(fleet, least_replicas=0) if name not in asked]
+
+
+def _use_cases(fleet: Fleet, least_replicas: int) -> list[str]:
     here = embedded_sites(fleet)
 
     def regions(pool: Pool) -> set[str]:
-        at = {fleet.node_groups[group].site for group in pool.placements}
+        at = {
+            fleet.node_groups[group].site
+            for group, placement in pool.placements.items()
+            if placement.replicas >= least_replicas
+        }
         return {fleet.sites[site].region for site in at.intersection(here)}
 
     return [
@@ -69,30 +86,49 @@ def reachable_use_cases(fleet: Fleet) -> list[str]:
     ]
 
 
-def ask_each(ground: Ground, on_progress: OnProgress) -> list[AnswerRow]:
+def ask_each(
+    ground: Ground, on_progress: OnProgress, failure: Callable[[], FleetError | None]
+) -> list[AnswerRow]:
     """Ask for every use case until each was answered.
 
+    Args:
+        ground: the environment.
+        on_progress: told how many are answered.
+        failure: asked again and again why there is no use in waiting; None while there is.
+
     Raises:
+        FleetError: the failure.
         TargetMissed: names those that were not answered in time, and why.
     """
     use_cases = reachable_use_cases(ground.fleet)
     if not use_cases:
         return []
     started = time.monotonic()
+    at_rest = use_cases_at_rest(ground.fleet)
+    not_asked = f"; without steady replicas, not asked: {', '.join(at_rest)}" if at_rest else ""
 
     def tell(done: int, state: str) -> None:
         elapsed_s = time.monotonic() - started
-        detail = f"{done} of {len(use_cases)} use cases answered"
+        detail = f"{done} of {len(use_cases)} use cases answered{not_asked}"
         on_progress(StepProgress("up", "gateway", state, elapsed_s, detail))
 
-    found: dict[str, AnswerRow | FleetError] = {}
+    stopped = threading.Event()
     with asked_with(ground, use_cases) as asking, ThreadPoolExecutor(_AT_ONCE) as threads:
         until = started + ANSWER_WITHIN_S
-        futures = {name: threads.submit(asking.until_answered, name, until) for name in use_cases}
+        futures = {
+            name: threads.submit(asking.until_answered, name, until, stopped.is_set)
+            for name in use_cases
+        }
         tell(0, "running")
-        for done, (name, future) in enumerate(futures.items(), 1):
-            found[name] = future.result()
-            tell(done, "running" if done < len(futures) else "done")
+        try:
+            while waiting := wait(futures.values(), timeout=_LOOK_EVERY_S).not_done:
+                tell(len(futures) - len(waiting), "running")
+                if error := failure():
+                    raise error
+        finally:
+            stopped.set()
+        tell(len(futures), "done")
+    found = {name: future.result() for name, future in futures.items()}
     missed = {name: each for name, each in found.items() if isinstance(each, FleetError)}
     if missed:
         told = "; ".join(f"{name}: {error.what}" for name, error in missed.items())
@@ -132,13 +168,15 @@ class Asking:
     client: GatewayClient
     keys: dict[str, str]
 
-    def until_answered(self, use_case: str, until: float) -> AnswerRow | FleetError:
-        """Ask until an answer comes, or a time of the monotonic clock; then the last error."""
+    def until_answered(
+        self, use_case: str, until: float, stopped: Callable[[], bool]
+    ) -> AnswerRow | FleetError:
+        """Ask until an answer, a time of the monotonic clock or a stop; then the last error."""
         while True:
             try:
                 return self._ask(use_case, QUESTION, _MOST_TOKENS)
             except FleetError as error:
-                if time.monotonic() > until:
+                if stopped() or time.monotonic() > until:
                     return error
             time.sleep(_PAUSE_S)
 

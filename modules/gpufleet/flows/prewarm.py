@@ -1,6 +1,9 @@
 """Replicas before declared peaks: when they start, and whether they are warm in time."""
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Set as AbstractSet
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,6 +14,7 @@ from gpufleet.core.prewarming import (
     Window,
     prewarmed_images,
     ready_replicas,
+    started_replicas,
     warnings,
     windows,
 )
@@ -32,8 +36,11 @@ from gpufleet.spec.records import Fact
 
 TOKEN_WITHIN_S: Final = 10.0
 """A warm replica gives its first token within this; a queue before it is a replica too few."""
+SITE_WITHIN_S: Final = 30.0
+"""A site whose replicas have not all answered or failed within this proves nothing."""
 LOOK_AHEAD: Final = timedelta(days=400)
 """A peak that comes once a year is seen."""
+_VERIFIED: Final = "prewarm.verified"
 _MOST_DAYS: Final = 800
 
 SetMissing = Callable[[Window, int | None], None]
@@ -140,18 +147,58 @@ def demand_warm(verification: PrewarmVerification) -> None:
 
 
 def proofs(
-    fleet: Fleet, state: EnvironmentDir, due: Sequence[Window]
+    fleet: Fleet, state: EnvironmentDir, due: Sequence[Window], starting: Sequence[Window] = ()
 ) -> list[tuple[Window, WindowProof]]:
-    """Each window with its proof; a site that does not answer proves nothing."""
+    """Each window with its proof; a site that does not answer in time proves nothing.
+
+    Sites are asked side by side: one that hangs makes the proof of no other too late. Of those that
+    are `starting` pods are counted only.
+    """
+    by_site: dict[str, list[Window]] = {}
+    for each in (*due, *starting):
+        by_site.setdefault(each.pool.site, []).append(each)
+    looks: dict[str, Future[list[WindowProof]]] = {}
+    for site, waiting in by_site.items():
+        looks[site] = Future()
+        # Not of a pool: whoever ends would wait for its threads, the hanging ones too.
+        threading.Thread(
+            target=_look,
+            args=(fleet, state, site, waiting, starting, looks[site]),
+            daemon=True,
+            name=site,
+        ).start()
+    wait(looks.values(), timeout=SITE_WITHIN_S)
     found: list[tuple[Window, WindowProof]] = []
-    for site in dict.fromkeys(each.pool.site for each in due):
-        waiting = [each for each in due if each.pool.site == site]
+    for site, waiting in by_site.items():
         try:
-            with _cluster(fleet, state, site) as cluster:
-                found += [(each, _proof(fleet, cluster, each)) for each in waiting]
+            found += zip(waiting, looks[site].result(timeout=0), strict=True)
+        except TimeoutError:
+            late = f"site {site} has not answered within {SITE_WITHIN_S:.0f} s"
+            found += [(each, _unproven(each, late)) for each in waiting]
         except FleetError as error:
             found += [(each, _unproven(each, error.what)) for each in waiting]
     return found
+
+
+def _look(  # noqa: PLR0913, PLR0917 - of what, where, and the answer
+    fleet: Fleet,
+    state: EnvironmentDir,
+    site: str,
+    waiting: Sequence[Window],
+    starting: Sequence[Window],
+    found: Future[list[WindowProof]],
+) -> None:
+    """The proofs of one site's windows, in their order."""
+    try:
+        with _cluster(fleet, state, site) as cluster:
+            proven = [
+                _counted(cluster, each) if each in starting else _proof(fleet, cluster, each)
+                for each in waiting
+            ]
+    except Exception as error:  # noqa: BLE001 - raised where it is waited for
+        found.set_exception(error)
+    else:
+        found.set_result(proven)
 
 
 def _unproven(window: Window, problem: str) -> WindowProof:
@@ -162,6 +209,21 @@ def _unproven(window: Window, problem: str) -> WindowProof:
         missing=window.replicas,
         replicas=[],
         problem=problem,
+    )
+
+
+def _counted(cluster: Cluster, window: Window) -> WindowProof:
+    """Whether the replicas that have to load by now are there at all."""
+    pods = cluster.items("/api/v1/pods", labels=f"{names.POOL}={window.pool.name}")
+    there = started_replicas(window.pool, pods)
+    missing = max(0, window.replicas - there)
+    return WindowProof(
+        window=window.row(),
+        ready=len(ready_replicas(window.pool, pods)),
+        warm=0,
+        missing=missing,
+        replicas=[],
+        problem=f"{there} of {window.replicas} replicas were started" if missing else "",
     )
 
 
@@ -207,6 +269,8 @@ def _cluster(fleet: Fleet, state: EnvironmentDir, site: str) -> Iterator[Cluster
 class PrewarmKeeper:
     """Verifies every window by itself from `verify_at` on, until its replicas were warm once.
 
+    Before that, from `counted_at` on, it looks whether they were started at all.
+
     What is missing is told to Prometheus at each look and journalled once a window: while it is not
     open there is time to act.
 
@@ -222,6 +286,8 @@ class PrewarmKeeper:
         self._set_missing = set_missing
         self._declared = DeclaredFleet(ground.fleet_file, ground.fleet)
         self._proven: set[str] = set()
+        self._looked_up: set[str] = set()
+        """Windows of which the journal was asked whether an earlier worker has proven them."""
         self._told: dict[str, Window] = {}
 
     def keep(self) -> None:
@@ -232,23 +298,34 @@ class PrewarmKeeper:
         """
         fleet, now = self._declared.now(), self._ground.clock()
         due = {each.key: each for each in windows(fleet, now, now + _horizon(fleet))}
+        starting = [each for each in due.values() if each.is_starting(now)]
         due = {key: each for key, each in due.items() if each.is_due(now)}
-        for key in self._told.keys() - due.keys():
+        for key in self._told.keys() - due.keys() - {each.key for each in starting}:
             self._set_missing(self._told.pop(key), None)
-        self._proven &= due.keys()
+        self._recall(due.keys())
         open_ = [each for key, each in due.items() if key not in self._proven]
-        for window, proof in proofs(fleet, self._ground.state, open_):
+        for window, proof in proofs(fleet, self._ground.state, open_, starting):
             self._told[window.key] = window
             self._set_missing(window, proof.missing)
-            self._note(window, proof)
-            if not proof.missing:
+            if proof.missing or window.key in due:
+                self._note(window, proof)
+            if window.key in due and not proof.missing:
                 self._proven.add(window.key)
 
+    def _recall(self, due: AbstractSet[str]) -> None:
+        """Take what was proven from the journal, once a window: a worker may be a new one."""
+        self._proven &= due
+        self._looked_up &= due
+        if new := due - self._looked_up:
+            facts = {_fact(_VERIFIED, key): key for key in new}
+            self._proven |= {facts[each] for each in self._ground.journal.known(facts)}
+            self._looked_up |= new
+
     def _note(self, window: Window, proof: WindowProof) -> None:
-        event = "prewarm.missing" if proof.missing else "prewarm.verified"
+        event = "prewarm.missing" if proof.missing else _VERIFIED
         self._ground.journal.append(
             Fact(
-                id=f"{event}:{window.key}",
+                id=_fact(event, window.key),
                 event=event,
                 actor=self._actor,
                 target=f"{window.pool.site}/{window.pool.name}",
@@ -262,6 +339,11 @@ class PrewarmKeeper:
                 },
             )
         )
+
+
+def _fact(event: str, key: str) -> str:
+    """The id of what is journalled once a window."""
+    return f"{event}:{key}"
 
 
 def _horizon(fleet: Fleet) -> timedelta:

@@ -16,7 +16,7 @@ from gpufleet.flows.awaited import awaited_clusters
 from gpufleet.flows.environment import Environment, OnProgress
 from gpufleet.flows.exemptions import exempted
 from gpufleet.flows.freeze_sync import sync
-from gpufleet.flows.gateway_answers import address_of, ask_each
+from gpufleet.flows.gateway_answers import address_of, ask_each, use_cases_at_rest
 from gpufleet.flows.ground import ENVIRONMENT, Ground, whoami
 from gpufleet.flows.lost_objects import lost_objects
 from gpufleet.flows.pending_objects import settle_pending
@@ -57,7 +57,7 @@ def up(workspace: Workspace, fleet_file: Path, on_progress: OnProgress) -> UpRep
     with ground.holding(ENVIRONMENT, why="up") as fence:
         results = _update_all(ground, environment, cli, on_progress, fence)
         rows = wait_ready(environment, on_progress)
-        answers = ask_each(ground, on_progress)
+        answers = ask_each(ground, on_progress, environment.platform.gateway_failure())
         seconds = round(time.monotonic() - started, 1)
         _remember(ground, environment.fleet, results, seconds)
     ground.close()
@@ -291,6 +291,10 @@ def _next_steps(environment: Environment) -> list[str]:
     site = next(iter(environment.fleet.sites))
     return [
         *awaited_clusters(environment.fleet),
+        *(
+            f"use case {name} was not asked: no replica of it is steady; ./fleet prewarm.schedule"
+            for name in use_cases_at_rest(environment.fleet)
+        ),
         *_asking(environment, option),
         f'eval "$(./fleet env{option})"   # then plain pulumi, kubectl and ansible-playbook work',
         f"kubectl --context {site} get deploy,leaderworkerset -A",

@@ -15,6 +15,7 @@ import resource
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -69,8 +70,6 @@ class _Known:
     """Whether an engine was started for it."""
     view: View | None = None
     """What its engine is like; None until that has changed for the first time."""
-    was_ready: bool = False
-    """Whether the agent has written that it is ready."""
     works: bool = False
     """Whether its part of a batch was begun."""
     outcome: str | None = None
@@ -127,7 +126,8 @@ class Agent:
             try:
                 self.follow()
                 pause_s = 0.1
-            except Retryable as error:
+            except FleetError as error:
+                # An API server that starts refuses all until it has read who may do what.
                 sys.stderr.write(f"{error.what}; again in {pause_s:.1f} s\n")
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
@@ -137,6 +137,7 @@ class Agent:
 
         Raises:
             Retryable: the API server is gone.
+            Failed: it refuses.
         """
         listed = self._cluster.collection(_PODS)
         self._in_touch_at = time.monotonic()
@@ -275,6 +276,9 @@ class Agent:
             except FleetError as error:
                 # Gone or changed since: the next event brings the newer state.
                 sys.stderr.write(f"{error}\n")
+            except Exception:  # noqa: BLE001 - without writers no pod would ever change
+                # What is wrong with this pod is none of the others'; the next list brings it again.
+                traceback.print_exc()
             finally:
                 self._queue.done(uid)
 
@@ -297,16 +301,14 @@ class Agent:
         if status is None or says_the_same(pod.body["status"], status):
             return
         ready = is_ready(status)
-        # Somebody else says that it is not ready: its node was lost for a while, and Kubernetes
-        # leaves the mending to the node.
-        runs = pod.body["status"]["phase"] == "Running"
-        contradicts = ready and runs and (known.was_ready or not pod.serves)
-        if contradicts and not self._is_node_ready(pod.body["spec"]["nodeName"]):
+        # Its node may be lost, whoever has lived or died here since: the node controller says once
+        # that the pod is not ready, and not again.
+        says_not = pod.body["status"]["phase"] == "Running" and not is_ready(pod.body["status"])
+        if ready and says_not and not self._is_node_ready(pod.body["spec"]["nodeName"]):
             return
         path = f"/api/v1/namespaces/{pod.namespace}/pods/{pod.name}/status"
         answer = self._cluster.merge(path, {"status": status})
         with self._lock:
-            known.was_ready = ready
             if known.pod is pod:
                 known.pod = PoolPod(answer)
 

@@ -93,6 +93,22 @@ class Platform:
                     raise _does_not_start(supervisor, late)
             self._apply_nodes()
 
+    def gateway_failure(self) -> Callable[[], Failed | None]:
+        """Tells, whenever it is called, whether the gateway ends again and again since now.
+
+        With the end of its log; None as long as it is ready or may still become so.
+        """
+        supervisor = Supervisor(self.state.root)
+
+        # What it went through before, in days maybe, is over.
+        before = restarts_of_gateway(supervisor.observe())
+
+        def look() -> Failed | None:
+            ends = ends_again_and_again(supervisor.observe(), before)
+            return _does_not_start(supervisor, ends) if ends else None
+
+        return look
+
     def declare_engines(self) -> None:
         """Write what simulated replicas are; those that run keep to what they were started with."""
         # The capacity model's libraries take a while to import, which only those pay who start it.
@@ -235,6 +251,27 @@ class Platform:
             apply_nodes(cluster, nodes)
             apply_devices(cluster, nodes)
             cluster.close()
+
+
+def restarts_of_gateway(states: Sequence[ProcessState]) -> int:
+    """How often the gateway was started again; 0 where there is none."""
+    return sum(state.restarts for state in states if state.process == GATEWAY)
+
+
+def ends_again_and_again(states: Sequence[ProcessState], before: int) -> list[ProcessState]:
+    """The gateway, where it is not ready and was started again so often that it will not be.
+
+    Args:
+        states: of all processes now.
+        before: `restarts_of_gateway` when it was first looked at.
+    """
+    return [
+        state
+        for state in states
+        if state.process == GATEWAY
+        and not state.ready
+        and state.restarts - before >= _RESTARTS_OF_A_START
+    ]
 
 
 def embedded_sites(fleet: Fleet) -> list[str]:

@@ -15,7 +15,7 @@ class PrewarmWindow(Spec):
     replicas: int
     """That have to be warm when the window opens."""
     starts_at: str | None
-    """When the autoscaler is told to start them; none where cron has no words for the peak."""
+    """When the autoscaler is told to start them; none where it does not, as the warnings say."""
     restored_at: str | None
     """When their weights are expected on node-local storage."""
     warm_at: str | None

@@ -72,11 +72,14 @@ class BatchRuns:
             why = str(error)
         except (KeyError, ValueError, TypeError) as error:
             why = f"the pod is not one of ours: {error!r}"
-        if why and stopped.is_set():
-            why = None
-        with self._lock:
-            del self._stops[pod["metadata"]["uid"]]
-        self._ended(pod, why)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the pod has ended
+            why = f"unforeseen: {error!r}"
+        finally:
+            if why and stopped.is_set():
+                why = None
+            with self._lock:
+                del self._stops[pod["metadata"]["uid"]]
+            self._ended(pod, why)
 
     def _shard_of(self, pod: Object) -> tuple[Shard, int]:
         """The shard of a batch's pod, and its requests in flight: as its arguments say."""

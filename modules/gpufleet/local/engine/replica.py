@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,6 +19,7 @@ from gpufleet.local.engine.settings import EngineSettings, Probes
 from gpufleet.spec.simulation import Fault, FaultKind, SimulatedReplica
 
 _BIND_AGAIN_S: Final = 1.0
+_LIVE_AGAIN_S: Final = 5.0
 _FIRST: Final = asyncio.FIRST_COMPLETED
 _KILLED: Final = 137
 """128 + SIGKILL."""
@@ -96,7 +98,7 @@ class Replica:
         self.faults = Faults()
         self.engine: Engine | None = None
         self._settings = settings
-        self._settings_now = settings()
+        self._settings_now: EngineSettings | None = None
         self._probes = probes
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -116,7 +118,7 @@ class Replica:
     async def live(self) -> None:
         """One life after the other, until it was told to go and has drained."""
         while True:
-            death = await self._life()
+            death = await self._any_life()
             if death is None or self._view.phase is Phase.DRAINING:
                 break
             self._ending = self._loop.create_future()
@@ -163,7 +165,9 @@ class Replica:
     def clear(self, only: Fault | None = None) -> None:
         """All is well again; with `only` as far as that fault went."""
         for fault in list(self.faults.standing.values()):
-            if only in {None, fault} and self.faults.end(fault) and fault.kind is FaultKind.HANG:
+            # By identity: a later one may say the same, and lasts longer.
+            is_meant = only is None or only is fault
+            if is_meant and self.faults.end(fault) and fault.kind is FaultKind.HANG:
                 self._go_on()
         if only is None:
             self._may_start.set()
@@ -181,13 +185,13 @@ class Replica:
 
     def seen(self) -> SimulatedReplica:
         """For people."""
-        identity, engine = self.identity, self.engine
+        identity, engine, settings = self.identity, self.engine, self._settings_now
         batch = engine.batch if engine else None
         return SimulatedReplica(
             pool=identity.pool,
             namespace=identity.namespace,
             pod=identity.pod,
-            model=self._settings_now.model,
+            model=settings.model if settings else "",
             address=f"http://{identity.address}:{ENGINE_PORT}",
             state=self._view.phase.value,
             restarts=self._view.restarts,
@@ -195,19 +199,29 @@ class Replica:
             waiting=batch.waiting if batch else 0,
             kv_usage=batch.kv_usage(self._loop.time()) if batch else 0.0,
             faults=[*self.faults.words(), *([] if self._may_start.is_set() else ["stays down"])],
-            speed=self._settings_now.spec.speed.source,
+            speed=settings.spec.speed.source if settings else "",
         )
+
+    async def _any_life(self) -> Death | None:
+        """A life; one that cannot begin or breaks off unforeseen is a death, and told why."""
+        try:
+            return await self._life()
+        except Exception:  # noqa: BLE001 - its pod would be loading for ever
+            sys.stderr.write(f"{self.identity.pod}: {traceback.format_exc()}")
+        if await self._ends_within(_LIVE_AGAIN_S):
+            return self._ending.result()
+        return Death("Error", 1, self._view.started, datetime.now(UTC))
 
     async def _life(self) -> Death | None:
         """From the start of the process to its end; None where it went as it was told."""
-        self._settings_now = self._settings()
+        settings = self._settings_now = self._settings()
         starting = self._loop.create_task(self._may_start.wait())
         either: set[asyncio.Future[Any]] = {starting, self._ending}
         await asyncio.wait(either, return_when=_FIRST)
         starting.cancel()
-        if await self._ends_within(self._settings_now.spec.load_s):
+        if await self._ends_within(settings.spec.load_s):
             return self._ending.result()
-        engine = Engine(self._settings_now, self.faults)
+        engine = Engine(settings, self.faults)
         server = EngineServer(engine)
         try:
             if not await self._listens(server):
@@ -215,7 +229,7 @@ class Replica:
             self.engine = engine
             if FaultKind.HANG in self.faults.standing:
                 self._hang()
-            if await self._gives_a_token():
+            if await self._gives_a_token(settings.model):
                 self._show(replace(self._view, phase=Phase.READY, has_started=True))
             death = await self._ending
             if death:
@@ -239,7 +253,7 @@ class Replica:
             else:
                 return True
 
-    async def _gives_a_token(self) -> bool:
+    async def _gives_a_token(self, model: str) -> bool:
         """Ask it, as the pod's startup probe does; False where it ended before.
 
         One that never gives one is killed when the probe's budget is used up.
@@ -247,7 +261,7 @@ class Replica:
         startup = self._probes.startup
         deadline_s = self._loop.time() + startup.budget_s
         while self._loop.time() < deadline_s:
-            asking = self._loop.create_task(self._ask(startup.timeout_s))
+            asking = self._loop.create_task(self._ask(model, startup.timeout_s))
             either: set[asyncio.Future[Any]] = {asking, self._ending}
             await asyncio.wait(either, return_when=_FIRST)
             if self._ending.done():
@@ -260,9 +274,9 @@ class Replica:
         self._die("Error", _KILLED)
         return False
 
-    async def _ask(self, timeout_s: float) -> bool:
+    async def _ask(self, model: str, timeout_s: float) -> bool:
         """Whether it produces a token."""
-        body = {"model": self._settings_now.model, "prompt": "1", "max_tokens": 1}
+        body = {"model": model, "prompt": "1", "max_tokens": 1}
         url = f"http://{self.identity.address}:{ENGINE_PORT}/v1/completions"
         timeout = aiohttp.ClientTimeout(timeout_s)
         try:
