@@ -10,7 +10,8 @@ import traceback
 from typing import Final
 
 from gpufleet.core.gateway.ladder import Way
-from gpufleet.core.gateway.request_body import Asked, Unacceptable, read_body
+from gpufleet.core.gateway.request_body import Asked, read_body
+from gpufleet.core.gateway.request_shapes import Unacceptable
 from gpufleet.spec.errors import Retryable
 from gpufleet.spec.gateway import Route
 from gpufleet_gateway import meters
@@ -25,7 +26,6 @@ from gpufleet_gateway.answers import (
     Send,
 )
 from gpufleet_gateway.attempts import (
-    SERVER_ERROR,
     TIMED_OUT,
     Attempts,
     Visit,
@@ -38,6 +38,7 @@ from gpufleet_gateway.identity import Caller, Denied, Doorkeeper
 from gpufleet_gateway.record import Log, Record
 from gpufleet_gateway.requests import ClientGone, check_content, headers_of, read
 from gpufleet_gateway.traffic import Traffic, limits_of
+from gpufleet_gateway.verdict import SERVER_ERROR
 
 _OK: Final = 200
 _COMPLETIONS: Final = {"/v1/chat/completions": True, "/v1/completions": False}

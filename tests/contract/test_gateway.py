@@ -170,6 +170,40 @@ def test_an_engine_that_finds_fault_with_a_request_is_quoted_and_not_blamed(
     assert sum(len(engine.asked) for engine in gateway.large) == 2
 
 
+MALFORMED: list[dict[str, Any]] = [
+    {"messages": [{"role": "user", "content": [1]}]},
+    {"messages": [{"role": "user", "content": [{"type": "nonsense"}]}]},
+    {"messages": [{"role": "assistant", "content": "x", "tool_calls": 7}]},
+    {"messages": [{"role": ["user"], "content": "x"}]},
+    {"tools": [1]},
+    # These pass here: LiteLLM finds no way to send them.
+    {"messages": [{"role": "user", "content": "x", "cache_control": 7, "thinking_blocks": 7}]},
+    {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": 7}}]}]},
+]
+
+
+def test_no_key_can_eject_a_replica_with_what_no_replica_has_seen(
+    gateway: UnderTest, key: str
+) -> None:
+    for body in MALFORMED * 4:
+        answer = gateway.ask(key, "brief", **body)
+        seen = any(engine.asked for engine in gateway.large)
+        assert answer.status_code == (200 if seen else 400), body
+        for engine in gateway.large:
+            engine.asked.clear()
+    routes = [gateway.ask(key, "brief").headers["x-gpufleet-route"] for _ in range(6)]
+    assert set(routes) == {"primary"}
+
+
+def test_completions_fail_over_as_chats_do(gateway: UnderTest, key: str) -> None:
+    gateway.large[0].mode = "errors"
+    headers = {"Authorization": f"Bearer {key}"}
+    body = {"model": "brief", "prompt": "hello"}
+    for _ in range(6):
+        answer = httpx.post(f"{gateway.url}/v1/completions", json=body, headers=headers)
+        assert answer.status_code == 200
+
+
 @pytest.mark.parametrize("more", [{}, {"stream": True}])
 def test_a_client_that_goes_away_ends_the_engines_work(
     gateway: UnderTest, key: str, more: dict[str, Any]

@@ -1,15 +1,23 @@
 """What a client may send, and what goes on to an engine: an allowlist, with clear refusals."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from gpufleet.core.gateway.request_shapes import (
+    Unacceptable,
+    check_lists,
+    check_messages,
+    check_nesting,
+    check_tools,
+    wrong,
+)
 from gpufleet.spec.gateway import Route
 
 MOST_ANSWERS: Final = 8
 """Of one request (`n`): each takes a place at the engine."""
-MOST_MESSAGES: Final = 10_000
 SUMMARY_INSTRUCTION: Final = (
     "The service is busy: answer with a short summary of what matters most, in at most {words} "
     "words."
@@ -53,22 +61,6 @@ _COMPLETION: Final[Mapping[str, tuple[type, ...]]] = {
     "logprobs": (int,),
 }
 _STREAM_OPTIONS: Final = frozenset({"include_usage", "include_obfuscation"})
-_ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-
-
-class Unacceptable(ValueError):
-    """A body that is refused with status 400.
-
-    Args:
-        message: what is wrong, for the client.
-        parameter: the field; None for the whole body.
-        code: as OpenAI's errors name it.
-    """
-
-    def __init__(self, message: str, parameter: str | None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.parameter = parameter
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -103,7 +95,7 @@ def read_body(raw: bytes, *, chat: bool) -> Asked:
             not accepted. Fields that only the gateway may set are unknown like any other.
     """
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
+        body = json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise Unacceptable(f"The body is not valid JSON: {_short(error)}.", None) from error
     if not isinstance(body, dict):
@@ -115,19 +107,22 @@ def read_body(raw: bytes, *, chat: bool) -> Asked:
         if kinds is None:
             raise Unacceptable(f"Unknown parameter: {name[:60]!r}.", name[:60], "unknown_parameter")
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise _wrong(name, f"has to be {_kinds(kinds)}")
+            raise wrong(name, f"has to be {_kinds(kinds)}")
     needed = "messages" if chat else "prompt"
     for name in ("model", needed):
         if not body.get(name):
             raise Unacceptable(
                 f"Missing required parameter: {name!r}.", name, "missing_required_parameter"
             )
+    check_nesting(body)
     _check_numbers(body)
+    check_lists(body)
     if chat:
-        _check_messages(body["messages"])
+        check_messages(body["messages"])
+        check_tools(body)
     options = body.get("stream_options", {})
     if not options.keys() <= _STREAM_OPTIONS:
-        raise _wrong("stream_options", f"may have {' and '.join(sorted(_STREAM_OPTIONS))}")
+        raise wrong("stream_options", f"may have {' and '.join(sorted(_STREAM_OPTIONS))}")
     return Asked(
         chat=chat,
         use_case=body["model"],
@@ -180,12 +175,15 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
+
+
 def _short(error: Exception) -> str:
     return "too deeply nested" if isinstance(error, RecursionError) else str(error)[:120]
-
-
-def _wrong(name: str, sentence: str) -> Unacceptable:
-    return Unacceptable(f"Invalid value for {name!r}: it {sentence}.", name, "invalid_value")
 
 
 def _kinds(kinds: tuple[type, ...]) -> str:
@@ -214,18 +212,4 @@ def _check_numbers(body: Mapping[str, Any]) -> None:
     }
     for name, (least, most) in bounds.items():
         if name in body and not least <= body[name] <= most:
-            raise _wrong(name, f"has to be from {least} to {most}")
-
-
-def _check_messages(messages: list[Any]) -> None:
-    if len(messages) > MOST_MESSAGES:
-        raise _wrong("messages", f"may have {MOST_MESSAGES} entries")
-    for index, message in enumerate(messages):
-        name = f"messages[{index}]"
-        if not isinstance(message, dict):
-            raise _wrong(name, "has to be an object")
-        if message.get("role") not in _ROLES:
-            raise _wrong(f"{name}.role", f"has to be one of {', '.join(sorted(_ROLES))}")
-        content = message.get("content")
-        if content is not None and not isinstance(content, str | list):
-            raise _wrong(f"{name}.content", "has to be a string or a list")
+            raise wrong(name, f"has to be from {least} to {most}")
