@@ -14,6 +14,7 @@ from gpufleet_gateway.answers import (
     TOO_MANY,
     UNAVAILABLE,
     Client,
+    ClientGone,
     Receive,
     Refused,
     Scope,
@@ -21,7 +22,6 @@ from gpufleet_gateway.answers import (
 from gpufleet_gateway.exchange import Answer, Application, Exchange
 from gpufleet_gateway.proxy import REACHED, TARGET, Reached
 from gpufleet_gateway.record import Record
-from gpufleet_gateway.requests import ClientGone
 from gpufleet_gateway.traffic import Target, Traffic, hosted_cost
 from gpufleet_gateway.verdict import CLIENT_ERROR, Ending, Verdict
 
@@ -56,7 +56,7 @@ class Attempts:
     def __init__(self, application: Application, traffic: Traffic) -> None:
         self._application = application
         self._traffic = traffic
-        self._live: dict[int, tuple[Target, asyncio.Task[None]]] = {}
+        self._live: dict[int, tuple[Target, Client, asyncio.Task[None]]] = {}
 
     async def run(self, visit: Visit, asked: Asked, route: Route) -> Answer:
         """Ask until somebody answers; nothing was sent to the client before.
@@ -76,7 +76,7 @@ class Attempts:
                     f"{record.request_id}.{number}", record.use_case, asked, tried
                 )
                 if isinstance(placed, Decision):
-                    raise _refusal(placed, failure)
+                    raise _refusal(placed, failure, only_hosted=tried == {Way.HOSTED})
                 answer, failure = await self._attempt(visit, placed, asked, gone, deadline_s)
                 if not failure:
                     return answer
@@ -105,8 +105,9 @@ class Attempts:
         for uid, attempts in outliers.hung(now_s, self._traffic.stalled_s()).items():
             live = [
                 (target, task)
-                for target, task in self._live.values()
-                if any(target.attempt is attempt for attempt in attempts)
+                for target, client, task in self._live.values()
+                # A client that does not read makes nobody else silent.
+                if not client.sending and any(target.attempt is attempt for attempt in attempts)
             ]
             for target, _ in live[:1]:
                 ready = self._traffic.ready_uids(target.decision.pool)
@@ -151,14 +152,19 @@ class Attempts:
         TARGET.reset(tokens[0])
         REACHED.reset(tokens[1])
         if target.attempt is not None:
-            self._live[id(target)] = (target, task)
+            self._live[id(target)] = (target, visit.client, task)
         try:
             await asyncio.wait(
                 {task, gone},
                 timeout=max(0.0, deadline_s - time.monotonic()),
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            ending = Ending(exchange.answer, task, reached, client_gone=gone.done())
+            ending = Ending(
+                exchange.answer,
+                task,
+                reached,
+                client_gone=gone.done() or visit.client.gone or visit.client.sending,
+            )
             return exchange.answer, self._judge(target, ending)
         finally:
             self._live.pop(id(target), None)
@@ -214,7 +220,9 @@ class Attempts:
         hosted = routes.use_cases[record.use_case].hosted
         if target.reservation is not None and hosted is not None:
             if answer.prompt_tokens is None:
-                return Decimal(0) if answer.status >= CLIENT_ERROR else None
+                if answer.status >= CLIENT_ERROR:
+                    return Decimal(0)
+                return None if answer.parts else target.cost_unanswered
             record.cost = hosted_cost(hosted, record.prompt_tokens, record.output_tokens)
         elif target.decision.pool in routes.pools:
             price = routes.pools[target.decision.pool].cost_per_million_tokens or Decimal(0)
@@ -222,8 +230,8 @@ class Attempts:
         return record.cost
 
 
-def _refusal(decision: Decision, failure: str) -> Refused:
-    if failure:
+def _refusal(decision: Decision, failure: str, *, only_hosted: bool) -> Refused:
+    if failure and not only_hosted:
         return Refused(
             UNAVAILABLE,
             "engine_error",

@@ -5,7 +5,7 @@ from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gpufleet_gateway.answers import Refused
+from gpufleet_gateway.answers import ABORT, Refused
 
 HEADERS_WITHIN_S: Final = 10.0
 """Longest time that a client may take to send a request's headers."""
@@ -35,6 +35,10 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
         """Read on, as long as the headers are not too long."""
         self._header_bytes += len(data)
         super().data_received(data)
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._deadline is None and not self.transport.is_closing():
+            # An empty line before a request: uvicorn has taken its own limit back for it.
+            self._expect_headers()
         if self._deadline is not None and self._header_bytes > HEADERS_BYTES:
             self._refuse(
                 Refused(_TOO_LONG, "headers_too_large", "The headers are too long.", closes=True)
@@ -43,6 +47,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self.scope[ABORT] = self.transport.abort
         self._expect_headers()
 
     def on_headers_complete(self) -> None:

@@ -16,10 +16,12 @@ from gpufleet.spec.errors import Retryable
 from gpufleet.spec.gateway import Route
 from gpufleet_gateway import meters
 from gpufleet_gateway.answers import (
+    ABORT,
     CLIENT_GONE,
     TOO_MANY,
     UNAVAILABLE,
     Client,
+    ClientGone,
     Receive,
     Refused,
     Scope,
@@ -36,7 +38,7 @@ from gpufleet_gateway.cache import Cache, Kept, answer_text, as_events, cache_na
 from gpufleet_gateway.exchange import Application
 from gpufleet_gateway.identity import Caller, Denied, Doorkeeper
 from gpufleet_gateway.record import Log, Record
-from gpufleet_gateway.requests import ClientGone, check_content, headers_of, read
+from gpufleet_gateway.requests import check_content, headers_of, read
 from gpufleet_gateway.traffic import Traffic, limits_of
 from gpufleet_gateway.verdict import SERVER_ERROR
 
@@ -77,7 +79,13 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         request_id = f"req-{secrets.token_hex(12)}"
-        visit = Visit(scope, receive, Client(send, request_id), Record(request_id))
+        client = Client(send, request_id, abort=scope.get(ABORT))
+        visit = Visit(scope, receive, client, Record(request_id))
+        with contextlib.suppress(ClientGone):
+            await self._routed(visit)
+
+    async def _routed(self, visit: Visit) -> None:
+        scope = visit.scope
         path, method = scope["path"], scope["method"]
         if path == "/health/liveliness" and method == "GET":
             await visit.client.answer(_OK, b'{"status":"alive"}')
@@ -109,12 +117,19 @@ class Door:
             if refused.status in {TOO_MANY, UNAVAILABLE, TIMED_OUT} and not client.started:
                 record.way, record.model, record.digest, record.replica = Way.NONE.value, "", "", ""
             client.headers = headers_of_record(record)
-            with contextlib.suppress(OSError):
+            self._give_back(visit)
+            with contextlib.suppress(OSError, ClientGone):
                 await client.refuse(refused)
         except ClientGone:
             record.status, record.error = CLIENT_GONE, "client_gone"
+            if client.abort is not None:
+                client.abort()
         except asyncio.CancelledError:
-            record.status, record.error = CLIENT_GONE, "interrupted"
+            record.status, record.error = UNAVAILABLE, "interrupted"
+            self._give_back(visit)
+            stopped = Refused(UNAVAILABLE, "interrupted", "The gateway stops.", retry_after_s=1)
+            with contextlib.suppress(OSError, ClientGone):
+                await client.refuse(stopped)
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets no traceback
             record.status = client.status if client.started else SERVER_ERROR
@@ -123,12 +138,18 @@ class Door:
             trace = "".join(traceback.format_tb(error.__traceback__))
             _log.error("%s: %s\n%s", record.request_id, type(error).__name__, trace)
             internal = Refused(SERVER_ERROR, "internal_error", "The gateway has failed.")
-            with contextlib.suppress(OSError):
+            self._give_back(visit)
+            with contextlib.suppress(OSError, ClientGone):
                 await client.refuse(internal)
         finally:
-            if visit.counted:
-                self._traffic.board.give(visit.counted)
+            self._give_back(visit)
             self._close(record)
+
+    def _give_back(self, visit: Visit) -> None:
+        """Count a request no more; before its refusal is sent, which a client may not read."""
+        counted, visit.counted = visit.counted, []
+        if counted:
+            self._traffic.board.give(counted)
 
     async def _admitted(self, visit: Visit) -> None:
         routes = self._traffic.folder.routes()

@@ -228,6 +228,28 @@ def test_a_client_that_goes_away_ends_the_engines_work(
         gateway.wait(lambda: board.total("use_case:assist") == 0)
 
 
+def test_a_client_that_does_not_read_is_cut_off_and_no_replica_is_blamed(
+    gateway: UnderTest, key: str
+) -> None:
+    _both(gateway, "floods")
+    before = len(gateway.records())
+    body = json.dumps({"model": "brief", "messages": MESSAGES, "stream": True}).encode()
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", gateway.port))
+        client.sendall(head.encode() + body)
+        # Silence of a replica would have ended it long before, as an error of the engine.
+        gateway.wait(lambda: len(gateway.records()) > before, 60)
+    record = gateway.records()[-1]
+    assert (record["status"], record["error"]) == (499, "client_gone")
+    with Board(gateway.folder / "board", writes=False) as board:
+        gateway.wait(lambda: board.total("use_case:brief") == 0)
+
+
 def test_overload_goes_down_the_ladder(gateway: UnderTest, key: str) -> None:
     with gateway.overload(chat=20):
         answer = gateway.ask(key)
@@ -269,11 +291,15 @@ def test_summary_mode_gives_shorter_answers_and_says_so(gateway: UnderTest, key:
     assert sent["messages"][1:] == MESSAGES
 
 
-def test_a_hosted_api_that_fails_is_not_the_end_of_the_ladder(gateway: UnderTest, key: str) -> None:
-    gateway.api.mode = "errors"
+@pytest.mark.parametrize("mode", ["errors", "hangs"])
+def test_a_hosted_api_that_fails_or_hangs_is_not_the_end_of_the_ladder(
+    gateway: UnderTest, key: str, mode: str
+) -> None:
+    gateway.api.mode = mode
     with gateway.overload(chat=1):
-        answer = gateway.ask(key, "open")
+        answer = gateway.ask(key, "open", stream=True)
     assert (answer.status_code, answer.headers["x-gpufleet-route"]) == (200, "summary")
+    assert len(gateway.api.asked) == 1
 
 
 def test_an_answer_is_given_again_to_the_same_key_only(gateway: UnderTest, key: str) -> None:
@@ -434,6 +460,13 @@ def test_slow_and_endless_headers_are_not_waited_for(gateway: UnderTest) -> None
     assert answer.startswith(b"HTTP/1.1 431")
 
 
+def test_an_empty_line_after_an_answer_keeps_no_connection(gateway: UnderTest) -> None:
+    request = b"GET /health/liveliness HTTP/1.1\r\nHost: x\r\n\r\n"
+    answer = _raw(gateway, request, b"\r\n", pause_s=0.5)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"HTTP/1.1 408" in answer
+
+
 def test_two_lengths_or_a_length_and_chunks_are_refused(gateway: UnderTest, key: str) -> None:
     head = (
         f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
@@ -489,3 +522,28 @@ def test_the_engine_that_stands_in_streams_what_it_answers(gateway: UnderTest) -
     engine: StandIn = gateway.small
     answer = httpx.post(f"{engine.url}{CHAT}", json={"stream": True, "messages": MESSAGES})
     assert answer.text.endswith("data: [DONE]\n\n")
+
+
+def test_a_gateway_that_stops_takes_nobody_new_and_lets_answers_end(
+    gateway: UnderTest, key: str
+) -> None:
+    assert gateway.process is not None
+    for engine in gateway.large:
+        engine.gap_s = 0.5
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(gateway.ask, key, "brief", stream=True)
+        gateway.wait(lambda: any(engine.asked for engine in gateway.large))
+        gateway.process.terminate()
+        gateway.wait(lambda: not _accepts(gateway))
+        assert not answer.done()
+        assert answer.result().text.endswith("data: [DONE]\n\n")
+    assert gateway.process.wait(60) == 0
+    gateway.start()
+
+
+def _accepts(gateway: UnderTest) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", gateway.port), timeout=1).close()
+    except ConnectionRefusedError:
+        return False
+    return True
