@@ -5,7 +5,9 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import gateway_situations as declared
 
+from gpufleet.core.gateway.drain import drain_s
 from gpufleet.core.gateway.routes import fallback_pool, routes_of
 from gpufleet.core.serving import longest_generation_s
 from gpufleet.edges.workspace import PROJECT_ROOT
@@ -173,3 +175,11 @@ def test_a_replica_is_filled_only_as_far_as_long_answers_keep_their_promise() ->
 def test_a_pool_that_could_not_serve_its_traffic_so_is_filled_as_far_as_its_engines_go() -> None:
     pool = routes_of(SAMPLE).pools["legal"]
     assert pool.promised_at == pool.concurrency_limit
+
+
+@pytest.mark.parametrize(("longest_s", "drained_s"), [(0.5, 5), (90.2, 91), (4000, 600)])
+def test_a_gateway_that_stops_waits_as_long_as_a_request_may_take_within_a_limit(
+    longest_s: float, drained_s: int
+) -> None:
+    use_cases = {"a": declared.route(timeout_s=0.5), "b": declared.route(timeout_s=longest_s)}
+    assert drain_s(declared.routes(use_cases, {})) == drained_s

@@ -146,3 +146,11 @@ def test_no_minute_ever_has_more_than_the_limit(
                 now_s += wait_s
                 passed.append(now_s)
             assert sum(now_s - 60 < at <= now_s for at in passed) <= limit
+
+
+def test_the_board_has_no_holes_that_a_full_disk_could_not_fill(tmp_path: Path) -> None:
+    file = tmp_path / "board"
+    with Board(file), file.open("rb") as opened:
+        size = file.stat().st_size
+        assert os.lseek(opened.fileno(), 0, os.SEEK_HOLE) == size
+        assert file.stat().st_blocks * 512 >= size

@@ -50,6 +50,7 @@ class Board:
 
     Raises:
         BoardFull: `ROWS` workers are there already.
+        OSError: the disk has no room for it.
     """
 
     def __init__(self, file: Path, *, writes: bool = True) -> None:
@@ -61,7 +62,8 @@ class Board:
         with self._locked():
             if os.fstat(self._descriptor).st_size != _SIZE:
                 os.ftruncate(self._descriptor, 0)
-                os.ftruncate(self._descriptor, _SIZE)
+            # Without holes: on a full disk a write into one would end the process (SIGBUS).
+            os.posix_fallocate(self._descriptor, 0, _SIZE)
             self._map = mmap.mmap(self._descriptor, _SIZE)
             self._head = memoryview(self._map)[:_HEADER].cast("q")
             self._cells = memoryview(self._map)[_ROWS_AT:_WINDOW_NAMES_AT].cast("q")
