@@ -12,7 +12,7 @@ from gpufleet.edges.in_flight import Board
 from gpufleet.edges.spend_ledger import SpendLedger, SpendUnknown
 from gpufleet.spec.gateway import Routes
 from gpufleet_gateway import meters, proxy
-from gpufleet_gateway.answers import Receive, Scope, Send
+from gpufleet_gateway.answers import Receive, Refused, Scope, Send
 from gpufleet_gateway.batches import Batches
 from gpufleet_gateway.door import Door
 from gpufleet_gateway.folder import AUDIT, BOARD, SALT, SPEND, Folder, secret_file
@@ -70,6 +70,10 @@ class Worker:
                 self._serving.discard(task)
         elif scope["type"] == "lifespan":
             await self._live(scope, receive, send)
+
+    def turned_away(self, refused: Refused) -> None:
+        """Record what a connection has refused before there was a request."""
+        self._door.turned_away(refused)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def tell(message: dict[str, Any]) -> None:

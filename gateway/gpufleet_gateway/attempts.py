@@ -218,16 +218,17 @@ class Attempts:
         )
         record.answer = answer.text
         hosted = routes.use_cases[record.use_case].hosted
+        cost: Decimal | None = Decimal(0)
         if target.reservation is not None and hosted is not None:
-            if answer.prompt_tokens is None:
-                if answer.status >= CLIENT_ERROR:
-                    return Decimal(0)
-                return None if answer.parts else target.cost_unanswered
-            record.cost = hosted_cost(hosted, record.prompt_tokens, record.output_tokens)
+            if answer.prompt_tokens is not None:
+                cost = hosted_cost(hosted, record.prompt_tokens, record.output_tokens)
+            elif answer.status < CLIENT_ERROR:
+                cost = None if answer.parts else target.cost_unanswered
         elif target.decision.pool in routes.pools:
             price = routes.pools[target.decision.pool].cost_per_million_tokens or Decimal(0)
-            record.cost = price * (record.prompt_tokens + record.output_tokens) / _MILLION
-        return record.cost
+            cost = price * (record.prompt_tokens + record.output_tokens) / _MILLION
+        record.cost += cost or Decimal(0)
+        return cost
 
 
 def _refusal(decision: Decision, failure: str, *, only_hosted: bool) -> Refused:

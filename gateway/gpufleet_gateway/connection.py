@@ -20,6 +20,8 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     _deadline: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _begun = False
+    """Whether anything of a request has come: who only connects leaves no record."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Somebody has come: headers have to follow."""
@@ -34,6 +36,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def data_received(self, data: bytes) -> None:
         """Read on, as long as the headers are not too long."""
         self._header_bytes += len(data)
+        self._begun = True
         super().data_received(data)
         idle = self.cycle is None or self.cycle.response_complete
         if idle and self._deadline is None and not self.transport.is_closing():
@@ -53,6 +56,7 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def on_headers_complete(self) -> None:
         """Its headers are there; its body has limits of its own."""
         self._forget_deadline()
+        self._begun = False
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -80,5 +84,8 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             b"content-type: application/json\r\nconnection: close\r\n"
             b"content-length: %d\r\n\r\n" % len(body)
         )
+        turned_away = getattr(self.app, "turned_away", None)
+        if turned_away is not None and self._begun:
+            turned_away(refused)
         self.transport.write(STATUS_LINE[refused.status] + head + body)
         self.transport.close()

@@ -95,7 +95,21 @@ class Door:
             await self._request(visit)
         else:
             message = f"There is nothing at {path[:100]}."
-            await visit.client.refuse(Refused(404, "not_found", message, closes=True))
+            refused = Refused(404, "not_found", message, closes=True)
+            self.turned_away(refused, visit.record)
+            await visit.client.refuse(refused)
+
+    def turned_away(self, refused: Refused, record: Record | None = None) -> None:
+        """Leave the record of what was refused before anybody asked who it is.
+
+        Args:
+            refused: how.
+            record: of the request; left out where there is none yet.
+        """
+        if record is None:
+            record = Record(f"req-{secrets.token_hex(12)}")
+        record.status, record.error, record.reason = refused.status, refused.code, refused.code
+        self._close(record)
 
     async def _readiness(self, visit: Visit) -> None:
         if self._traffic.folder.has_routes:
@@ -253,11 +267,18 @@ class Door:
             and primary is not None
             and primary.digest == record.digest
         ):
-            self._cache.keep(name, answer.cacheable, record.cost, route.cache_ttl_s)
+            self._cache.keep(
+                name,
+                answer.cacheable,
+                (record.model, record.digest),
+                record.cost,
+                route.cache_ttl_s,
+            )
 
     async def _again(self, visit: Visit, asked: Asked, kept: Kept) -> None:
         record = visit.record
         record.way, record.reason = "cache", "the same request was answered before"
+        record.model, record.digest = kept.model, kept.digest
         record.answer = answer_text(kept.content)
         visit.client.headers |= headers_of_record(record)
         meters.saved(record.use_case, kept.cost)
@@ -278,7 +299,9 @@ class Door:
             self._log.begin(record.request_id, opening)
             record.begun = True
         except Retryable as error:
+            record.missed = True
             if record.route is not None and record.route.audit_required:
+                self._log.missed(opening, served=False)
                 raise Refused(
                     UNAVAILABLE,
                     "audit_unavailable",
@@ -286,7 +309,6 @@ class Door:
                     retry_after_s=5,
                     reason=f"audit: {error.what}"[:200],
                 ) from None
-            record.missed = True
             self._log.missed(opening)
             meters.AUDIT_GAPS.labels(record.use_case).inc()
 

@@ -236,7 +236,7 @@ class Traffic:
         routes = self.folder.routes()
         route = routes.use_cases[use_case]
         hosted = route.hosted
-        if hosted is None or not may_leave(route) or not asked.chat:
+        if hosted is None or not may_leave(route) or not (asked.chat and asked.only_text):
             return None
         pods = routes.gateway.replicas
         prompt_tokens = prompt_tokens_estimate(asked)

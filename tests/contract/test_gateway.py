@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from tests.gateway_situations import DIGEST
 from tests.gateway_under_test import CHAT, MESSAGES, UnderTest, gateway_under_test
 from tests.stand_in_engine import TEXT, StandIn
 
@@ -300,6 +302,9 @@ def test_a_hosted_api_that_fails_or_hangs_is_not_the_end_of_the_ladder(
         answer = gateway.ask(key, "open", stream=True)
     assert (answer.status_code, answer.headers["x-gpufleet-route"]) == (200, "summary")
     assert len(gateway.api.asked) == 1
+    # What the API may have read costs something too: 17 tokens of the pool are all of the rest.
+    cost = Decimal(gateway.record_of(answer)["cost"])
+    assert (cost > Decimal("0.0000255")) == (mode == "hangs")
 
 
 def test_an_answer_is_given_again_to_the_same_key_only(gateway: UnderTest, key: str) -> None:
@@ -312,6 +317,9 @@ def test_an_answer_is_given_again_to_the_same_key_only(gateway: UnderTest, key: 
     assert "cache" in routes
     assert routes.count("primary") <= 2
     assert {answer.json()["choices"][0]["message"]["content"] for answer in answers} == {TEXT}
+    again = gateway.record_of(answers[routes.index("cache")])
+    assert (again["model"], again["digest"]) == ("large-1", DIGEST)
+    assert answers[routes.index("cache")].headers["x-gpufleet-model"] == "large-1"
     assert gateway.ask(other, **asked).headers["x-gpufleet-route"] == "primary"
     hits = [gateway.ask(key, stream=True, **asked) for _ in range(10)]
     streamed = next(hit for hit in hits if hit.headers["x-gpufleet-route"] == "cache")
@@ -425,6 +433,8 @@ def test_nothing_else_is_on_the_public_port(gateway: UnderTest, key: str, path: 
             method, f"{gateway.url}{path}", headers={"Authorization": f"Bearer {key}"}
         )
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        record = gateway.record_of(answer)
+        assert (record["status"], record["error"], record["key_id"]) == (404, "not_found", "")
 
 
 def _raw(gateway: UnderTest, *parts: bytes, pause_s: float = 0.0) -> bytes:
@@ -458,6 +468,9 @@ def test_slow_and_endless_headers_are_not_waited_for(gateway: UnderTest) -> None
     long = b"".join(b"x-%d: %s\r\n" % (n, b"y" * 1000) for n in range(40))
     answer = _raw(gateway, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + long)
     assert answer.startswith(b"HTTP/1.1 431")
+    assert _raw(gateway, b"this is no HTTP\r\n\r\n").startswith(b"HTTP/1.1 400")
+    codes = {"request_timeout", "headers_too_large", "invalid_http"}
+    gateway.wait(lambda: codes <= {record["error"] for record in gateway.records()})
 
 
 def test_an_empty_line_after_an_answer_keeps_no_connection(gateway: UnderTest) -> None:

@@ -259,3 +259,9 @@ def test_a_longer_prompt_is_never_estimated_shorter(text: str) -> None:
     less = _read({"model": "m", "prompt": text or "x"}, chat=False)
     more = _read({"model": "m", "prompt": (text or "x") + text + "x"}, chat=False)
     assert prompt_tokens_estimate(more) >= prompt_tokens_estimate(less) >= 1
+
+
+def test_tools_are_part_of_what_a_prompt_may_cost() -> None:
+    tool = {"type": "function", "function": {"name": "f", "description": "x" * 1000}}
+    more = prompt_tokens_estimate(_read({**GOOD, "tools": [tool]}))
+    assert more >= prompt_tokens_estimate(_read(GOOD)) + 500

@@ -85,3 +85,11 @@ def test_a_hosted_stream_without_a_byte_costs_its_prompt_and_a_whole_answer_all(
     assert isinstance(streamed, Target)
     assert isinstance(whole, Target)
     assert 0 < streamed.cost_unanswered < whole.cost_unanswered
+
+
+def test_what_has_no_length_in_tokens_goes_to_no_hosted_api(folder: Path) -> None:
+    image = {"type": "image_url", "image_url": {"url": "https://example.com/x.png"}}
+    refused = _place(_traffic(folder), "open", content=[image])
+    assert isinstance(refused, Decision)
+    text = _place(_traffic(folder), "open", content=[{"type": "text", "text": "hello"}])
+    assert isinstance(text, Target)

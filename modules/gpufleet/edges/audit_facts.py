@@ -27,7 +27,7 @@ class Begun:
 
 @dataclass
 class Gap:
-    """Requests of one use case that were served and not recorded."""
+    """Requests of one use case that were not recorded."""
 
     request_id: str
     data_class: str
@@ -35,6 +35,8 @@ class Gap:
     begins: str
     ends: str = ""
     count: int = 0
+    served: bool = True
+    """False for those that were refused because they could not be recorded."""
     slot: int | None = None
 
     @property
@@ -49,6 +51,9 @@ def gap_facts(kept: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         kept: as its slot says.
     """
+    done = "were not recorded"
+    if not kept.get("served", True):
+        done = "were refused, as they could not be recorded"
     span = f"from {kept['begins']} to {kept['ends']}"
     return {
         "request_id": kept["request_id"],
@@ -56,7 +61,7 @@ def gap_facts(kept: Mapping[str, Any]) -> dict[str, Any]:
         "use_case": kept["use_case"],
         "route": "gap",
         "error": "audit_gap",
-        "reason": f"{kept['count']} requests {span} were not recorded",
+        "reason": f"{kept['count']} requests {span} {done}",
     }
 
 

@@ -50,7 +50,7 @@ class _State:
     chains: dict[str, _Stream] = field(default_factory=dict)
     begun: dict[str, Begun] = field(default_factory=dict)
     late: list[tuple[Begun, dict[str, Any]]] = field(default_factory=list)
-    gaps: dict[tuple[str, str], Gap] = field(default_factory=dict)
+    gaps: dict[tuple[str, str, bool], Gap] = field(default_factory=dict)
     retired: list[Segment] = field(default_factory=list)
     """Full or old segments that are not sealed yet."""
 
@@ -137,16 +137,17 @@ class AuditLog:
                 self._state.late.append((begun, facts))
                 raise unavailable(self._folder, error) from None
 
-    def missed(self, opening: Mapping[str, Any]) -> None:
-        """Count a request that is served although it could not be recorded.
+    def missed(self, opening: Mapping[str, Any], *, served: bool = True) -> None:
+        """Count a request that could not be recorded.
 
         Args:
             opening: as for `begin`.
+            served: whether it goes on nevertheless; False where it is refused for that.
         """
         data_class, facts = split("", opening)
         use_case = str(facts.get("use_case", ""))
         with self._lock:
-            self._miss(data_class, use_case)
+            self._miss(data_class, use_case, served=served)
 
     def recover(self) -> list[AuditRecord]:
         """Close what writers that have ended left open; the records that say so.
@@ -250,12 +251,12 @@ class AuditLog:
             if gap.slot is not None:
                 self._slots.clear(gap.slot)
 
-    def _miss(self, data_class: str, use_case: str) -> None:
+    def _miss(self, data_class: str, use_case: str, *, served: bool = True) -> None:
         at = moment(self._now())
         self._chain(data_class)
         gap = self._state.gaps.setdefault(
-            (data_class, use_case),
-            Gap(f"gap-{secrets.token_hex(8)}", data_class, use_case, at),
+            (data_class, use_case, served),
+            Gap(f"gap-{secrets.token_hex(8)}", data_class, use_case, at, served=served),
         )
         gap.ends, gap.count = at, gap.count + 1
         # A slot that is there already takes no space; without one it is known to this process only.

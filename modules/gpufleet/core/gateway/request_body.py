@@ -12,6 +12,7 @@ from gpufleet.core.gateway.request_shapes import (
     check_messages,
     check_nesting,
     check_tools,
+    has_only_text,
     wrong,
 )
 from gpufleet.spec.gateway import Route
@@ -75,6 +76,11 @@ class Asked:
     answers: int
     body: Mapping[str, Any] = field(repr=False)
     """As it came, without fields that are null."""
+
+    @property
+    def only_text(self) -> bool:
+        """Whether its length can be told from its bytes: it has no images, sounds or files."""
+        return not self.chat or has_only_text(self.body["messages"])
 
     @property
     def prompt(self) -> str:
@@ -166,9 +172,11 @@ def passed_on(asked: Asked, route: Route, model: str, *, summary: bool = False) 
 def prompt_tokens_estimate(asked: Asked) -> int:
     """A prompt's length before it was counted, tokens: no fewer than a byte-pair encoding gives.
 
-    A quarter of the bytes is usual for English; half of them is safe for most of the rest.
+    Of everything that goes on, for tools and forms of answers are in the prompt too. A quarter of
+    the bytes is usual for English; half of them is safe for most of the rest.
     """
-    return len(asked.prompt.encode("utf-8", "replace")) // 2 + 1
+    text = json.dumps(asked.body, ensure_ascii=False)
+    return len(text.encode("utf-8", "replace")) // 2 + 1
 
 
 def _no_constant(name: str) -> float:
