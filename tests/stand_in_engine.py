@@ -13,7 +13,8 @@ TEXT = "one two three four five six seven eight nine ten"
 
 @dataclass
 class StandIn:
-    """One engine; its answers change with `mode`: ok, errors, refuses, hangs, truncates, ends."""
+    """One engine; its answers change with `mode`: ok, errors, refuses, hangs, truncates, ends,
+    floods."""
 
     port: int = 0
     mode: str = "ok"
@@ -84,9 +85,11 @@ class StandIn:
     async def _stream(self, request: web.Request) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        for number, word in enumerate(TEXT.split(" ")):
+        for number, word in enumerate(TEXT.split(" ") * (20 if self.mode == "floods" else 1)):
             await asyncio.sleep(self.gap_s)
             said = {"role": "assistant", "content": word if number == 0 else f" {word}"}
+            if self.mode == "floods":
+                said["content"] = "x" * 2**20
             await response.write(_event([{"index": 0, "delta": said, "finish_reason": None}]))
             if number == 3 and self.mode == "truncates" and request.transport is not None:
                 request.transport.abort()

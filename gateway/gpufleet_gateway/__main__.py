@@ -3,7 +3,6 @@
 import argparse
 import os
 import secrets
-import shutil
 import sys
 import time
 from functools import partial
@@ -13,21 +12,26 @@ from typing import Final
 import uvicorn
 import yaml
 
+from gpufleet.core.gateway.drain import drain_s
+from gpufleet.edges.in_flight import Board
+from gpufleet.spec.errors import FleetError
 from gpufleet.spec.gateway import ROUTES_FILE
 from gpufleet_gateway.configuration import configuration, environment
 from gpufleet_gateway.folder import (
     AUDIT,
+    BOARD,
     CONFIGURATION,
     FOLDER_VARIABLE,
     METRICS,
     SALT,
     Folder,
+    metrics_folder,
     secret_file,
 )
 
 _ROUTES_WITHIN_S: Final = 30.0
-_DRAIN_S: Final = 30
-_MARGIN_S: Final = 5
+_MARGIN_S: Final = 15
+"""For what is interrupted in the end: an error event, and its record."""
 _BACKLOG: Final = 1024
 _KEEP_ALIVE_S: Final = 75
 BAD_INPUT: Final = 2
@@ -45,12 +49,18 @@ def main() -> int:
             )
             return BAD_INPUT
         time.sleep(0.1)
-    _prepare(folder)
+    try:
+        _prepare(folder)
+    except (OSError, FleetError) as error:
+        # A full disk, most of the time.
+        sys.stderr.write(f"the gateway cannot write what it needs in {folder.path}: {error}\n")
+        return BAD_INPUT
     # Only now: LiteLLM and the metrics read their settings when they are imported.
     from gpufleet_gateway.app import application
     from gpufleet_gateway.connection import Connection
     from gpufleet_gateway.workers import Workers
 
+    drained_s = drain_s(folder.routes())
     server = uvicorn.Config(
         application,
         factory=True,
@@ -67,14 +77,14 @@ def main() -> int:
         server_header=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=_DRAIN_S,
+        timeout_graceful_shutdown=drained_s,
         ssl_certfile=arguments.certificate,
         ssl_keyfile=arguments.key,
     )
     listening = server.bind_socket()
     count = arguments.workers or folder.routes().gateway.workers
     work = partial(uvicorn.Server(server).run, sockets=[listening])
-    Workers(count, work, _DRAIN_S + _MARGIN_S).run()
+    Workers(count, work, drained_s + _MARGIN_S, listening).run()
     return 0
 
 
@@ -94,11 +104,10 @@ def _arguments() -> argparse.Namespace:
 
 def _prepare(folder: Folder) -> None:
     """Write what the workers read, and set what they inherit."""
-    metrics = folder.path / METRICS
-    shutil.rmtree(metrics, ignore_errors=True)
-    metrics.mkdir()
+    metrics = metrics_folder(folder.path / METRICS)
     (folder.path / AUDIT).mkdir(exist_ok=True)
     secret_file(folder.path / SALT)
+    Board(folder.path / BOARD, writes=False).close()
     file = folder.path / CONFIGURATION
     file.write_text(yaml.safe_dump(configuration(folder.routes()), sort_keys=False))
     # Nobody needs to know it: it only keeps LiteLLM's own doors shut.

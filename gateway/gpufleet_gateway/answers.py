@@ -1,5 +1,6 @@
 """What a client is sent: OpenAI's forms, and this gateway's headers on every answer."""
 
+import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,14 @@ _TYPES: Final = {
     429: "rate_limit_error",
 }
 _SERVER_ERROR: Final = 500
+SEND_WITHIN_S: Final = 30.0
+"""Longest time that a client may let a part of its answer wait."""
+ABORT: Final = "gpufleet.abort"
+"""Key of a scope: cuts the connection off. Without it what was sent would wait for ever."""
+
+
+class ClientGone(Exception):
+    """The client went away, or does not read its answer."""
 
 
 @dataclass
@@ -69,13 +78,20 @@ class Client:
     """Whether anything was sent: from then on no other answer can be given."""
     finished: bool = False
     status: int = 0
+    sending: bool = False
+    """Whether the client is waited for now: nobody else is slow then."""
+    gone: bool = False
+    """Whether it was waited for too long."""
+    abort: Callable[[], None] | None = None
+    """Cuts the connection off."""
+    send_within_s: float = SEND_WITHIN_S
 
     async def answer(self, status: int, body: bytes, more: Mapping[str, str] | None = None) -> None:
         """Send a whole answer."""
         length = {"content-type": "application/json", "content-length": str(len(body))}
         await self._start(status, {**length, **(more or {})})
         self.finished = True
-        await self.send({"type": "http.response.body", "body": body, "more_body": False})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def stream(self, part: bytes) -> None:
         """Send a part of a stream of events."""
@@ -88,12 +104,12 @@ class Client:
                     "x-accel-buffering": "no",
                 },
             )
-        await self.send({"type": "http.response.body", "body": part, "more_body": True})
+        await self._send({"type": "http.response.body", "body": part, "more_body": True})
 
     async def end_stream(self) -> None:
         """Nothing more comes."""
         self.finished = True
-        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def refuse(self, refused: Refused) -> None:
         """Send an error: as an answer, or as the last event of a stream that has begun."""
@@ -110,6 +126,24 @@ class Client:
             more["connection"] = "close"
         await self.answer(refused.status, refused.body, more)
 
+    async def _send(self, message: Message) -> None:
+        """Send, within a limit of time.
+
+        Raises:
+            ClientGone: the client does not read.
+        """
+        self.sending = True
+        try:
+            async with asyncio.timeout(self.send_within_s):
+                await self.send(message)
+        except TimeoutError:
+            self.gone = True
+            if self.abort is not None:
+                self.abort()
+            raise ClientGone from None
+        finally:
+            self.sending = False
+
     async def _start(self, status: int, headers: Mapping[str, str]) -> None:
         self.started = True
         self.status = status
@@ -119,7 +153,7 @@ class Client:
             "x-request-id": self.request_id,
             "x-gpufleet-request-id": self.request_id,
         }
-        await self.send(
+        await self._send(
             {
                 "type": "http.response.start",
                 "status": status,

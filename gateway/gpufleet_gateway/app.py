@@ -12,17 +12,18 @@ from gpufleet.edges.in_flight import Board
 from gpufleet.edges.spend_ledger import SpendLedger, SpendUnknown
 from gpufleet.spec.gateway import Routes
 from gpufleet_gateway import meters, proxy
-from gpufleet_gateway.answers import Receive, Scope, Send
+from gpufleet_gateway.answers import Receive, Refused, Scope, Send
 from gpufleet_gateway.batches import Batches
 from gpufleet_gateway.door import Door
 from gpufleet_gateway.folder import AUDIT, BOARD, SALT, SPEND, Folder, secret_file
 from gpufleet_gateway.identity import Doorkeeper
-from gpufleet_gateway.traffic import Traffic
+from gpufleet_gateway.traffic import Traffic, hosted_uid
 from gpufleet_gateway.warm import warm
 
 _WATCH_EVERY_S: Final = 0.25
 _STALLED_S: Final = 1.0
 """A worker that did not run for so long has seen no silence of others, only its own."""
+_RECORDS_WITHIN_S: Final = 8.0
 _METER_EVERY_S: Final = 2.0
 
 
@@ -53,14 +54,26 @@ class Worker:
             secret_file(folder.path / SALT),
             Batches(folder.path),
         )
+        self._serving: set[asyncio.Task[Any]] = set()
         self._watching: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request, or the worker's own life."""
         if scope["type"] == "http":
-            await self._door(scope, receive, send)
+            task = asyncio.current_task()
+            if task is None:
+                raise RuntimeError("a request is served by a task")
+            self._serving.add(task)
+            try:
+                await self._door(scope, receive, send)
+            finally:
+                self._serving.discard(task)
         elif scope["type"] == "lifespan":
             await self._live(scope, receive, send)
+
+    def turned_away(self, refused: Refused) -> None:
+        """Record what a connection has refused before there was a request."""
+        self._door.turned_away(refused)
 
     async def _live(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def tell(message: dict[str, Any]) -> None:
@@ -84,6 +97,9 @@ class Worker:
             self._watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._watching
+        if self._serving:
+            # They were interrupted, and leave their records now.
+            await asyncio.wait(self._serving, timeout=_RECORDS_WITHIN_S)
         await asyncio.to_thread(self._log.close)
 
     async def _watch(self) -> None:
@@ -107,7 +123,8 @@ class Worker:
     async def _meter(self, routes: Routes) -> None:
         meters.WORKER_SEEN_AT.set_to_current_time()
         known = self._folder.replicas().pools
-        self._traffic.outliers.keep({each.uid for pool in known.values() for each in pool})
+        hosted = {hosted_uid(name) for name in routes.use_cases}
+        self._traffic.outliers.keep(hosted | {each.uid for pool in known.values() for each in pool})
         for name, pool in routes.pools.items():
             replicas = known.get(name, [])
             ejected = self._traffic.outliers.ejected(

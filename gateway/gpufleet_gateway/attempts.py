@@ -1,37 +1,33 @@
 """The attempts of one request: asking a replica or an API, and another one where that fails."""
 
 import asyncio
-import json
 import time
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Final
 
 from gpufleet.core.gateway.ladder import Decision, Way
+from gpufleet.core.gateway.outliers import Attempt
 from gpufleet.core.gateway.request_body import Asked, passed_on
 from gpufleet.spec.gateway import Route
 from gpufleet_gateway.answers import (
-    CLIENT_GONE,
     TOO_MANY,
     UNAVAILABLE,
     Client,
+    ClientGone,
     Receive,
     Refused,
     Scope,
 )
 from gpufleet_gateway.exchange import Answer, Application, Exchange
-from gpufleet_gateway.proxy import TARGET
+from gpufleet_gateway.proxy import REACHED, TARGET, Reached
 from gpufleet_gateway.record import Record
-from gpufleet_gateway.requests import ClientGone
 from gpufleet_gateway.traffic import Target, Traffic, hosted_cost
+from gpufleet_gateway.verdict import CLIENT_ERROR, Ending, Verdict
 
 MOST_ATTEMPTS: Final = 3
 TIMED_OUT: Final = 504
-SERVER_ERROR: Final = 500
 _BAD_GATEWAY: Final = 502
-_CLIENT_ERROR: Final = 400
-_NOT_ITS_FAULT: Final = frozenset({401, 402, 403, 404, 408, 409, 429, CLIENT_GONE})
-"""Answers of a hosted API, or of an engine, that are not the client's fault."""
 _MILLION: Final = 1_000_000
 _LET_GO_S: Final = 5.0
 """Longest time that is waited for an attempt that was cancelled."""
@@ -60,7 +56,7 @@ class Attempts:
     def __init__(self, application: Application, traffic: Traffic) -> None:
         self._application = application
         self._traffic = traffic
-        self._live: dict[int, tuple[Target, asyncio.Task[None]]] = {}
+        self._live: dict[int, tuple[Target, Client, asyncio.Task[None]]] = {}
 
     async def run(self, visit: Visit, asked: Asked, route: Route) -> Answer:
         """Ask until somebody answers; nothing was sent to the client before.
@@ -80,7 +76,7 @@ class Attempts:
                     f"{record.request_id}.{number}", record.use_case, asked, tried
                 )
                 if isinstance(placed, Decision):
-                    raise _refusal(placed, failure)
+                    raise _refusal(placed, failure, only_hosted=tried == {Way.HOSTED})
                 answer, failure = await self._attempt(visit, placed, asked, gone, deadline_s)
                 if not failure:
                     return answer
@@ -109,8 +105,9 @@ class Attempts:
         for uid, attempts in outliers.hung(now_s, self._traffic.stalled_s()).items():
             live = [
                 (target, task)
-                for target, task in self._live.values()
-                if any(target.attempt is attempt for attempt in attempts)
+                for target, client, task in self._live.values()
+                # A client that does not read makes nobody else silent.
+                if not client.sending and any(target.attempt is attempt for attempt in attempts)
             ]
             for target, _ in live[:1]:
                 ready = self._traffic.ready_uids(target.decision.pool)
@@ -148,18 +145,27 @@ class Attempts:
             on_byte=on_byte,
         )
         body = passed_on(asked, route, asked.use_case, summary=target.is_summary)
-        token = TARGET.set(dict(target.deployment))
+        reached = Reached()
+        # The task has the context of this moment for good.
+        tokens = TARGET.set(dict(target.deployment)), REACHED.set(reached)
         task = asyncio.ensure_future(exchange.run(visit.scope, body))
-        TARGET.reset(token)
+        TARGET.reset(tokens[0])
+        REACHED.reset(tokens[1])
         if target.attempt is not None:
-            self._live[id(target)] = (target, task)
+            self._live[id(target)] = (target, visit.client, task)
         try:
             await asyncio.wait(
                 {task, gone},
                 timeout=max(0.0, deadline_s - time.monotonic()),
                 return_when=asyncio.FIRST_COMPLETED,
             )
-            return exchange.answer, self._judge(target, exchange.answer, task, gone)
+            ending = Ending(
+                exchange.answer,
+                task,
+                reached,
+                client_gone=gone.done() or visit.client.gone or visit.client.sending,
+            )
+            return exchange.answer, self._judge(target, ending)
         finally:
             self._live.pop(id(target), None)
             if not task.done():
@@ -168,41 +174,31 @@ class Attempts:
             cost = self._count(record, target, exchange.answer)
             await self._traffic.release(target, cost)
 
-    def _judge(
-        self,
-        target: Target,
-        answer: Answer,
-        task: "asyncio.Task[None]",
-        gone: "asyncio.Future[None]",
-    ) -> str:
+    def _judge(self, target: Target, ending: Ending) -> str:
         """How an attempt has failed; empty where it has not.
 
         Raises:
             ClientGone: the client has.
-            Refused: the engine finds fault with the request.
+            Refused: the request is at fault.
         """
-        outliers, attempt = self._traffic.outliers, target.attempt
-        now_s = time.monotonic()
-        broken = not task.done() or task.cancelled() or task.exception() is not None
-        if not broken and answer.good:
-            if attempt is not None:
-                outliers.succeeded(attempt, now_s)
-            return ""
-        if gone.done():
-            if attempt is not None:
-                outliers.abandoned(attempt)
+        verdict = ending.verdict
+        if target.attempt is not None:
+            self._book(target, target.attempt, verdict)
+        if verdict is Verdict.CLIENT_GONE:
             raise ClientGone
-        if not broken and _is_its_fault(answer.status):
-            if attempt is not None:
-                outliers.succeeded(attempt, now_s)
-            raise _fault_of(answer)
-        if attempt is not None:
+        if verdict in {Verdict.AT_FAULT, Verdict.UNSENT}:
+            raise ending.fault
+        return ending.failure if verdict is Verdict.FAILED else ""
+
+    def _book(self, target: Target, attempt: Attempt, verdict: Verdict) -> None:
+        """What an attempt's end says of its target."""
+        outliers, now_s = self._traffic.outliers, time.monotonic()
+        if verdict in {Verdict.GOOD, Verdict.AT_FAULT}:
+            outliers.succeeded(attempt, now_s)
+        elif verdict is Verdict.FAILED:
             outliers.failed(attempt, now_s, self._traffic.ready_uids(target.decision.pool))
-        if not task.done():
-            return "timeout"
-        if task.cancelled():
-            return "hung"
-        return answer.error or f"status {answer.status}"
+        else:
+            outliers.abandoned(attempt)
 
     def _note(self, visit: Visit, target: Target) -> None:
         """Write down, and tell the client, where the request goes."""
@@ -222,18 +218,21 @@ class Attempts:
         )
         record.answer = answer.text
         hosted = routes.use_cases[record.use_case].hosted
+        cost: Decimal | None = Decimal(0)
         if target.reservation is not None and hosted is not None:
-            if answer.prompt_tokens is None:
-                return Decimal(0) if answer.status >= _CLIENT_ERROR else None
-            record.cost = hosted_cost(hosted, record.prompt_tokens, record.output_tokens)
+            if answer.prompt_tokens is not None:
+                cost = hosted_cost(hosted, record.prompt_tokens, record.output_tokens)
+            elif answer.status < CLIENT_ERROR:
+                cost = None if answer.parts else target.cost_unanswered
         elif target.decision.pool in routes.pools:
             price = routes.pools[target.decision.pool].cost_per_million_tokens or Decimal(0)
-            record.cost = price * (record.prompt_tokens + record.output_tokens) / _MILLION
-        return record.cost
+            cost = price * (record.prompt_tokens + record.output_tokens) / _MILLION
+        record.cost += cost or Decimal(0)
+        return cost
 
 
-def _refusal(decision: Decision, failure: str) -> Refused:
-    if failure:
+def _refusal(decision: Decision, failure: str, *, only_hosted: bool) -> Refused:
+    if failure and not only_hosted:
         return Refused(
             UNAVAILABLE,
             "engine_error",
@@ -250,10 +249,6 @@ def _refusal(decision: Decision, failure: str) -> Refused:
     )
 
 
-def _is_its_fault(status: int) -> bool:
-    return _CLIENT_ERROR <= status < SERVER_ERROR and status not in _NOT_ITS_FAULT
-
-
 def headers_of_record(record: Record) -> dict[str, str]:
     """What an answer's headers say of where it came from."""
     headers = {"x-gpufleet-route": record.way, "x-gpufleet-reason": record.reason}
@@ -262,19 +257,6 @@ def headers_of_record(record: Record) -> dict[str, str]:
     if record.way == Way.SUMMARY:
         headers["x-gpufleet-summary"] = "true"
     return headers
-
-
-def _fault_of(answer: Answer) -> Refused:
-    """What the engine says of a request, without whose words they are."""
-    try:
-        error = json.loads(b"".join(answer.content))["error"]
-        message = str(error["message"])
-    except (ValueError, KeyError, TypeError):
-        message = "The request is not acceptable."
-    for marker in ("OpenAIException - ", "Exception - "):
-        message = message.rpartition(marker)[2]
-    message = message.partition("\n\nLiteLLM: ")[0]
-    return Refused(answer.status, "invalid_request", message[:1000])
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -14,9 +14,8 @@ from gpufleet.spec.batches import (
     CALLER_TEAM_HEADER,
     CALLER_USE_CASES_HEADER,
 )
-from gpufleet_gateway.answers import UNAVAILABLE, Client, Receive, Refused, Scope
+from gpufleet_gateway.answers import UNAVAILABLE, Client, ClientGone, Receive, Refused, Scope
 from gpufleet_gateway.identity import Caller
-from gpufleet_gateway.requests import ClientGone
 
 MOST_BODY_BYTES: Final = 201 * 2**20
 """A file of 200 MiB, and the form around it."""

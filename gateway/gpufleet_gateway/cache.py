@@ -22,6 +22,8 @@ class Kept:
 
     content: dict[str, Any]
     """As an answer that is no stream."""
+    model: str
+    digest: str
     cost: Decimal
     until_s: float
     size_bytes: int
@@ -54,14 +56,21 @@ class Cache:
         self._answers.move_to_end(name)
         return kept
 
-    def keep(self, name: bytes, content: dict[str, Any], cost: Decimal, for_s: float) -> None:
-        """Keep an answer."""
+    def keep(
+        self,
+        name: bytes,
+        content: dict[str, Any],
+        origin: tuple[str, str],
+        cost: Decimal,
+        for_s: float,
+    ) -> None:
+        """Keep an answer, with the model and the digest that gave it."""
         size_bytes = len(json.dumps(content))
         if size_bytes > self._limit_bytes // 16:
             return
         if name in self._answers:
             self._drop(name)
-        self._answers[name] = Kept(content, cost, self._now() + for_s, size_bytes)
+        self._answers[name] = Kept(content, *origin, cost, self._now() + for_s, size_bytes)
         self._size_bytes += size_bytes
         while self._size_bytes > self._limit_bytes:
             self._drop(next(iter(self._answers)))

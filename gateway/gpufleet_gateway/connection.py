@@ -5,7 +5,7 @@ from typing import Final
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from gpufleet_gateway.answers import Refused
+from gpufleet_gateway.answers import ABORT, Refused
 
 HEADERS_WITHIN_S: Final = 10.0
 """Longest time that a client may take to send a request's headers."""
@@ -20,6 +20,8 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
 
     _deadline: asyncio.TimerHandle | None = None
     _header_bytes = 0
+    _begun = False
+    """Whether anything of a request has come: who only connects leaves no record."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         """Somebody has come: headers have to follow."""
@@ -34,7 +36,12 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def data_received(self, data: bytes) -> None:
         """Read on, as long as the headers are not too long."""
         self._header_bytes += len(data)
+        self._begun = True
         super().data_received(data)
+        idle = self.cycle is None or self.cycle.response_complete
+        if idle and self._deadline is None and not self.transport.is_closing():
+            # An empty line before a request: uvicorn has taken its own limit back for it.
+            self._expect_headers()
         if self._deadline is not None and self._header_bytes > HEADERS_BYTES:
             self._refuse(
                 Refused(_TOO_LONG, "headers_too_large", "The headers are too long.", closes=True)
@@ -43,11 +50,13 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
     def on_message_begin(self) -> None:
         """A request begins."""
         super().on_message_begin()
+        self.scope[ABORT] = self.transport.abort
         self._expect_headers()
 
     def on_headers_complete(self) -> None:
         """Its headers are there; its body has limits of its own."""
         self._forget_deadline()
+        self._begun = False
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -75,5 +84,8 @@ class Connection(HttpToolsProtocol):  # type: ignore[misc]
             b"content-type: application/json\r\nconnection: close\r\n"
             b"content-length: %d\r\n\r\n" % len(body)
         )
+        turned_away = getattr(self.app, "turned_away", None)
+        if turned_away is not None and self._begun:
+            turned_away(refused)
         self.transport.write(STATUS_LINE[refused.status] + head + body)
         self.transport.close()

@@ -11,22 +11,24 @@ from typing import Final
 
 from gpufleet.core.gateway.audit import FewEachSecond
 from gpufleet.core.gateway.ladder import Way
-from gpufleet.core.gateway.request_body import Asked, Unacceptable, read_body
+from gpufleet.core.gateway.request_body import Asked, read_body
+from gpufleet.core.gateway.request_shapes import Unacceptable
 from gpufleet.spec.errors import Retryable
 from gpufleet.spec.gateway import Route
 from gpufleet_gateway import meters
 from gpufleet_gateway.answers import (
+    ABORT,
     CLIENT_GONE,
     TOO_MANY,
     UNAVAILABLE,
     Client,
+    ClientGone,
     Receive,
     Refused,
     Scope,
     Send,
 )
 from gpufleet_gateway.attempts import (
-    SERVER_ERROR,
     TIMED_OUT,
     Attempts,
     Visit,
@@ -37,8 +39,9 @@ from gpufleet_gateway.cache import Cache, Kept, answer_text, as_events, cache_na
 from gpufleet_gateway.exchange import Application
 from gpufleet_gateway.identity import UNAUTHORIZED, Caller, Denied, Doorkeeper
 from gpufleet_gateway.record import Log, Record
-from gpufleet_gateway.requests import ClientGone, check_content, headers_of, read
+from gpufleet_gateway.requests import check_content, headers_of, read
 from gpufleet_gateway.traffic import Traffic, limits_of
+from gpufleet_gateway.verdict import SERVER_ERROR
 
 _OK: Final = 200
 _COMPLETIONS: Final = {"/v1/chat/completions": True, "/v1/completions": False}
@@ -80,7 +83,13 @@ class Door:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
         request_id = f"req-{secrets.token_hex(12)}"
-        visit = Visit(scope, receive, Client(send, request_id), Record(request_id))
+        client = Client(send, request_id, abort=scope.get(ABORT))
+        visit = Visit(scope, receive, client, Record(request_id))
+        with contextlib.suppress(ClientGone):
+            await self._routed(visit)
+
+    async def _routed(self, visit: Visit) -> None:
+        scope = visit.scope
         path, method = scope["path"], scope["method"]
         if path == "/health/liveliness" and method == "GET":
             await visit.client.answer(_OK, b'{"status":"alive"}')
@@ -90,7 +99,21 @@ class Door:
             await self._request(visit)
         else:
             message = f"There is nothing at {path[:100]}."
-            await visit.client.refuse(Refused(404, "not_found", message, closes=True))
+            refused = Refused(404, "not_found", message, closes=True)
+            self.turned_away(refused, visit.record)
+            await visit.client.refuse(refused)
+
+    def turned_away(self, refused: Refused, record: Record | None = None) -> None:
+        """Leave the record of what was refused before anybody asked who it is.
+
+        Args:
+            refused: how.
+            record: of the request; left out where there is none yet.
+        """
+        if record is None:
+            record = Record(f"req-{secrets.token_hex(12)}")
+        record.status, record.error, record.reason = refused.status, refused.code, refused.code
+        self._close(record)
 
     async def _readiness(self, visit: Visit) -> None:
         if self._traffic.folder.has_routes:
@@ -112,12 +135,19 @@ class Door:
             if refused.status in {TOO_MANY, UNAVAILABLE, TIMED_OUT} and not client.started:
                 record.way, record.model, record.digest, record.replica = Way.NONE.value, "", "", ""
             client.headers = headers_of_record(record)
-            with contextlib.suppress(OSError):
+            self._give_back(visit)
+            with contextlib.suppress(OSError, ClientGone):
                 await client.refuse(refused)
         except ClientGone:
             record.status, record.error = CLIENT_GONE, "client_gone"
+            if client.abort is not None:
+                client.abort()
         except asyncio.CancelledError:
-            record.status, record.error = CLIENT_GONE, "interrupted"
+            record.status, record.error = UNAVAILABLE, "interrupted"
+            self._give_back(visit)
+            stopped = Refused(UNAVAILABLE, "interrupted", "The gateway stops.", retry_after_s=1)
+            with contextlib.suppress(OSError, ClientGone):
+                await client.refuse(stopped)
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, the client gets no traceback
             record.status = client.status if client.started else SERVER_ERROR
@@ -126,12 +156,18 @@ class Door:
             trace = "".join(traceback.format_tb(error.__traceback__))
             _log.error("%s: %s\n%s", record.request_id, type(error).__name__, trace)
             internal = Refused(SERVER_ERROR, "internal_error", "The gateway has failed.")
-            with contextlib.suppress(OSError):
+            self._give_back(visit)
+            with contextlib.suppress(OSError, ClientGone):
                 await client.refuse(internal)
         finally:
-            if visit.counted:
-                self._traffic.board.give(visit.counted)
+            self._give_back(visit)
             self._close(record)
+
+    def _give_back(self, visit: Visit) -> None:
+        """Count a request no more; before its refusal is sent, which a client may not read."""
+        counted, visit.counted = visit.counted, []
+        if counted:
+            self._traffic.board.give(counted)
 
     async def _admitted(self, visit: Visit) -> None:
         routes = self._traffic.folder.routes()
@@ -238,11 +274,18 @@ class Door:
             and primary is not None
             and primary.digest == record.digest
         ):
-            self._cache.keep(name, answer.cacheable, record.cost, route.cache_ttl_s)
+            self._cache.keep(
+                name,
+                answer.cacheable,
+                (record.model, record.digest),
+                record.cost,
+                route.cache_ttl_s,
+            )
 
     async def _again(self, visit: Visit, asked: Asked, kept: Kept) -> None:
         record = visit.record
         record.way, record.reason = "cache", "the same request was answered before"
+        record.model, record.digest = kept.model, kept.digest
         record.answer = answer_text(kept.content)
         visit.client.headers |= headers_of_record(record)
         meters.saved(record.use_case, kept.cost)
@@ -263,7 +306,9 @@ class Door:
             self._log.begin(record.request_id, opening)
             record.begun = True
         except Retryable as error:
+            record.missed = True
             if record.route is not None and record.route.audit_required:
+                self._log.missed(opening, served=False)
                 raise Refused(
                     UNAVAILABLE,
                     "audit_unavailable",
@@ -271,7 +316,6 @@ class Door:
                     retry_after_s=5,
                     reason=f"audit: {error.what}"[:200],
                 ) from None
-            record.missed = True
             self._log.missed(opening)
             meters.AUDIT_GAPS.labels(record.use_case).inc()
 

@@ -151,6 +151,8 @@ class Exchange:
         kept = [said for event in events if (said := self._event(event))]
         if kept and not self.answer.error:
             await self._client.stream(b"\n\n".join(kept) + b"\n\n")
+            # Until now the client was waited for, and nobody else.
+            self._on_byte()
 
     def _event(self, event: bytes) -> bytes:
         """Note what an event says; what goes on to the client of it."""

@@ -1,13 +1,19 @@
 """The gateway's folder: what is where, and the files of other processes, read when they change."""
 
+import contextlib
+import hashlib
 import os
+import re
 import secrets
+import shutil
+import stat
 import time
 from pathlib import Path
 from typing import Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from gpufleet.spec.errors import BadInput
 from gpufleet.spec.gateway import KEYS_FILE, REPLICAS_FILE, ROUTES_FILE, Keys, Replicas, Routes
 from gpufleet.spec.quantities import Spec
 
@@ -18,6 +24,8 @@ SPEND: Final = "spend.sqlite"
 AUDIT: Final = "audit"
 METRICS: Final = "metrics"
 SALT: Final = "salt"
+MEMORY: Final = Path("/dev/shm")  # noqa: S108 - a folder of our own in it, see `metrics_folder`
+_SECRET_BYTES: Final = 32
 _LOOK_EVERY_S: Final = 0.2
 
 Content = TypeVar("Content", bound=Spec)
@@ -121,13 +129,69 @@ class Folder:
 
 
 def secret_file(file: Path) -> bytes:
-    """A random secret of 32 bytes in hex that only its owner reads; made where it is missing."""
+    """A random secret of 32 bytes in hex that only its owner reads; made where it is missing.
+
+    Raises:
+        BadInput: there is something else.
+    """
+    if not file.exists():
+        hidden = file.with_name(f".{file.name}.{os.getpid()}")
+        with open(hidden, "wb", opener=_private) as made:
+            made.write(secrets.token_hex(_SECRET_BYTES).encode())
+            made.flush()
+            os.fsync(made.fileno())
+        try:
+            # It is there as a whole or not at all, and the first one stays.
+            with contextlib.suppress(FileExistsError):
+                os.link(hidden, file)
+        finally:
+            hidden.unlink()
+    content = file.read_bytes().strip()
+    if not re.fullmatch(rb"[0-9a-fA-F]{%d}" % (2 * _SECRET_BYTES), content):
+        raise BadInput(
+            f"this is no secret of {2 * _SECRET_BYTES} hex digits",
+            where=str(file),
+            mend="put the environment's salt there; without one, remove the file",
+        )
+    return content
+
+
+def metrics_folder(path: Path, memory: Path = MEMORY) -> Path:
+    """An empty folder for the workers' metrics, in memory where there is some.
+
+    They are files with holes that are mapped: on a full disk a write into one ends its worker
+    (SIGBUS).
+
+    Args:
+        path: where it is to be found; a file system that is mounted there is used as it is.
+        memory: a file system in memory that this machine's processes share.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if path.is_mount():
+        for old in path.iterdir():
+            old.unlink()
+        return path
+    if path.is_symlink():
+        path.unlink()
+    shutil.rmtree(path, ignore_errors=True)
+    name = hashlib.sha256(str(path.absolute()).encode()).hexdigest()[:16]
+    inner = memory / f"gpufleet-{os.getuid()}-{name}"
     try:
-        with open(file, "xb", opener=_private) as made:
-            made.write(secrets.token_hex(32).encode())
-    except FileExistsError:
-        pass
-    return file.read_bytes().strip()
+        inner.mkdir(mode=0o700, exist_ok=True)
+        found = inner.lstat()
+    except OSError:
+        path.mkdir()
+        return path
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        # Somebody else's: its name is no secret.
+        path.mkdir()
+        return path
+    for old in inner.iterdir():
+        old.unlink()
+    path.symlink_to(inner)
+    return path
 
 
 def _private(path: str, flags: int) -> int:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, Final, cast
 
 import httpx
@@ -18,6 +19,8 @@ from gpufleet_gateway.configuration import model_list
 
 TARGET: Final[ContextVar[dict[str, Any] | None]] = ContextVar("target", default=None)
 """The deployment that this request was given; only the plugin sets it."""
+REACHED: Final[ContextVar["Reached | None"]] = ContextVar("reached", default=None)
+"""Of the attempt that is under way; only the plugin sets it."""
 _LEFT_OUT: Final = frozenset(
     {
         "AdmissionControlMiddleware",
@@ -40,6 +43,15 @@ _STREAM_END: Final = b"[DONE]"
 _TAIL_BYTES: Final = 64
 _CONNECT_S: Final = 5.0
 """LiteLLM passes a longer limit with each request; this is for those that have none."""
+
+
+@dataclass
+class Reached:
+    """How far an attempt has come."""
+
+    opened: bool = False
+    """Whether LiteLLM has sent anything, or has tried to: from then on a failure may be the
+    target's."""
 
 
 class NoTarget(RuntimeError):
@@ -114,6 +126,9 @@ class Whole(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request."""
+        reached = REACHED.get()
+        if reached is not None:
+            reached.opened = True
         response = await self._inner.handle_async_request(request)
         if response.headers.get("content-type", "").startswith("text/event-stream"):
             response.stream = _ToItsEnd(cast("httpx.AsyncByteStream", response.stream))

@@ -25,8 +25,8 @@ class Log(Protocol):
     def end(self, request_id: str, closing: dict[str, Any]) -> object:
         """Write its record."""
 
-    def missed(self, opening: dict[str, Any]) -> None:
-        """Count one that is served and cannot be recorded."""
+    def missed(self, opening: dict[str, Any], *, served: bool = True) -> None:
+        """Count one that cannot be recorded."""
 
     def refused(self, opening: dict[str, Any]) -> None:
         """Count one more that was refused since nobody was recognized."""
@@ -62,7 +62,7 @@ class Record:
     begun: bool = False
     """Whether the audit log knows of it."""
     missed: bool = False
-    """Whether it goes on without a record, and was counted as a gap."""
+    """Whether it was counted as a gap, for it can have no record."""
 
     def opening(self, salt: bytes) -> dict[str, Any]:
         """What is known when its work begins."""

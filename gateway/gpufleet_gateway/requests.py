@@ -4,15 +4,11 @@ import asyncio
 from typing import Final
 
 from gpufleet.spec.gateway import Gateway
-from gpufleet_gateway.answers import Receive, Refused, Scope
+from gpufleet_gateway.answers import ClientGone, Receive, Refused, Scope
 
 _FORBIDDEN: Final = (b"x-gpufleet-", b"x-litellm-", b"litellm-", b"llm_provider-")
 """Headers that only the gateway sets."""
 _ONCE: Final = (b"authorization", b"content-type", b"content-length", b"host")
-
-
-class ClientGone(Exception):
-    """The client went away before its request was read."""
 
 
 def headers_of(scope: Scope) -> dict[bytes, bytes]:

@@ -46,6 +46,8 @@ class Target:
     replica: Replica | None = None
     attempt: Attempt | None = None
     reservation: str | None = None
+    cost_unanswered: Decimal = Decimal(0)
+    """Of a hosted request that gave not one byte, at most."""
     counted: list[str] = field(default_factory=list)
 
     @property
@@ -92,7 +94,7 @@ class Traffic:
                 for pool in (route.pool, route.fallback)
                 if pool is not None and pool in routes.pools
             }
-            situation = self._situation(routes, use_case, loads, hosted=Way.HOSTED not in tried)
+            situation = self._situation(routes, use_case, loads, tried)
             decision = decide(route, situation)
             if decision.way is Way.NONE:
                 return decision
@@ -154,7 +156,11 @@ class Traffic:
                 return
 
     def _situation(
-        self, routes: Routes, use_case: str, loads: Mapping[str, list[Load]], *, hosted: bool
+        self,
+        routes: Routes,
+        use_case: str,
+        loads: Mapping[str, list[Load]],
+        tried: Collection[str],
     ) -> Situation:
         route = routes.use_cases[use_case]
         waits = {pool: pool_wait_s(each) for pool, each in loads.items()}
@@ -162,6 +168,9 @@ class Traffic:
         overflow = before.seen(
             waits.get(route.pool, math.inf), route.queue_time_limit_s, time.monotonic()
         )
+        if tried:
+            # Who is left after a failure says nothing of the pool.
+            overflow = before
         self._overflow[use_case] = overflow
         refused = {
             pool: reason
@@ -171,7 +180,12 @@ class Traffic:
         return Situation(
             wait_s=waits,
             refused=refused,
-            hosted_room=hosted and may_leave(route) and hosted_key(use_case) is not None,
+            hosted_room=(
+                Way.HOSTED not in tried
+                and may_leave(route)
+                and hosted_key(use_case) is not None
+                and not self.outliers.ejected([hosted_uid(use_case)], time.monotonic())
+            ),
             overflow=overflow,
         )
 
@@ -222,12 +236,14 @@ class Traffic:
         routes = self.folder.routes()
         route = routes.use_cases[use_case]
         hosted = route.hosted
-        if hosted is None or not may_leave(route) or not asked.chat:
+        if hosted is None or not may_leave(route) or not (asked.chat and asked.only_text):
             return None
         pods = routes.pods
+        prompt_tokens = prompt_tokens_estimate(asked)
+        prompt_cost = hosted_cost(hosted, prompt_tokens, 0)
         most = hosted_cost(
             hosted,
-            prompt_tokens_estimate(asked),
+            prompt_tokens,
             tokens_allowed(asked, route, summary=False) * asked.answers,
         )
         total = routes.hosted_monthly_cap
@@ -251,7 +267,16 @@ class Traffic:
             deployment=hosted_deployment(use_case, route, hosted),
             model=f"{hosted.provider}/{hosted.model}",
             digest="",
+            attempt=self.outliers.started(
+                hosted_uid(use_case),
+                time.monotonic(),
+                _silence_limit_s(route, stream=asked.stream),
+                alone=True,
+            ),
             reservation=request_id,
+            # A stream that has given nothing has made nothing but read the prompt. An answer that
+            # is no stream may have been made to its end: nobody knows.
+            cost_unanswered=prompt_cost if asked.stream else most,
         )
 
 
@@ -260,6 +285,11 @@ def hosted_cost(hosted: HostedRoute, prompt_tokens: int, output_tokens: int) -> 
     return (
         hosted.input_per_million * prompt_tokens + hosted.output_per_million * output_tokens
     ) / _MILLION
+
+
+def hosted_uid(use_case: str) -> str:
+    """What a use case's hosted API is known by among the replicas."""
+    return f"hosted:{use_case}"
 
 
 def limits_of(

@@ -8,6 +8,7 @@ import ctypes
 import gc
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -31,9 +32,14 @@ class Workers:
         count: how many.
         work: what a worker does; it ends when its process gets SIGTERM.
         drain_s: how long they have to end.
+        listening: what they accept connections from; closed here when they end, so that nobody is
+            left waiting in its queue.
     """
 
-    def __init__(self, count: int, work: Callable[[], None], drain_s: float) -> None:
+    def __init__(
+        self, count: int, work: Callable[[], None], drain_s: float, listening: socket.socket
+    ) -> None:
+        self._listening = listening
         self._count = count
         self._work = work
         self._drain_s = drain_s
@@ -53,6 +59,7 @@ class Workers:
                 self._start()
             time.sleep(_LOOK_EVERY_S)
             self._reap()
+        self._listening.close()
         self._send(signal.SIGTERM)
         deadline_s = time.monotonic() + self._drain_s
         while self._running and time.monotonic() < deadline_s:

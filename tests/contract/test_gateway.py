@@ -7,11 +7,13 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from decimal import Decimal
 from typing import Any
 
 import httpx
 import psutil
 import pytest
+from tests.gateway_situations import DIGEST
 from tests.gateway_under_test import CHAT, MESSAGES, UnderTest, gateway_under_test
 from tests.stand_in_engine import TEXT, StandIn
 
@@ -171,6 +173,40 @@ def test_an_engine_that_finds_fault_with_a_request_is_quoted_and_not_blamed(
     assert sum(len(engine.asked) for engine in gateway.large) == 2
 
 
+MALFORMED: list[dict[str, Any]] = [
+    {"messages": [{"role": "user", "content": [1]}]},
+    {"messages": [{"role": "user", "content": [{"type": "nonsense"}]}]},
+    {"messages": [{"role": "assistant", "content": "x", "tool_calls": 7}]},
+    {"messages": [{"role": ["user"], "content": "x"}]},
+    {"tools": [1]},
+    # These pass here: LiteLLM finds no way to send them.
+    {"messages": [{"role": "user", "content": "x", "cache_control": 7, "thinking_blocks": 7}]},
+    {"messages": [{"role": "user", "content": [{"type": "file", "file": {"file_id": 7}}]}]},
+]
+
+
+def test_no_key_can_eject_a_replica_with_what_no_replica_has_seen(
+    gateway: UnderTest, key: str
+) -> None:
+    for body in MALFORMED * 4:
+        answer = gateway.ask(key, "brief", **body)
+        seen = any(engine.asked for engine in gateway.large)
+        assert answer.status_code == (200 if seen else 400), body
+        for engine in gateway.large:
+            engine.asked.clear()
+    routes = [gateway.ask(key, "brief").headers["x-gpufleet-route"] for _ in range(6)]
+    assert set(routes) == {"primary"}
+
+
+def test_completions_fail_over_as_chats_do(gateway: UnderTest, key: str) -> None:
+    gateway.large[0].mode = "errors"
+    headers = {"Authorization": f"Bearer {key}"}
+    body = {"model": "brief", "prompt": "hello"}
+    for _ in range(6):
+        answer = httpx.post(f"{gateway.url}/v1/completions", json=body, headers=headers)
+        assert answer.status_code == 200
+
+
 @pytest.mark.parametrize("more", [{}, {"stream": True}])
 def test_a_client_that_goes_away_ends_the_engines_work(
     gateway: UnderTest, key: str, more: dict[str, Any]
@@ -193,6 +229,28 @@ def test_a_client_that_goes_away_ends_the_engines_work(
     assert gateway.records()[-1]["status"] == 499
     with Board(gateway.folder / "board", writes=False) as board:
         gateway.wait(lambda: board.total("use_case:assist") == 0)
+
+
+def test_a_client_that_does_not_read_is_cut_off_and_no_replica_is_blamed(
+    gateway: UnderTest, key: str
+) -> None:
+    _both(gateway, "floods")
+    before = len(gateway.records())
+    body = json.dumps({"model": "brief", "messages": MESSAGES, "stream": True}).encode()
+    head = (
+        f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.connect(("127.0.0.1", gateway.port))
+        client.sendall(head.encode() + body)
+        # Silence of a replica would have ended it long before, as an error of the engine.
+        gateway.wait(lambda: len(gateway.records()) > before, 60)
+    record = gateway.records()[-1]
+    assert (record["status"], record["error"]) == (499, "client_gone")
+    with Board(gateway.folder / "board", writes=False) as board:
+        gateway.wait(lambda: board.total("use_case:brief") == 0)
 
 
 def test_overload_goes_down_the_ladder(gateway: UnderTest, key: str) -> None:
@@ -236,11 +294,18 @@ def test_summary_mode_gives_shorter_answers_and_says_so(gateway: UnderTest, key:
     assert sent["messages"][1:] == MESSAGES
 
 
-def test_a_hosted_api_that_fails_is_not_the_end_of_the_ladder(gateway: UnderTest, key: str) -> None:
-    gateway.api.mode = "errors"
+@pytest.mark.parametrize("mode", ["errors", "hangs"])
+def test_a_hosted_api_that_fails_or_hangs_is_not_the_end_of_the_ladder(
+    gateway: UnderTest, key: str, mode: str
+) -> None:
+    gateway.api.mode = mode
     with gateway.overload(chat=1):
-        answer = gateway.ask(key, "open")
+        answer = gateway.ask(key, "open", stream=True)
     assert (answer.status_code, answer.headers["x-gpufleet-route"]) == (200, "summary")
+    assert len(gateway.api.asked) == 1
+    # What the API may have read costs something too: 17 tokens of the pool are all of the rest.
+    cost = Decimal(gateway.record_of(answer)["cost"])
+    assert (cost > Decimal("0.0000255")) == (mode == "hangs")
 
 
 def test_an_answer_is_given_again_to_the_same_key_only(gateway: UnderTest, key: str) -> None:
@@ -253,6 +318,9 @@ def test_an_answer_is_given_again_to_the_same_key_only(gateway: UnderTest, key: 
     assert "cache" in routes
     assert routes.count("primary") <= 2
     assert {answer.json()["choices"][0]["message"]["content"] for answer in answers} == {TEXT}
+    again = gateway.record_of(answers[routes.index("cache")])
+    assert (again["model"], again["digest"]) == ("large-1", DIGEST)
+    assert answers[routes.index("cache")].headers["x-gpufleet-model"] == "large-1"
     assert gateway.ask(other, **asked).headers["x-gpufleet-route"] == "primary"
     hits = [gateway.ask(key, stream=True, **asked) for _ in range(10)]
     streamed = next(hit for hit in hits if hit.headers["x-gpufleet-route"] == "cache")
@@ -393,6 +461,8 @@ def test_nothing_else_is_on_the_public_port(gateway: UnderTest, key: str, path: 
             method, f"{gateway.url}{path}", headers={"Authorization": f"Bearer {key}"}
         )
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found")
+        record = gateway.record_of(answer)
+        assert (record["status"], record["error"], record["key_id"]) == (404, "not_found", "")
 
 
 def _raw(gateway: UnderTest, *parts: bytes, pause_s: float = 0.0) -> bytes:
@@ -426,6 +496,16 @@ def test_slow_and_endless_headers_are_not_waited_for(gateway: UnderTest) -> None
     long = b"".join(b"x-%d: %s\r\n" % (n, b"y" * 1000) for n in range(40))
     answer = _raw(gateway, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n" + long)
     assert answer.startswith(b"HTTP/1.1 431")
+    assert _raw(gateway, b"this is no HTTP\r\n\r\n").startswith(b"HTTP/1.1 400")
+    codes = {"request_timeout", "headers_too_large", "invalid_http"}
+    gateway.wait(lambda: codes <= {record["error"] for record in gateway.records()})
+
+
+def test_an_empty_line_after_an_answer_keeps_no_connection(gateway: UnderTest) -> None:
+    request = b"GET /health/liveliness HTTP/1.1\r\nHost: x\r\n\r\n"
+    answer = _raw(gateway, request, b"\r\n", pause_s=0.5)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"HTTP/1.1 408" in answer
 
 
 def test_two_lengths_or_a_length_and_chunks_are_refused(gateway: UnderTest, key: str) -> None:
@@ -483,3 +563,28 @@ def test_the_engine_that_stands_in_streams_what_it_answers(gateway: UnderTest) -
     engine: StandIn = gateway.small
     answer = httpx.post(f"{engine.url}{CHAT}", json={"stream": True, "messages": MESSAGES})
     assert answer.text.endswith("data: [DONE]\n\n")
+
+
+def test_a_gateway_that_stops_takes_nobody_new_and_lets_answers_end(
+    gateway: UnderTest, key: str
+) -> None:
+    assert gateway.process is not None
+    for engine in gateway.large:
+        engine.gap_s = 0.5
+    with ThreadPoolExecutor(1) as pool:
+        answer = pool.submit(gateway.ask, key, "brief", stream=True)
+        gateway.wait(lambda: any(engine.asked for engine in gateway.large))
+        gateway.process.terminate()
+        gateway.wait(lambda: not _accepts(gateway))
+        assert not answer.done()
+        assert answer.result().text.endswith("data: [DONE]\n\n")
+    assert gateway.process.wait(60) == 0
+    gateway.start()
+
+
+def _accepts(gateway: UnderTest) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", gateway.port), timeout=1).close()
+    except ConnectionRefusedError:
+        return False
+    return True

@@ -288,6 +288,21 @@ def test_strangers_are_told_of_though_their_process_dies(tmp_path: Path) -> None
     assert (together.status, together.reason.split()[0]) == (401, "2")
 
 
+def test_requests_that_are_refused_for_want_of_a_record_are_counted_apart(
+    log: AuditLog, tmp_path: Path
+) -> None:
+    log.missed(OPENING)
+    for _ in range(2):
+        log.missed(OPENING, served=False)
+    serve(log, "r1")
+    gaps = {record.reason for record in records(tmp_path) if record.route == "gap"}
+    assert {(gap.split()[0], gap.rpartition("were ")[2]) for gap in gaps} == {
+        ("1", "not recorded"),
+        ("2", "refused, as they could not be recorded"),
+    }
+    assert findings(tmp_path) == []
+
+
 def test_a_gap_outlives_its_process(tmp_path: Path) -> None:
     dead = AuditLog(tmp_path, "gateway")
     dead.missed(OPENING)

@@ -26,7 +26,8 @@ from gpufleet.components.worker_pod import pod_spec as worker_pod
 from gpufleet.core import cluster_worker
 from gpufleet.core import vocabulary as names
 from gpufleet.core.admission import parameters
-from gpufleet.core.gateway.routes import routes_text
+from gpufleet.core.gateway.drain import drain_s
+from gpufleet.core.gateway.routes import routes_of, routes_text
 from gpufleet.core.inventory import expand_site
 from gpufleet.core.quotas import SitePlan
 from gpufleet.core.serving import PoolAtSite, pools_at
@@ -231,6 +232,11 @@ def test_the_gateway_s_pod_is_restricted_reads_pods_and_routes_only_and_keeps_no
     site = DeclaredSite(SERVED, AT_FRA1.path, "fra1")
     declare(lambda: deploy_gateway(site, pulumi.ResourceOptions()))
     spec = gateway_pod(GatewayPlan.of(site, GATEWAY_IMAGE))
+    assert spec["terminationGracePeriodSeconds"] > drain_s(routes_of(SERVED))
+    memory = {v["name"] for v in spec["volumes"] if v.get("emptyDir", {}).get("medium") == "Memory"}
+    for container in spec["containers"]:
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        assert mounts["/run/gpufleet/gateway/metrics"] in memory
     assert spec["securityContext"]["runAsNonRoot"] is True
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     (control,), (proxy,) = spec["initContainers"], spec["containers"]

@@ -2,9 +2,10 @@
 
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from tests.gateway_situations import pool_route, route
+from tests.gateway_situations import pool_route, replica, route
 
 from gpufleet.core.gateway.admission import fair_share, refusal, share_of_pod
+from gpufleet.core.gateway.queueing import loads_of, pool_wait_s
 
 teams = st.dictionaries(st.sampled_from(["support", "sales", "legal"]), st.integers(0, 200))
 
@@ -50,6 +51,32 @@ def test_one_team_may_have_a_whole_pool_until_another_one_comes(replicas: int, e
     if places > 1:
         assert refusal(route(), pool, replicas, crowded) is not None
         assert refusal(route(team="sales"), pool, replicas, crowded) is None
+
+
+@given(
+    count=st.integers(1, 12),
+    limit=st.integers(2, 16),
+    promised_at=st.integers(1, 16),
+    asked=st.integers(1, 400),
+)
+def test_a_team_that_floods_a_pool_leaves_a_place_without_a_wait_to_one_that_comes_rarely(
+    count: int, limit: int, promised_at: int, asked: int
+) -> None:
+    assume(count * min(limit, promised_at) > 1)
+    pool = pool_route(concurrency_limit=limit, promised_at=promised_at, queue_limit=100)
+    replicas = [replica(f"u{number}") for number in range(count)]
+    at = dict.fromkeys((each.uid for each in replicas), 0)
+    in_flight = {"support": 0, "sales": 0}
+    for _ in range(asked):
+        if refusal(route(), pool, count, in_flight) is not None:
+            break
+        in_flight["support"] += 1
+        # As `choose` has it: the least loaded one.
+        at[min(at, key=lambda uid: at[uid])] += 1
+    assert refusal(route(team="sales"), pool, count, in_flight) is None
+    assert pool_wait_s(loads_of(replicas, pool, at, 0.0)) == 0
+    # It is no ban: most of the pool is to be had.
+    assert in_flight["support"] >= min(asked, count * min(limit, promised_at) // 2)
 
 
 def test_batch_work_never_enters_an_interactive_pool_and_makes_room_in_its_own() -> None:

@@ -157,3 +157,19 @@ def test_a_replica_that_is_dead_for_weeks_is_tried_again_every_five_minutes() ->
         assert not outliers.ejected(POOL, now_s)
         assert outliers.failed(outliers.started("a", now_s, 3), now_s, POOL)
     assert outliers.ejected(POOL, now_s + LONGEST_EJECTION_S - 1) == {"a"}
+
+
+def test_a_hosted_api_hangs_by_its_own_first_byte_whatever_others_get() -> None:
+    outliers = Outliers()
+    silent = outliers.started("hosted", 0, 3, alone=True)
+    streaming = outliers.started("hosted", 0, 3, alone=True)
+    outliers.progressed(streaming, 2)
+    assert outliers.hung(2.9) == {}
+    assert outliers.hung(3.1) == {"hosted": [silent]}
+    assert outliers.hung(30) == {"hosted": [silent]}
+    # One of them is no reason to leave it out; as many as for a replica are.
+    assert not outliers.eject_hung("hosted", 3.1, ())
+    outliers.failed(silent, 3.1, ())
+    assert not outliers.ejected(["hosted"], 3.1)
+    _fail(outliers, "hosted", 3.2, CONSECUTIVE_FAILURES - 1)
+    assert outliers.ejected(["hosted"], 3.2) == {"hosted"}

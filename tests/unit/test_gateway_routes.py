@@ -5,7 +5,9 @@ from decimal import Decimal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests import gateway_situations as declared
 
+from gpufleet.core.gateway.drain import drain_s
 from gpufleet.core.gateway.routes import fallback_pool, routes_of
 from gpufleet.core.serving import longest_generation_s
 from gpufleet.edges.workspace import PROJECT_ROOT
@@ -191,3 +193,11 @@ def test_limits_and_caps_are_shared_among_the_pods_of_all_sites() -> None:
     [first, *_] = sites
     mixed = {**sites, first: SAMPLE.sites[first]}
     assert routes_of(fleet.model_copy(update={"sites": mixed})).pods == 3 + 1
+
+
+@pytest.mark.parametrize(("longest_s", "drained_s"), [(0.5, 5), (90.2, 91), (4000, 600)])
+def test_a_gateway_that_stops_waits_as_long_as_a_request_may_take_within_a_limit(
+    longest_s: float, drained_s: int
+) -> None:
+    use_cases = {"a": declared.route(timeout_s=0.5), "b": declared.route(timeout_s=longest_s)}
+    assert drain_s(declared.routes(use_cases, {})) == drained_s

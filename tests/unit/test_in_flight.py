@@ -170,3 +170,11 @@ def test_a_reader_waits_for_nobody(tmp_path: Path) -> None:
         thread.join(20)
         os.close(stopped)
         assert found == [1]
+
+
+def test_the_board_has_no_holes_that_a_full_disk_could_not_fill(tmp_path: Path) -> None:
+    file = tmp_path / "board"
+    with Board(file), file.open("rb") as opened:
+        size = file.stat().st_size
+        assert os.lseek(opened.fileno(), 0, os.SEEK_HOLE) == size
+        assert file.stat().st_blocks * 512 >= size

@@ -95,3 +95,18 @@ def test_what_was_let_in_never_costs_more_than_the_caps(
         if ledger.reserve(Reservation(str(number), "assist", most, 60), CAPS, now_s) and actual:
             ledger.settle(str(number), min(actual, most))
         assert ledger.spent("assist", now_s) <= CAPS.use_case
+
+
+def test_a_clock_that_was_far_ahead_once_ends_nothing_and_looking_changes_nothing(
+    tmp_path: Path,
+) -> None:
+    ledger = SpendLedger(tmp_path / "spend")
+    assert ledger.reserve(_wanted("a", "9"), CAPS, JUNE_S)
+    assert ledger.spent("assist", JULY_S + 86_400 * 4000) == 0
+    assert ledger.reserve(_wanted("b", "2"), CAPS, JULY_S + 86_400 * 4000)
+    ledger.settle("b", Decimal(2))
+    # July has its own cap again, less what was spent under the wrong date.
+    assert ledger.spent("assist", JULY_S) == 2
+    assert ledger.reserve(_wanted("c", "8"), CAPS, JULY_S)
+    assert not ledger.reserve(_wanted("d", "1"), CAPS, JULY_S)
+    assert ledger.reserve(_wanted("e", "8"), CAPS, JULY_S + 86_400 * 40)

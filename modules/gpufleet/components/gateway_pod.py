@@ -9,6 +9,8 @@ from gpufleet.components.worker_pod import HOME as CONTROL_HOME
 from gpufleet.core import cluster_worker
 from gpufleet.core import vocabulary as names
 from gpufleet.core.cluster_gateway import SELECTOR
+from gpufleet.core.gateway.drain import drain_s
+from gpufleet.core.gateway.routes import routes_of
 from gpufleet.edges.declared_files import read_declared
 
 HOME: Final = "/opt/gateway"
@@ -16,8 +18,8 @@ HOME: Final = "/opt/gateway"
 FOLDER: Final = "/run/gpufleet/gateway"
 """What its two containers share."""
 _SECRETS: Final = "/run/secrets/gpufleet"
-_DRAIN_S: Final = 30
-"""Requests in flight get this long to end."""
+_MARGIN_S: Final = 20
+"""Until what does not end in time is interrupted, and recorded."""
 _PROPAGATION_S: Final = 5
 """Until every proxy has stopped to send new requests to a pod that is going away."""
 _SHIP_S: Final = 15
@@ -40,6 +42,8 @@ class GatewayPlan:
     control_image: str
     replicas: int
     workers: int
+    drain_s: int
+    """Requests in flight get this long to end."""
     data: dict[str, str]
     paths: dict[str, str]
     """The declared files as a ConfigMap's data, and the path of each key."""
@@ -69,6 +73,7 @@ class GatewayPlan:
             control_image=fleet.images.gpufleet,
             replicas=fleet.gateway.replicas,
             workers=fleet.gateway.workers,
+            drain_s=drain_s(routes_of(fleet)),
             data=data,
             paths=paths,
             ports=tuple(cluster_worker.egress_ports(fleet)),
@@ -83,7 +88,7 @@ def pod_spec(plan: GatewayPlan) -> dict[str, Any]:
         "enableServiceLinks": False,
         # So that the control process sees which workers have ended.
         "shareProcessNamespace": True,
-        "terminationGracePeriodSeconds": _PROPAGATION_S + _DRAIN_S + 10 + _SHIP_S,
+        "terminationGracePeriodSeconds": _PROPAGATION_S + plan.drain_s + _MARGIN_S + _SHIP_S,
         "securityContext": {
             "runAsNonRoot": True,
             "runAsUser": names.IMAGE_USER,
@@ -104,6 +109,7 @@ def pod_spec(plan: GatewayPlan) -> dict[str, Any]:
         "volumes": [
             {"name": "shared", "emptyDir": {"sizeLimit": "4Gi"}},
             {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
+            {"name": "metrics", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
             {
                 "name": "declared",
                 "configMap": {"name": f"{names.GATEWAY_ACCOUNT}-declared", "items": declared},
@@ -166,6 +172,7 @@ def _proxy(plan: GatewayPlan) -> dict[str, Any]:
         "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [
             {"name": "shared", "mountPath": FOLDER},
+            {"name": "metrics", "mountPath": f"{FOLDER}/metrics"},
             # One for all pods: the same prompt has the same hash in every record.
             {"name": "secrets", "mountPath": f"{FOLDER}/salt", "subPath": "salt", "readOnly": True},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - as above
@@ -209,6 +216,8 @@ def _control(plan: GatewayPlan) -> dict[str, Any]:
         "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [
             {"name": "shared", "mountPath": FOLDER},
+            {"name": "metrics", "mountPath": f"{FOLDER}/metrics"},
+            {"name": "metrics", "mountPath": f"{FOLDER}/metrics"},
             {"name": "tmp", "mountPath": f"{CONTROL_HOME}/.fleet", "subPath": "fleet"},
             {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - as above
             {"name": "declared", "mountPath": fleets, "readOnly": True},

@@ -37,6 +37,8 @@ class Gap:
     """Whether they were refused, since nobody was recognized; else they were served."""
     ends: str = ""
     count: int = 0
+    served: bool = True
+    """False for those that were refused because they could not be recorded."""
     slot: int | None = None
     due_s: float = 0.0
     """When it is recorded at the earliest; monotonic."""
@@ -53,6 +55,9 @@ def gap_facts(kept: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         kept: as its slot says.
     """
+    done = "were not recorded"
+    if not kept.get("served", True):
+        done = "were refused, as they could not be recorded"
     span = f"from {kept['begins']} to {kept['ends']}"
     if kept.get("refused"):
         return {
@@ -69,7 +74,7 @@ def gap_facts(kept: Mapping[str, Any]) -> dict[str, Any]:
         "use_case": kept["use_case"],
         "route": "gap",
         "error": "audit_gap",
-        "reason": f"{kept['count']} requests {span} were not recorded",
+        "reason": f"{kept['count']} requests {span} {done}",
     }
 
 

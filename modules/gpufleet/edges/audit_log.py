@@ -58,7 +58,7 @@ class _State:
     chains: dict[str, _Stream] = field(default_factory=dict)
     begun: dict[str, Begun] = field(default_factory=dict)
     late: list[tuple[Begun, dict[str, Any]]] = field(default_factory=list)
-    gaps: dict[tuple[str, str, bool], Gap] = field(default_factory=dict)
+    gaps: dict[tuple[str, str, bool, bool], Gap] = field(default_factory=dict)
     retired: list[Segment] = field(default_factory=list)
     """Full or old segments that are not sealed yet."""
 
@@ -146,16 +146,17 @@ class AuditLog:
                 self._state.late.append((begun, facts))
                 raise unavailable(self._folder, error) from None
 
-    def missed(self, opening: Mapping[str, Any]) -> None:
-        """Count a request that is served although it could not be recorded.
+    def missed(self, opening: Mapping[str, Any], *, served: bool = True) -> None:
+        """Count a request that could not be recorded.
 
         Args:
             opening: as for `begin`.
+            served: whether it goes on nevertheless; False where it is refused for that.
         """
         data_class, facts = split("", opening)
         use_case = str(facts.get("use_case", ""))
         with self._lock:
-            self._miss(data_class, use_case)
+            self._miss(data_class, use_case, served=served)
 
     def refused(self, opening: Mapping[str, Any]) -> None:
         """Count one more request that was refused since nobody was recognized.
@@ -273,17 +274,20 @@ class AuditLog:
             if gap.slot is not None:
                 self._slots.clear(gap.slot)
 
-    def _miss(self, data_class: str, use_case: str, *, refused: bool = False) -> None:
+    def _miss(
+        self, data_class: str, use_case: str, *, refused: bool = False, served: bool = True
+    ) -> None:
         at = moment(self._now())
         self._chain(data_class)
         gap = self._state.gaps.setdefault(
-            (data_class, use_case, refused),
+            (data_class, use_case, refused, served),
             Gap(
                 f"gap-{secrets.token_hex(8)}",
                 data_class,
                 use_case,
                 at,
                 refused=refused,
+                served=served,
                 due_s=time.monotonic() + _TOGETHER_S if refused else 0.0,
             ),
         )

@@ -50,6 +50,7 @@ class Board:
 
     Raises:
         BoardFull: `ROWS` workers are there already.
+        OSError: the disk has no room for it.
     """
 
     def __init__(self, file: Path, *, writes: bool = True) -> None:
@@ -186,7 +187,8 @@ class Board:
         """Make the file anew, unless somebody else has done so meanwhile."""
         if not self._is_made():
             os.ftruncate(self._descriptor, 0)
-            os.ftruncate(self._descriptor, _SIZE)
+            # Without holes: on a full disk a write into one would end the process (SIGBUS).
+            os.posix_fallocate(self._descriptor, 0, _SIZE)
             os.pwrite(self._descriptor, _MAGIC.to_bytes(8, "little"), 0)
 
     def _take_row(self) -> int:

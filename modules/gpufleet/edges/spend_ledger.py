@@ -23,7 +23,6 @@ CREATE TABLE IF NOT EXISTS spend (
 CREATE TABLE IF NOT EXISTS reservation (
     request_id TEXT PRIMARY KEY, month TEXT NOT NULL, use_case TEXT NOT NULL,
     micro INTEGER NOT NULL, expires_at REAL NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS latest (one INTEGER PRIMARY KEY CHECK (one = 1), month TEXT NOT NULL);
 """
 
 
@@ -70,11 +69,12 @@ class SpendLedger:
         Args:
             reservation: what is set aside.
             caps: of this pod.
-            now_s: seconds since 1970. A clock that goes back stays in the latest month seen.
+            now_s: seconds since 1970. Where a clock was ahead once, what was spent in months to
+                come counts in this one too: no clock gives a cap anew, none ends it for good.
         """
         micro = _micro(reservation.most)
         with self._transaction() as database:
-            month = _month(database, now_s)
+            month = _month(now_s)
             _settle_expired(database, now_s)
             own = _committed(database, month, reservation.use_case)
             if own + micro > _micro_down(caps.use_case):
@@ -108,7 +108,7 @@ class SpendLedger:
     def spent(self, use_case: str | None, now_s: float) -> Decimal:
         """This month's spend, open reservations included; of all use cases for None."""
         with self._transaction() as database:
-            return Decimal(_committed(database, _month(database, now_s), use_case)) / _MICRO
+            return Decimal(_committed(database, _month(now_s), use_case)) / _MICRO
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -128,15 +128,8 @@ class SpendLedger:
             raise SpendUnknown(f"{self._file}: {error}") from error
 
 
-def _month(database: sqlite3.Connection, now_s: float) -> str:
-    """The month that is spent in: never an earlier one than before."""
-    month = datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m")
-    database.execute(
-        "INSERT INTO latest VALUES (1, ?) "
-        "ON CONFLICT (one) DO UPDATE SET month = max(month, excluded.month)",
-        (month,),
-    )
-    return str(database.execute("SELECT month FROM latest").fetchone()[0])
+def _month(now_s: float) -> str:
+    return datetime.fromtimestamp(now_s, UTC).strftime("%Y-%m")
 
 
 def _settle_expired(database: sqlite3.Connection, now_s: float) -> None:
@@ -156,9 +149,10 @@ def _add(database: sqlite3.Connection, month: str, use_case: str, micro: int) ->
 
 
 def _committed(database: sqlite3.Connection, month: str, use_case: str | None) -> int:
+    """What is spent and reserved in a month and in those after it, millionths."""
     total = 0
     for table in ("spend", "reservation"):
-        query = f"SELECT coalesce(sum(micro), 0) FROM {table} WHERE month = ?"  # noqa: S608 - two fixed names
+        query = f"SELECT coalesce(sum(micro), 0) FROM {table} WHERE month >= ?"  # noqa: S608 - two fixed names
         row = (
             database.execute(query, (month,))
             if use_case is None

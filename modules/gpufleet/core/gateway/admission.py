@@ -48,24 +48,32 @@ def refusal(
 ) -> str | None:
     """Why a pool takes no more of a team or a class now; None where it does.
 
-    A team always has its fair share. Batch use cases never enter an interactive pool, and leave
-    `BATCH_LEAVES` of a batch pool free while interactive requests overflow into it.
+    A team always has its fair share. While another team that may come has nothing in flight, the
+    last places and the queue are kept for it: it would wait behind all others. Batch use cases
+    never enter an interactive pool, and leave `BATCH_LEAVES` of a batch pool free while interactive
+    requests overflow into it.
 
     Args:
         route: of the request's use case.
         pool: that would take it.
         replicas: that serve in the pool now.
-        in_flight: requests in the pool by team.
+        in_flight: requests in the pool by team, with 0 for a team that may come and is not there.
         interactive: how many of them are of interactive use cases.
     """
     places = replicas * pool.concurrency_limit
     total = sum(in_flight.values())
+    mine = in_flight.get(route.team, 0)
+    if any(count == 0 for team, count in in_flight.items() if team != route.team):
+        # What is above `promised_at` counts as waiting.
+        prompt = replicas * min(pool.concurrency_limit, pool.promised_at)
+        open_to_all = max(1, min(prompt - 1, math.floor(CONTENDED_FROM * prompt)))
+        if total >= open_to_all and mine >= fair_share(open_to_all, in_flight, route.team):
+            return "the last places are kept for other teams"
     if route.class_ is ServingClass.BATCH:
         if pool.class_ is ServingClass.INTERACTIVE:
             return "batch work does not enter an interactive pool"
         if interactive and total >= math.floor((1 - BATCH_LEAVES) * places):
             return "batch work leaves places to interactive work"
-    mine = in_flight.get(route.team, 0)
     contended = total >= CONTENDED_FROM * places
     if contended and total > mine and mine >= fair_share(places, in_flight, route.team):
         return "the team has its fair share of the pool"

@@ -31,6 +31,10 @@ class Attempt:
     stall_limit_s: float
     """Longest time without a token at the engine that is normal while it is under way."""
     probe: bool
+    alone: bool = False
+    """Whether what others get says nothing of it: a hosted API is many machines behind one name.
+    Only its first byte has a limit then."""
+    answering: bool = False
 
 
 @dataclass
@@ -58,18 +62,25 @@ class Outliers:
         self._records: dict[str, _Record] = {}
 
     def started(
-        self, uid: str, now_s: float, silence_limit_s: float, stall_limit_s: float = math.inf
+        self,
+        uid: str,
+        now_s: float,
+        silence_limit_s: float,
+        stall_limit_s: float = math.inf,
+        *,
+        alone: bool = False,
     ) -> Attempt:
         """A request is sent to a replica."""
         record = self._records.setdefault(uid, _Record())
         over = record.ejected_until_s is not None and now_s >= record.ejected_until_s
         probe = over and not record.probing
-        attempt = Attempt(uid, now_s, silence_limit_s, stall_limit_s, probe=probe)
+        attempt = Attempt(uid, now_s, silence_limit_s, stall_limit_s, probe=probe, alone=alone)
         record.under_way.add(attempt)
         return attempt
 
     def progressed(self, attempt: Attempt, now_s: float) -> None:
         """A byte has come."""
+        attempt.answering = True
         self._records[attempt.uid].last_byte_s = now_s
 
     def succeeded(self, attempt: Attempt, now_s: float) -> None:
@@ -123,7 +134,10 @@ class Outliers:
         for uid, record in self._records.items():
             stall_s = (stalled_s or {}).get(uid, 0.0)
             for attempt in record.under_way:
-                quiet_since_s = max(attempt.started_s, record.last_byte_s)
+                if attempt.alone and attempt.answering:
+                    continue
+                heard_s = 0.0 if attempt.alone else record.last_byte_s
+                quiet_since_s = max(attempt.started_s, heard_s)
                 stalled = min(stall_s, now_s - attempt.started_s) > attempt.stall_limit_s
                 if stalled or now_s - quiet_since_s > attempt.silence_limit_s:
                     found.setdefault(uid, []).append(attempt)
@@ -136,6 +150,9 @@ class Outliers:
         """
         record = self._records[uid]
         record.good_since_s = None
+        if all(attempt.alone for attempt in record.under_way):
+            # One that is slow is none that is out: its failures are counted.
+            return record.ejected_until_s is not None
         if record.probing or not self._may_go(uid, pool_uids, now_s):
             # A probe that hangs ejects when it is ended.
             return record.ejected_until_s is not None

@@ -1,15 +1,24 @@
 """What a client may send, and what goes on to an engine: an allowlist, with clear refusals."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from gpufleet.core.gateway.request_shapes import (
+    Unacceptable,
+    check_lists,
+    check_messages,
+    check_nesting,
+    check_tools,
+    has_only_text,
+    wrong,
+)
 from gpufleet.spec.gateway import Route
 
 MOST_ANSWERS: Final = 8
 """Of one request (`n`): each takes a place at the engine."""
-MOST_MESSAGES: Final = 10_000
 SUMMARY_INSTRUCTION: Final = (
     "The service is busy: answer with a short summary of what matters most, in at most {words} "
     "words."
@@ -53,22 +62,6 @@ _COMPLETION: Final[Mapping[str, tuple[type, ...]]] = {
     "logprobs": (int,),
 }
 _STREAM_OPTIONS: Final = frozenset({"include_usage", "include_obfuscation"})
-_ROLES: Final = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
-
-
-class Unacceptable(ValueError):
-    """A body that is refused with status 400.
-
-    Args:
-        message: what is wrong, for the client.
-        parameter: the field; None for the whole body.
-        code: as OpenAI's errors name it.
-    """
-
-    def __init__(self, message: str, parameter: str | None, code: str | None = None) -> None:
-        super().__init__(message)
-        self.parameter = parameter
-        self.code = code
 
 
 @dataclass(frozen=True)
@@ -83,6 +76,11 @@ class Asked:
     answers: int
     body: Mapping[str, Any] = field(repr=False)
     """As it came, without fields that are null."""
+
+    @property
+    def only_text(self) -> bool:
+        """Whether its length can be told from its bytes: it has no images, sounds or files."""
+        return not self.chat or has_only_text(self.body["messages"])
 
     @property
     def prompt(self) -> str:
@@ -103,7 +101,7 @@ def read_body(raw: bytes, *, chat: bool) -> Asked:
             not accepted. Fields that only the gateway may set are unknown like any other.
     """
     try:
-        body = json.loads(raw, parse_constant=_no_constant)
+        body = json.loads(raw, parse_constant=_no_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise Unacceptable(f"The body is not valid JSON: {_short(error)}.", None) from error
     if not isinstance(body, dict):
@@ -115,19 +113,22 @@ def read_body(raw: bytes, *, chat: bool) -> Asked:
         if kinds is None:
             raise Unacceptable(f"Unknown parameter: {name[:60]!r}.", name[:60], "unknown_parameter")
         if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
-            raise _wrong(name, f"has to be {_kinds(kinds)}")
+            raise wrong(name, f"has to be {_kinds(kinds)}")
     needed = "messages" if chat else "prompt"
     for name in ("model", needed):
         if not body.get(name):
             raise Unacceptable(
                 f"Missing required parameter: {name!r}.", name, "missing_required_parameter"
             )
+    check_nesting(body)
     _check_numbers(body)
+    check_lists(body)
     if chat:
-        _check_messages(body["messages"])
+        check_messages(body["messages"])
+        check_tools(body)
     options = body.get("stream_options", {})
     if not options.keys() <= _STREAM_OPTIONS:
-        raise _wrong("stream_options", f"may have {' and '.join(sorted(_STREAM_OPTIONS))}")
+        raise wrong("stream_options", f"may have {' and '.join(sorted(_STREAM_OPTIONS))}")
     return Asked(
         chat=chat,
         use_case=body["model"],
@@ -171,21 +172,26 @@ def passed_on(asked: Asked, route: Route, model: str, *, summary: bool = False) 
 def prompt_tokens_estimate(asked: Asked) -> int:
     """A prompt's length before it was counted, tokens: no fewer than a byte-pair encoding gives.
 
-    A quarter of the bytes is usual for English; half of them is safe for most of the rest.
+    Of everything that goes on, for tools and forms of answers are in the prompt too. A quarter of
+    the bytes is usual for English; half of them is safe for most of the rest.
     """
-    return len(asked.prompt.encode("utf-8", "replace")) // 2 + 1
+    text = json.dumps(asked.body, ensure_ascii=False)
+    return len(text.encode("utf-8", "replace")) // 2 + 1
 
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:20]} is too large a number")
+    return number
+
+
 def _short(error: Exception) -> str:
     return "too deeply nested" if isinstance(error, RecursionError) else str(error)[:120]
-
-
-def _wrong(name: str, sentence: str) -> Unacceptable:
-    return Unacceptable(f"Invalid value for {name!r}: it {sentence}.", name, "invalid_value")
 
 
 def _kinds(kinds: tuple[type, ...]) -> str:
@@ -214,18 +220,4 @@ def _check_numbers(body: Mapping[str, Any]) -> None:
     }
     for name, (least, most) in bounds.items():
         if name in body and not least <= body[name] <= most:
-            raise _wrong(name, f"has to be from {least} to {most}")
-
-
-def _check_messages(messages: list[Any]) -> None:
-    if len(messages) > MOST_MESSAGES:
-        raise _wrong("messages", f"may have {MOST_MESSAGES} entries")
-    for index, message in enumerate(messages):
-        name = f"messages[{index}]"
-        if not isinstance(message, dict):
-            raise _wrong(name, "has to be an object")
-        if message.get("role") not in _ROLES:
-            raise _wrong(f"{name}.role", f"has to be one of {', '.join(sorted(_ROLES))}")
-        content = message.get("content")
-        if content is not None and not isinstance(content, str | list):
-            raise _wrong(f"{name}.content", "has to be a string or a list")
+            raise wrong(name, f"has to be from {least} to {most}")
