@@ -6,6 +6,7 @@ import os
 import pulumi
 import pytest
 from tests.recorded import Recorder, declare
+from tests.watched_fleets import on_clusters
 
 from gpufleet.components.admission import Admission
 from gpufleet.components.definitions import Definitions
@@ -361,7 +362,7 @@ def test_the_worker_may_write_every_kind_that_the_stacks_make_and_no_secret(
 def test_rules_monitors_and_dashboards_are_objects_of_the_monitoring_namespace(
     recorder: Recorder,
 ) -> None:
-    declare(lambda: Monitoring("monitoring", REAL, "fra1"))
+    declare(lambda: Monitoring("monitoring", on_clusters(REAL), "fra1"))
     monitors = {made.inputs["metadata"]["name"] for made in recorder.of("PodMonitor")}
     assert monitors == {"gpufleet-pools"}
     rules = {made.inputs["metadata"]["name"] for made in recorder.of("PrometheusRule")}
