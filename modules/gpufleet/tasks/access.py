@@ -1,7 +1,5 @@
 """API keys of the gateway: issue, list, rotate, revoke. A freeze holds none of them."""
 
-from typing import TYPE_CHECKING
-
 from invoke import Context
 
 from gpufleet.tasks.command import (
@@ -9,12 +7,9 @@ from gpufleet.tasks.command import (
     FLEET_HELP,
     JSON_HELP,
     command,
+    opened_ground,
     print_json,
-    workspace,
 )
-
-if TYPE_CHECKING:
-    from gpufleet.flows.ground import Ground
 
 _HELP = {"fleet": FLEET_HELP, "json": JSON_HELP}
 _ID = {"id": "Of the key, as access.list shows it."}
@@ -50,7 +45,7 @@ def issue(
     from gpufleet.tasks import access_view
 
     request = access_view.request(team, use_cases, rate_rpm, concurrency, expires_in)
-    ground = _ground(fleet)
+    ground = opened_ground(fleet)
     if not apply:
         access.check(ground.fleet, request)
         access_view.show_request(request, json=json)
@@ -67,7 +62,7 @@ def list_(_: Context, fleet: str = "", json: bool = False) -> None:
     from gpufleet.flows import access
     from gpufleet.tasks import access_view
 
-    ground = _ground(fleet)
+    ground = opened_ground(fleet)
     keys = access.listed(ground)
     if json:
         print_json([access_view.told(key, ground.clock()) for key in keys])
@@ -94,7 +89,7 @@ def rotate(
     from gpufleet.tasks import access_view
 
     lasts = access_view.duration(overlap, "--overlap")
-    ground = _ground(fleet)
+    ground = opened_ground(fleet)
     if not apply:
         key = access.replaceable(ground, id)
         access_view.show_plan(f"a successor; {key.id} stays valid for {overlap}", key, json=json)
@@ -117,15 +112,8 @@ def revoke(
     from gpufleet.flows import access
     from gpufleet.tasks import access_view
 
-    ground = _ground(fleet)
+    ground = opened_ground(fleet)
     if not apply:
         access_view.show_plan("it is refused within 5 s", access.found(ground, id), json=json)
         return
     access_view.show_revoked(access.revoke(ground, id), json=json)
-
-
-def _ground(fleet: str) -> "Ground":
-    from gpufleet.flows.ground import Ground
-
-    here = workspace()
-    return Ground.open(here, here.find_fleet(fleet or None))

@@ -1,7 +1,5 @@
 """Audit records of the gateway: search, verify, export, delete."""
 
-from typing import TYPE_CHECKING
-
 from invoke import Context
 from invoke.exceptions import Exit
 
@@ -10,12 +8,9 @@ from gpufleet.tasks.command import (
     FLEET_HELP,
     JSON_HELP,
     command,
+    opened_ground,
     print_json,
-    workspace,
 )
-
-if TYPE_CHECKING:
-    from gpufleet.flows.ground import Ground
 
 _HELP = {"fleet": FLEET_HELP, "json": JSON_HELP}
 _FILTERS = {
@@ -66,7 +61,7 @@ def search(
         content=content,
     )
     most = audit_view.count(limit, "--limit")
-    ground = _ground(fleet)
+    ground = opened_ground(fleet)
     found = audit_trail.latest(ground, audit_trail.folder_of(ground), query, most)
     if json:
         print_json([record.model_dump(mode="json") for record in found])
@@ -84,7 +79,7 @@ def verify(_: Context, fleet: str = "", json: bool = False) -> None:
     from gpufleet.spec.errors import EXIT_TARGET_MISSED
     from gpufleet.tasks import audit_view
 
-    ground = _ground(fleet)
+    ground = opened_ground(fleet)
     report = audit_trail.verified(ground, audit_trail.folder_of(ground))
     if json:
         print_json(report.model_dump(mode="json"))
@@ -119,7 +114,7 @@ def export(
     from gpufleet.tasks import audit_view
 
     query = audit_view.query(since=since, until=until, content=content)
-    ground = _ground(fleet)
+    ground = opened_ground(fleet)
     audit_trail.export(ground, audit_trail.folder_of(ground), query, to)
 
 
@@ -133,7 +128,7 @@ def delete(_: Context, apply: bool = False, fleet: str = "", json: bool = False)
     from gpufleet.flows import audit_deletion
     from gpufleet.tasks import audit_view
 
-    ground = _ground(fleet)
+    ground = opened_ground(fleet)
     # The stores' own clocks decide when a lock ends, whatever is simulated here.
     now = system_clock()
     plan = (
@@ -143,10 +138,3 @@ def delete(_: Context, apply: bool = False, fleet: str = "", json: bool = False)
         print_json(plan.model_dump(mode="json"))
     else:
         audit_view.show_deletion(plan)
-
-
-def _ground(fleet: str) -> "Ground":
-    from gpufleet.flows.ground import Ground
-
-    here = workspace()
-    return Ground.open(here, here.find_fleet(fleet or None))

@@ -1,7 +1,5 @@
 """Batches of requests: they fill GPUs that batch pools leave idle, and never interactive ones."""
 
-from typing import TYPE_CHECKING
-
 from invoke import Context
 
 from gpufleet.tasks.command import (
@@ -9,12 +7,9 @@ from gpufleet.tasks.command import (
     FLEET_HELP,
     JSON_HELP,
     command,
+    opened_ground,
     print_json,
-    workspace,
 )
-
-if TYPE_CHECKING:
-    from gpufleet.flows.ground import Ground
 
 _HELP = {"fleet": FLEET_HELP, "json": JSON_HELP}
 _BATCH = {"batch": "Id, as batch.list shows it.", **_HELP}
@@ -50,7 +45,7 @@ def submit(
     from gpufleet.spec.batches import Batch
     from gpufleet.tasks import batch_view, flow_view
 
-    ground = _ground(fleet)
+    ground = opened_ground(fleet)
     wish = batches.wish_of(use_case, priority, window)
     content = batches.read_file(file)
     plan = batches.plan(ground, wish, content, file)
@@ -75,7 +70,7 @@ def list_(_: Context, open: bool = False, fleet: str = "", json: bool = False) -
     from gpufleet.flows.batches import listed
     from gpufleet.tasks import batch_view
 
-    batch_view.show_batches(listed(_ground(fleet), only_open=open), json=json)
+    batch_view.show_batches(listed(opened_ground(fleet), only_open=open), json=json)
 
 
 @command(_BATCH)
@@ -87,7 +82,7 @@ def show(_: Context, batch: str, fleet: str = "", json: bool = False) -> None:
     from gpufleet.flows.batches import shown
     from gpufleet.tasks import batch_view
 
-    found = shown(_ground(fleet), batch)
+    found = shown(opened_ground(fleet), batch)
     if json:
         print_json(found.model_dump(mode="json"))
     else:
@@ -106,7 +101,7 @@ def cancel(
     from gpufleet.flows.ground import whoami
     from gpufleet.tasks import batch_view
 
-    ground = _ground(fleet)
+    ground = opened_ground(fleet)
     found = batches.cancel(ground, batch, whoami()) if apply else batches.shown(ground, batch)
     if json:
         print_json(found.model_dump(mode="json"))
@@ -136,7 +131,7 @@ def results(
     from gpufleet.flows import batches
     from gpufleet.tasks import batch_view
 
-    found = batches.write_results(_ground(fleet), batch, output, errors)
+    found = batches.write_results(opened_ground(fleet), batch, output, errors)
     if json:
         print_json(found.model_dump(mode="json"))
     else:
@@ -189,10 +184,3 @@ def answer(
         return
     if not answer_shard(duty):
         raise Exit("fleet: was told to end; what was answered is kept", code=EXIT_TOLD_TO_END)
-
-
-def _ground(fleet: str) -> "Ground":
-    from gpufleet.flows.ground import Ground
-
-    here = workspace()
-    return Ground.open(here, here.find_fleet(fleet or None))

@@ -18,6 +18,7 @@ from gpufleet.tasks import ROOT
 
 if TYPE_CHECKING:
     from gpufleet.edges.workspace import Workspace
+    from gpufleet.flows.ground import Ground
     from gpufleet.spec.errors import FleetError
 
 FLEET_HELP = (
@@ -75,6 +76,18 @@ def workspace() -> "Workspace":
     from gpufleet.edges.workspace import Workspace
 
     return Workspace(ROOT)
+
+
+def opened_ground(fleet: str) -> "Ground":
+    """The environment of a fleet file, as `--fleet` names it; the default one where it is empty.
+
+    Raises:
+        FleetError: the fleet file is not valid, or its database cannot be had.
+    """
+    from gpufleet.flows.ground import Ground
+
+    here = workspace()
+    return Ground.open(here, here.find_fleet(fleet or None))
 
 
 def print_json(value: object) -> None:

@@ -1,7 +1,5 @@
 """What the environment costs: forecast, actual, and why they differ."""
 
-from typing import TYPE_CHECKING
-
 from invoke import Context
 
 from gpufleet.tasks.command import (
@@ -9,12 +7,9 @@ from gpufleet.tasks.command import (
     FLEET_HELP,
     JSON_HELP,
     command,
+    opened_ground,
     print_json,
-    workspace,
 )
-
-if TYPE_CHECKING:
-    from gpufleet.flows.ground import Ground
 
 _FOCUS_HELP = "Also write the amounts as FOCUS 1.2 rows into this CSV file."
 _SPAN_HELP = {
@@ -42,7 +37,7 @@ def forecast(
     from gpufleet.flows.costs import forecast_costs, months_of, write_focus
     from gpufleet.tasks import cost_view
 
-    ground = _ground(fleet)
+    ground = opened_ground(fleet)
     report = forecast_costs(ground, months_of(months))
     if focus:
         write_focus(ground, report, focus)
@@ -92,7 +87,7 @@ def actual(
         focus=focus,
         period=month or begin or end,
     )
-    ground = _ground(fleet)
+    ground = opened_ground(fleet)
     span = costs.Span.of(ground.clock(), month=month, begin=begin, end=end)
     if collect or usage:
         plan = costs.plan_of(ground, span, usage=usage, prometheus=prometheus)
@@ -131,17 +126,10 @@ def compare(
     from gpufleet.flows.costs import Span, compare_costs
     from gpufleet.tasks import cost_view
 
-    ground = _ground(fleet)
+    ground = opened_ground(fleet)
     span = Span.of(ground.clock(), month=month, begin=begin, end=end)
     found = compare_costs(ground, span)
     if json:
         print_json(found.model_dump(mode="json"))
     else:
         cost_view.show_comparison(found)
-
-
-def _ground(fleet: str) -> "Ground":
-    from gpufleet.flows.ground import Ground
-
-    here = workspace()
-    return Ground.open(here, here.find_fleet(fleet or None))
