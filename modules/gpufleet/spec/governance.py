@@ -17,6 +17,7 @@ from gpufleet.spec.quantities import (
     Money,
     Name,
     Names,
+    RelativePath,
     Seconds,
     Spec,
     Text,
@@ -50,8 +51,6 @@ SshPublicKey = Annotated[
 ]
 Email = Annotated[str, Field(pattern=forms.EMAIL, max_length=120)]
 ImageSource = Annotated[str, Field(pattern=forms.IMAGE_SOURCE, max_length=200)]
-RelativePath = Annotated[str, Field(pattern=forms.RELATIVE_PATH, max_length=200)]
-"""A path below the fleet file's folder: never absolute, no `..`."""
 
 
 class Role(StrEnum):
