@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 from itertools import islice
-from typing import Final
+from typing import Final, Self
 
 from gpufleet.core.spans import Span, gaps, intersection, union
 from gpufleet.spec.errors import PolicyRefused
@@ -138,9 +138,9 @@ def next_openings(  # noqa: PLR0913 - what, where, when, for how long and how ma
     Arguments as of `decide`. Empty where a calendar cannot be trusted: then nothing is known.
     """
     now = _utc(now)
-    if _unknown(calendars, subject, required=required):
+    if unknown(calendars, subject, required=required):
         return []
-    found = _Found.of(calendars, subject)
+    found = Holding.of(calendars, subject)
     fitting = (
         Opening(found.shown(start), found.shown(end) if end < _FOREVER else None)
         for start, end in found.openings(now)
@@ -157,9 +157,9 @@ def _decision(
     needs: timedelta,
     subject: Subject,
 ) -> Decision:
-    if refused := _unknown(calendars, subject, required=required):
+    if refused := unknown(calendars, subject, required=required):
         return refused
-    found = _Found.of(calendars, subject)
+    found = Holding.of(calendars, subject)
     openings = found.openings(now)
     closes = None
     if openings and openings[0][0] <= now:
@@ -176,7 +176,7 @@ def _decision(
     )
 
 
-def _unknown(
+def unknown(
     calendars: Sequence[Calendar], subject: Subject, *, required: bool
 ) -> Decision | None:
     """The refusal where calendars are missing, or hold for the subject and cannot be trusted."""
@@ -195,7 +195,7 @@ def _fits(opening: Span, needs: timedelta) -> bool:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Holding:
     """The windows that hold for a subject: all blackouts as blocks, and when it is maintained."""
 
     blackouts: list[Window]
@@ -203,7 +203,8 @@ class _Found:
     """The windows of each part of the subject that may change inside these alone."""
 
     @classmethod
-    def of(cls, calendars: Sequence[Calendar], subject: Subject) -> "_Found":
+    def of(cls, calendars: Sequence[Calendar], subject: Subject) -> Self:
+        """Those of calendars that can be trusted."""
         blackouts = merged(
             window
             for calendar in calendars

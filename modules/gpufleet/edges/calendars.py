@@ -113,6 +113,14 @@ def read_calendar(  # noqa: PLR0913 - where it is, for when, and whose names it 
     return _trusted(name, declared, str(file), read, at, fleet)
 
 
+def read_undeclared(file: Path, at: datetime, fleet: Fleet) -> Calendar:
+    """A calendar that no fleet file declares: nobody has said how old it may be, so it may."""
+    undeclared = FreezeCalendar(stale_after_s=HORIZON.total_seconds())
+    return _trusted(
+        file.name, undeclared, str(file), lambda: _content(_bytes_of(file), undeclared, at), at, fleet
+    )
+
+
 def _trusted(  # noqa: PLR0913, PLR0917 - what is read, from where, and for whom
     name: str,
     declared: FreezeCalendar,
