@@ -176,9 +176,7 @@ def _decision(
     )
 
 
-def unknown(
-    calendars: Sequence[Calendar], subject: Subject, *, required: bool
-) -> Decision | None:
+def unknown(calendars: Sequence[Calendar], subject: Subject, *, required: bool) -> Decision | None:
     """The refusal where calendars are missing, or hold for the subject and cannot be trusted."""
     if required and all(calendar.is_cadence for calendar in calendars):
         reason = "no freeze calendar holds here, and governance.calendar_required is true"
@@ -300,9 +298,7 @@ def _maintained_pools(calendars: Sequence[Calendar], subject: Subject) -> Iterat
             yield pool
 
 
-def _maintenance(
-    calendars: Sequence[Calendar], subject: Subject, pool: str
-) -> Iterator[Window]:
+def _maintenance(calendars: Sequence[Calendar], subject: Subject, pool: str) -> Iterator[Window]:
     for calendar in calendars:
         if _surely_holds(calendar.scope, subject, pool):
             for window in calendar.windows:
@@ -335,7 +331,7 @@ def _joined(block: Sequence[Window]) -> Window:
     names = list(dict.fromkeys(window.name for window in block))
     more = len(names) - _NAMES_SHOWN
     shown = names if more <= 0 else [*names[:_NAMES_SHOWN], f"{more} more"]
-    return Window(" + ".join(shown), block[0].start, max(block, key=_end).end, block[0].kind)
+    return Window(" + ".join(shown), block[0].start, max(block, key=_end).end, kind=block[0].kind)
 
 
 def refusal(site: str, decision: Decision) -> PolicyRefused:

@@ -35,14 +35,21 @@ class Stretch:
 
 
 def stretches(
-    calendars: Sequence[Calendar], begin: datetime, end: datetime, subject: Subject, *, required: bool
+    calendars: Sequence[Calendar],
+    begin: datetime,
+    end: datetime,
+    subject: Subject,
+    *,
+    required: bool,
 ) -> list[Stretch]:
     """What holds from `begin` to `end`, without gaps; arguments as of `decide`."""
     begin, end = begin.astimezone(UTC), end.astimezone(UTC)
     if refused := unknown(calendars, subject, required=required):
         return [Stretch(begin, end, Hold.UNKNOWN, refused.reason)]
     holding = Holding.of(calendars, subject)
-    blocks = [(block.start.astimezone(UTC), block.end.astimezone(UTC)) for block in holding.blackouts]
+    blocks = [
+        (block.start.astimezone(UTC), block.end.astimezone(UTC)) for block in holding.blackouts
+    ]
     names = {span[0]: block.name for span, block in zip(blocks, holding.blackouts, strict=True)}
     opened = [span for span in holding.openings(begin) if span[0] < end]
     inside = Hold.MAINTENANCE if holding.maintained else Hold.OPEN

@@ -23,15 +23,20 @@ def scope_of(event: Any) -> SaidScope:  # noqa: ANN401 - the library's component
     """
     properties = event.get(_PROPERTY, [])
     said = [str(each) for each in (properties if isinstance(properties, list) else [properties])]
-    for category in event.categories if "CATEGORIES" in event else ():
-        if str(category).strip().lower().startswith(_PREFIX):
-            said.append(str(category).strip()[len(_PREFIX) :])
+    categories = event.categories if "CATEGORIES" in event else ()
+    said += [
+        str(each).strip()[len(_PREFIX) :]
+        for each in categories
+        if str(each).strip().lower().startswith(_PREFIX)
+    ]
     if not said:
         return SaidScope()
     try:
         return _parsed(";".join(said))
     except ValueError as error:
-        raise UntrustedError(f"has a scope that is not valid: `{name_of(event)}`: {error}") from None
+        raise UntrustedError(
+            f"has a scope that is not valid: `{name_of(event)}`: {error}"
+        ) from None
 
 
 @lru_cache(maxsize=1024)

@@ -117,7 +117,12 @@ def read_undeclared(file: Path, at: datetime, fleet: Fleet) -> Calendar:
     """A calendar that no fleet file declares: nobody has said how old it may be, so it may."""
     undeclared = FreezeCalendar(stale_after_s=HORIZON.total_seconds())
     return _trusted(
-        file.name, undeclared, str(file), lambda: _content(_bytes_of(file), undeclared, at), at, fleet
+        file.name,
+        undeclared,
+        str(file),
+        lambda: _content(_bytes_of(file), undeclared, at),
+        at,
+        fleet,
     )
 
 
@@ -143,9 +148,7 @@ def _trusted(  # noqa: PLR0913, PLR0917 - what is read, from where, and for whom
         problem = f"{source} is not a valid iCalendar file ({reason})"
     else:
         windows = tuple(window for window in content.windows if window.end > at)
-        return Calendar(
-            name, windows, scope=declared.scope, maintained=content.maintained
-        )
+        return Calendar(name, windows, scope=declared.scope, maintained=content.maintained)
     maintained = (EVERYTHING,) if declared.kind is WindowKind.MAINTENANCE else ()
     return Calendar(name, problem=problem, scope=declared.scope, maintained=maintained)
 
@@ -165,9 +168,7 @@ def _content(content: bytes, declared: FreezeCalendar, at: datetime) -> _Content
 
 
 @lru_cache(maxsize=_KEPT)
-def _content_on(
-    content: bytes, kind: WindowKind, time_zone: str | None, day: datetime
-) -> _Content:
+def _content_on(content: bytes, kind: WindowKind, time_zone: str | None, day: datetime) -> _Content:
     """What a calendar says to whoever asks on a day, with the windows that end on it or later."""
     calendar = icalendar.Calendar.from_ical(content)
     if calendar.name != "VCALENDAR":
@@ -233,9 +234,8 @@ def _windows(
             continue
         start, end = _span(event, zone)
         said = scope_of(event)
-        window = Window(name_of(event), start, end, said.kind or kind, said.scope)
         if end > day:
-            yield window
+            yield Window(name_of(event), start, end, kind=said.kind or kind, scope=said.scope)
 
 
 def _span(event: Any, zone: tzinfo) -> tuple[datetime, datetime]:  # noqa: ANN401 - the library's component

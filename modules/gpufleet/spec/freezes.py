@@ -2,6 +2,8 @@
 
 from typing import Self
 
+from pydantic import Field
+
 from gpufleet.spec.quantities import Spec
 from gpufleet.spec.windows import Opening, Scope, Window
 
@@ -14,10 +16,10 @@ class WindowRow(Spec):
     """`blackout` or `maintenance`."""
     start: str
     end: str
-    environments: list[str] = []
-    sites: list[str] = []
-    pools: list[str] = []
-    changes: list[str] = []
+    environments: list[str] = Field(default_factory=list)
+    sites: list[str] = Field(default_factory=list)
+    pools: list[str] = Field(default_factory=list)
+    changes: list[str] = Field(default_factory=list)
 
     @classmethod
     def of(cls, window: Window, declared: Scope) -> Self:

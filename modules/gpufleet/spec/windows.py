@@ -1,6 +1,6 @@
 """Freeze calendars as they were read: windows of time with their scope, or why none is trusted."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Final
@@ -51,8 +51,8 @@ class Window:
     name: str
     start: datetime
     end: datetime
-    kind: WindowKind = WindowKind.BLACKOUT
-    scope: Scope = EVERYTHING
+    kind: WindowKind = field(default=WindowKind.BLACKOUT, kw_only=True)
+    scope: Scope = field(default=EVERYTHING, kw_only=True)
 
 
 @dataclass(frozen=True)

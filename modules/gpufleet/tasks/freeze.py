@@ -63,9 +63,7 @@ def check(
     },
     name="list",
 )
-def list_(
-    _: Context, days: str = "90", at: str = "", fleet: str = "", json: bool = False
-) -> None:
+def list_(_: Context, days: str = "90", at: str = "", fleet: str = "", json: bool = False) -> None:
     """Every calendar of the fleet: what it holds for, whether it is trusted, its next windows.
 
     Example: ./fleet freeze.list --days 30

@@ -36,9 +36,10 @@ def show_check(found: FreezeCheck) -> None:
     if found.allowed:
         facts.print(f"allowed: {found.change} may change at {_time(found.at)}", style="green")
         return
-    facts.print(f"{found.site}: refused: {found.reason}", style="red", soft_wrap=True)
+    facts.print(Text(f"{found.site}: refused: {found.reason}", "red"), soft_wrap=True)
     if found.window:
-        facts.print(f"{found.window.kind} {_span(found.window)}", soft_wrap=True)
+        window = Text(f"{found.window.kind} `{found.window.name}`: {_span(found.window)}")
+        facts.print(window, soft_wrap=True)
     opens = f"the next opening is {_time(found.next_opening)}" if found.next_opening else ""
     facts.print(opens or "no opening is known", soft_wrap=True)
 
@@ -46,14 +47,19 @@ def show_check(found: FreezeCheck) -> None:
 def show_list(found: FreezeList) -> None:
     """The calendars, then their windows by time."""
     table = plain_table()
-    for column in ("CALENDAR", "KIND", "HOLDS FOR", "SOURCE", "STATE"):
+    for column in ("CALENDAR", "KIND", "HOLDS FOR", "SOURCE", "WINDOWS", "NEXT"):
         table.add_column(column, overflow="fold")
     for row in found.calendars:
-        state = f"[red]frozen: {_escaped(row.problem)}[/]" if row.problem else "[green]trusted[/]"
-        table.add_row(row.name, row.kind, _holds_for(row), row.source, state)
-    facts.print(table)
-    for line in _windows(found.calendars):
+        following = _time(row.windows[0].start) if row.windows else Text("none", "dim")
+        state = Text("frozen: not trusted", "red") if row.problem else following
+        count = str(len(row.windows))
+        table.add_row(row.name, row.kind, _holds_for(row), row.source, count, state)
+    facts.print(table, soft_wrap=True)
+    for line in _windows(_declared(found.calendars)):
         facts.print(line, soft_wrap=True)
+    for row in found.calendars:
+        if row.problem:
+            facts.print(Text(f"calendar `{row.name}`: {row.problem}", "red"), soft_wrap=True)
 
 
 def show_openings(found: Sequence[SiteOpenings]) -> None:
@@ -61,7 +67,7 @@ def show_openings(found: Sequence[SiteOpenings]) -> None:
     for row in found:
         state = "open now" if row.open else f"closed: {row.reason}"
         style = "green" if row.open else "yellow"
-        facts.print(f"{row.site} {row.change}: {state}", style=style, soft_wrap=True)
+        facts.print(Text(f"{row.site} {row.change}: {state}", style), soft_wrap=True)
         for opening in row.openings:
             until = _time(opening.end) if opening.end else "as far as is known"
             facts.print(f"  {_time(opening.start)}  to  {until}", soft_wrap=True)
@@ -85,13 +91,14 @@ def show_outlook(found: FreezeOutlook) -> None:
                 strip.append(mark, style)
             facts.print(strip, soft_wrap=True)
     used = {_shown(day) for row in found.rows for day in row.days}
-    legend = "   ".join(f"{mark} {what}" for name, (mark, _, what) in _MARKS.items() if name in used)
+    legend = "   ".join(
+        f"{mark} {what}" for name, (mark, _, what) in _MARKS.items() if name in used
+    )
     facts.print(f"{legend}   ({found.time_zone}; ' Mondays)", style="dim", soft_wrap=True)
-    blackouts = [row for row in found.calendars if row.source != "patching"]
-    for line in _windows(blackouts):
+    for line in _windows(_declared(found.calendars)):
         facts.print(line, soft_wrap=True)
     for warning in found.warnings:
-        facts.print(warning, style="red", soft_wrap=True)
+        facts.print(Text(warning, "red"), soft_wrap=True)
 
 
 def _shown(day: DayRow) -> str:
@@ -108,8 +115,9 @@ def _months(days: Sequence[DayRow]) -> str:
     parts = []
     for month, group in groupby(days, key=lambda day: day.day[:7]):
         length = sum(1 for _ in group)
-        name = date.fromisoformat(f"{month}-01").strftime("%b %Y")
-        parts.append(name[:length].ljust(length))
+        first = date.fromisoformat(f"{month}-01")
+        names = (first.strftime(form) for form in ("%b %Y ", "%b ", ""))
+        parts.append(next(name for name in names if len(name) <= length).ljust(length))
     return "".join(parts)
 
 
@@ -119,6 +127,11 @@ def _mondays(days: Sequence[DayRow]) -> str:
 
 def _label(row: OutlookRow) -> str:
     return f"{row.site} {row.change}{f' {row.pool}' if row.pool else ''}"
+
+
+def _declared(calendars: Sequence[CalendarRow]) -> list[CalendarRow]:
+    """Without the cadences, whose windows are too many to list."""
+    return [row for row in calendars if row.source != "patching"]
 
 
 def _windows(calendars: Sequence[CalendarRow]) -> Iterator[Text]:
@@ -149,7 +162,3 @@ def _span(window: WindowRow) -> str:
 
 def _time(text: str) -> str:
     return datetime.fromisoformat(text).strftime("%a %Y-%m-%d %H:%M %z")
-
-
-def _escaped(text: str) -> str:
-    return text.replace("[", "\\[")
