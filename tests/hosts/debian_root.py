@@ -15,6 +15,8 @@ from tests.hosts.stubs.programs import PROGRAMS
 USER: Final = "gpufleet"
 _HERE: Final = Path(__file__).parent
 _STUBS: Final = _HERE / "stubs"
+_CUDA: Final = _STUBS / "libcuda.c"
+"""Compiled where the machine has a compiler; without it the hosts have no CUDA to initialise."""
 _HOME: Final = Path("usr/lib/gpu-stub")
 _INCLUDED: Final = "openssh-server,python3,python3-apt,sudo,procps,iproute2"
 _KEYRING: Final = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
@@ -78,7 +80,9 @@ def layers() -> tuple[Path, Path]:
     release = _release()
     arguments = (release, _INCLUDED, platform.machine())
     minimal = made_once("debian", [part.encode() for part in arguments], _bootstrap)
-    made_of = [minimal.name.encode(), *sources(Path(__file__), Path(packages.__file__), _STUBS)]
+    files = (Path(__file__), Path(packages.__file__), _STUBS, _CUDA)
+    compiler = (shutil.which("cc") or "").encode()
+    made_of = [minimal.name.encode(), compiler, *sources(*files)]
     over = made_once("host", made_of, lambda folder: _provision(minimal / "root", folder))
     return minimal / "root", over / "upper"
 
@@ -156,6 +160,11 @@ def _provision(root: Path, folder: Path) -> None:
     _program(add / _HOME / "init", _LAUNCHER.format(module="machine"))
     for name in PROGRAMS:
         _program(add / "usr/bin" / name, _LAUNCHER.format(module="programs"))
+    if (compiler := shutil.which("cc")) is not None:
+        libraries = add / "usr/lib" / f"{platform.machine()}-linux-gnu"
+        libraries.mkdir(parents=True)
+        cuda = ["-shared", "-fPIC", "-O1", "-o", str(libraries / "libcuda.so.1"), str(_CUDA)]
+        subprocess.run([compiler, *cuda], check=True, capture_output=True)
     (add / "etc/ssh").mkdir(parents=True)
     (add / "etc/ssh/sshd_config").write_text(_SSHD, encoding="utf-8")
     (add / "etc/dpkg/dpkg.cfg.d").mkdir(parents=True)

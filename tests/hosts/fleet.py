@@ -21,7 +21,7 @@ _ADA: Final = (
 
 
 def fleet(addresses: Mapping[str, str], bmc_endpoint: str) -> dict[str, Any]:
-    """One embedded site of eight nodes on four racks; two pools that leave nodes to spare.
+    """One embedded site of eight nodes on four racks; one pool that leaves GPUs to spare.
 
     Args:
         addresses: of the hosts by name.
@@ -43,12 +43,12 @@ def fleet(addresses: Mapping[str, str], bmc_endpoint: str) -> dict[str, Any]:
             }
         },
         "teams": {"support": {"owner": "ada", "cost_center": "1200"}},
-        "models": {"chat-8b": _model("7"), "code-8b": _model("8")},
-        "measurements": {"chat": _measured("chat-8b"), "code": _measured("code-8b")},
+        "models": {"chat-8b": _model()},
+        "measurements": {"chat": _measured("chat-8b")},
         "retention": {"internal": {"audit_s": "90d", "audit_required": False}},
         "governance": {"calendar_required": False},
-        "use_cases": {"chat": _use_case("chat-8b"), "code": _use_case("code-8b")},
-        "pools": {"chat": _pool("chat-8b", "chat"), "code": _pool("code-8b", "code")},
+        "use_cases": {"chat": _use_case("chat-8b"), "code": _use_case("chat-8b")},
+        "pools": {"chat": _pool("chat-8b", ["chat", "code"])},
     }
 
 
@@ -76,11 +76,11 @@ def _group(addresses: Mapping[str, str], bmc_endpoint: str) -> dict[str, Any]:
     }
 
 
-def _model(digit: str) -> dict[str, Any]:
+def _model() -> dict[str, Any]:
     return {
         "model": "meta-llama/Llama-3.1-8B-Instruct",
-        "digest": f"sha256:{digit:0<64}",
-        "source": f"s3://models/model-{digit}",
+        "digest": f"sha256:{'7':0<64}",
+        "source": "s3://models/chat-8b",
         "parameters": 8_030_000_000,
         "precision": "bf16",
         "kv_bytes_per_token": "128KiB",
@@ -122,11 +122,11 @@ def _use_case(model: str) -> dict[str, Any]:
     }
 
 
-def _pool(model: str, use_case: str) -> dict[str, Any]:
+def _pool(model: str, use_cases: list[str]) -> dict[str, Any]:
     return {
         "class": "interactive",
         "model": model,
-        "use_cases": [use_case],
+        "use_cases": use_cases,
         "concurrency_limit": 8,
         "queue_limit": 8,
         "max_model_length_tokens": 8192,

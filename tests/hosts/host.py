@@ -21,7 +21,9 @@ _BOOT: Final = Path(__file__).parent / "boot.sh"
 _ANSWERS_WITHIN_S: Final = 60
 _LEAVES_WITHIN_S: Final = 60
 _ASK_EVERY_S: Final = 0.02
-_SIZES: Final = {"root": "96m", "var": "96m"}
+_STORES: Final = ("root", "var")
+_SIZE: Final = 8 * 2**30
+"""Bytes of each of a host's two file systems; only what is written takes memory."""
 
 
 @dataclass
@@ -51,10 +53,10 @@ class Host:
     def make(self) -> None:
         """Mount its own storage, which outlives its boots."""
         (self.folder / "mnt").mkdir(parents=True)
-        for name, size in _SIZES.items():
+        for name in _STORES:
             own = self.folder / name
             own.mkdir()
-            options = f"mode=755,size={size}"
+            options = f"mode=755,size={_SIZE}"
             subprocess.run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(own)], check=True)
             for part in ("upper", "work"):
                 (own / part).mkdir()
@@ -232,20 +234,30 @@ class Host:
             log.write(f"[{time.monotonic():12.6f}] {line}")
 
     def fill(self, folder: str = "/var") -> None:
-        """Fill the file system that a folder is on: `/var`, or `/` with everything else."""
-        file = self._filler(folder)
-        with file.open("wb") as filler, contextlib.suppress(OSError):
-            while True:
-                filler.write(bytes(2**16))
-                filler.flush()
+        """Leave no space in the file system that a folder is on: `/var`, or `/` with the rest."""
+        own = self._store(folder)
+        told = os.statvfs(own)
+        used = (told.f_blocks - told.f_bfree) * told.f_frsize
+        self._resize(own, used)
 
     def empty(self, folder: str = "/var") -> None:
-        """Take away what `fill` wrote."""
-        self._filler(folder).unlink(missing_ok=True)
+        """Take back what `fill` did."""
+        self._resize(self._store(folder), _SIZE)
 
-    def _filler(self, folder: str) -> Path:
-        own = "var" if folder.startswith("/var") else "root"
-        return self.folder / own / "filler"
+    def _store(self, folder: str) -> Path:
+        return self.folder / ("var" if folder.startswith("/var") else "root")
+
+    def _resize(self, own: Path, size: int) -> None:
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(own)], check=True)
+
+    def hold_gpu(self) -> subprocess.Popen[bytes]:
+        """A process of the host that has a GPU open, until the caller ends it."""
+        root = self._root()
+        assert root is not None, f"{self.name} is off"
+        enter = ["nsenter", f"--target={root.parent.name}", "--mount", "--pid", f"--root={root}"]
+        holder = ["setpriv", "--pdeathsig", "KILL", "/bin/sh", "-c"]
+        script = "exec 3< /dev/nvidia0 && exec sleep 3600"
+        return subprocess.Popen([*enter, "--", *holder, script], stdin=subprocess.DEVNULL)
 
     def set_version(self, name: str, value: str) -> None:
         """Change a fact of the hardware, such as `vbios`, `gpus`, `secure_boot`."""
@@ -258,7 +270,7 @@ class Host:
 
     def remove(self) -> None:
         """Let its storage go."""
-        for name in _SIZES:
+        for name in _STORES:
             subprocess.run(["umount", "--lazy", str(self.folder / name)], check=False)
         with contextlib.suppress(OSError):
             shutil.rmtree(self.folder)

@@ -3,8 +3,8 @@
     with Lab() as lab:
         lab.ssh("gpu-001", "nvidia-smi")
 
-`python -m tests.hosts.lab FOLDER` starts one, writes its fleet file into the folder, and keeps it
-until it is interrupted. What a killed lab left is removed by the next one on this machine.
+`python -m tests.hosts.lab FOLDER [HOSTS]` starts one, writes its fleet file into the folder, and
+keeps it until it is interrupted. What a killed lab left is removed by the next one on this machine.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -29,6 +30,7 @@ from tests.hosts.slots import Slot, take_slot
 
 _UID: Final = 1000
 """Of the first user that a Debian makes."""
+_NEW_KEY_WITHIN_S: Final = 30
 _DIES_WITH_US: Final = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
@@ -145,13 +147,15 @@ class Lab:
             file = host.path(f"{home}/.ssh/authorized_keys")
             for each in (file, file.parent):
                 os.chown(each, uid, uid)
-            file.parent.chmod(0o700)
+            for each in (file.parent, file.parent.parent):
+                each.chmod(0o700)
             os.chown(file.parent.parent, uid, uid)
         ring = host.path(f"/etc/apt/keyrings/{KEYRING}")
         ring.parent.mkdir(parents=True, exist_ok=True)
         ring.write_bytes((repository() / KEYRING).read_bytes())
-        source = f"deb [signed-by=/etc/apt/keyrings/{KEYRING}] {self.repository_url} ./\n"
-        host.write("/etc/apt/sources.list.d/gpu-stub.list", source)
+        signed = f"deb [signed-by=/etc/apt/keyrings/{KEYRING}] {self.repository_url}"
+        lines = f"{signed} ./\n{signed}security/ ./\n"
+        host.write("/etc/apt/sources.list.d/gpu-stub.list", lines)
 
     def serve(self, folder: Path) -> None:
         """Serve a repository to the hosts; again with another folder: from now on that one."""
@@ -209,8 +213,14 @@ class Lab:
 
     def new_host_key(self, name: str) -> None:
         """Give a host another key than the known one, as a stranger in its place would have."""
-        self.hosts[name].write("/etc/ssh/ssh_host_ed25519_key", _new_key(), mode=0o600)
-        self.hosts[name].run("/bin/sh", "-c", "kill -HUP $(cat /run/sshd.pid)")
+        host, key = self.hosts[name], _new_key()
+        host.write("/etc/ssh/ssh_host_ed25519_key", key, mode=0o600)
+        host.run("/bin/sh", "-c", "kill -HUP $(cat /run/sshd.pid)")
+        offered, deadline = "", time.monotonic() + _NEW_KEY_WITHIN_S
+        while _public(key) not in offered:
+            assert time.monotonic() < deadline, f"{name} still has its old key"
+            command = ["ssh-keyscan", "-T", "2", "-t", "ed25519", host.address]
+            offered = subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def fleet(self, **changes: object) -> dict[str, Any]:
         """A fleet file's content whose node group `gpu` is these hosts."""
@@ -246,12 +256,14 @@ def _public(private: str) -> str:
 
 
 def main() -> None:
-    """Keep a lab until this process is interrupted."""
-    with Lab() as lab, contextlib.suppress(KeyboardInterrupt):
-        file = lab.write_fleet(Path(sys.argv[1]))
+    """Keep a lab until this process is interrupted: FOLDER of its fleet file, number of HOSTS."""
+    folder, *count = sys.argv[1:]
+    with Lab(*map(int, count)) as lab, contextlib.suppress(KeyboardInterrupt):
+        file = lab.write_fleet(Path(folder))
         sys.stdout.write(f"GPUFLEET_FLEET={file}\n")
         for name, value in lab.environment.items():
             sys.stdout.write(f"{name}={value}\n")
+        sys.stdout.write("\n")
         sys.stdout.flush()
         threading.Event().wait()
 

@@ -32,6 +32,10 @@ KERNELS: Final = ("6.1.0-40-amd64", "6.1.0-41-amd64")
 SECURITY: Final = ("1.0-1", "1.0-1+deb12u1")
 """Of `libgpustub1`, which has a security update."""
 KEYRING: Final = "gpu-stub.gpg"
+_SECURITY_ARCHIVE: Final = (
+    "Origin: Debian\nLabel: Debian-Security\nSuite: oldstable-security\nVersion: 12\n"
+    "Codename: bookworm-security\n"
+)
 _HOLD: Final = """\
 # A test holds the installation here, to break something in the middle of it.
 mkdir -p /run/gpu-stub
@@ -108,8 +112,10 @@ STUBS: Final = (
     *(_toolkit(version) for version in TOOLKIT),
     *(_containerd(version) for version in CONTAINERD),
     *(_kernel(release) for release in KERNELS),
-    *(Stub("libgpustub1", version) for version in SECURITY),
+    *(Stub(f"linux-headers-{release}", "6.1.153-1") for release in KERNELS),
+    Stub("libgpustub1", SECURITY[0]),
 )
+SECURITY_STUBS: Final = (Stub("libgpustub1", SECURITY[1]),)
 INSTALLED: Final = (
     *(stub for stub in STUBS if stub.version == f"{CURRENT}-1"),
     *(
@@ -119,6 +125,7 @@ INSTALLED: Final = (
             "nvidia-container-toolkit",
             "containerd",
             f"linux-image-{KERNELS[0]}",
+            f"linux-headers-{KERNELS[0]}",
             "libgpustub1",
         )
     ),
@@ -133,16 +140,49 @@ def file_name(stub: Stub) -> str:
 
 def repository() -> Path:
     """The folder of the signed repository and its keyring, from the cache or made."""
-    return made_once("packages", sources(Path(__file__)), _make)
+    return made_once("packages", sources(Path(__file__)), make)
 
 
-def _make(folder: Path) -> None:
-    for stub in STUBS:
-        _build(stub, folder)
-    index = "".join(_entry(folder / file_name(stub)) for stub in STUBS)
-    (folder / "Packages").write_text(index, encoding="utf-8")
-    (folder / "Packages.gz").write_bytes(gzip.compress(index.encode(), mtime=0))
-    sign(folder)
+def make(folder: Path) -> None:
+    """Build every package into the repository and its `security/`, and sign both.
+
+    The key is made for this and thrown away; its public half is the keyring beside the index.
+    """
+    home = Path(tempfile.mkdtemp(prefix="gpu-stub-"))
+    gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--yes"]
+    key = ["--passphrase", "", "--quick-generate-key", "gpu-stub", "ed25519", "sign", "never"]
+    try:
+        _run([*gpg, *key])
+        _run([*gpg, "--output", str(folder / KEYRING), "--export", "gpu-stub"])
+        (folder / "security").mkdir()
+        for archive, stubs, about in (
+            (folder, STUBS, "Origin: gpu-stub\nLabel: gpu-stub\nSuite: stable\nCodename: stub\n"),
+            (folder / "security", SECURITY_STUBS, _SECURITY_ARCHIVE),
+        ):
+            for stub in stubs:
+                _build(stub, archive)
+            _index(archive, [file_name(stub) for stub in stubs], about)
+            signed = ["--output", str(archive / "InRelease"), "--clearsign"]
+            _run([*gpg, *signed, str(archive / "Release")])
+    finally:
+        subprocess.run(
+            ["gpgconf", "--homedir", str(home), "--kill", "all"], check=False, capture_output=True
+        )
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL)
+
+
+def _index(folder: Path, names: list[str], about: str) -> None:
+    content = "".join(_entry(folder / name) for name in names).encode()
+    files = {"Packages": content, "Packages.gz": gzip.compress(content, mtime=0)}
+    lines = [f"{about}Architectures: amd64 all", f"Date: {formatdate(usegmt=True)}", "SHA256:"]
+    for name, body in files.items():
+        (folder / name).write_bytes(body)
+        lines.append(f" {hashlib.sha256(body).hexdigest()} {len(body)} {name}")
+    (folder / "Release").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def _build(stub: Stub, folder: Path) -> None:
@@ -183,31 +223,3 @@ def _entry(file: Path) -> str:
         f"{control}Filename: ./{file.name}\nSize: {len(content)}\n"
         f"SHA256: {hashlib.sha256(content).hexdigest()}\n\n"
     )
-
-
-def sign(folder: Path) -> None:
-    """Sign the folder's index with a key of its own, and put its keyring beside it."""
-    lines = ["Origin: gpu-stub", "Label: gpu-stub", "Suite: stable", "Codename: stub"]
-    lines += ["Architectures: amd64 all", f"Date: {formatdate(usegmt=True)}", "SHA256:"]
-    for name in ("Packages", "Packages.gz"):
-        content = (folder / name).read_bytes()
-        lines.append(f" {hashlib.sha256(content).hexdigest()} {len(content)} {name}")
-    (folder / "Release").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    home = Path(tempfile.mkdtemp(prefix="gpu-stub-"))
-    gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--yes"]
-    key = ["--passphrase", "", "--quick-generate-key", "gpu-stub", "ed25519", "sign", "never"]
-    release, signed = str(folder / "Release"), str(folder / "InRelease")
-    try:
-        for arguments in (
-            key,
-            ["--output", str(folder / KEYRING), "--export", "gpu-stub"],
-            ["--output", signed, "--clearsign", release],
-        ):
-            subprocess.run(
-                [*gpg, *arguments], check=True, capture_output=True, stdin=subprocess.DEVNULL
-            )
-    finally:
-        subprocess.run(
-            ["gpgconf", "--homedir", str(home), "--kill", "all"], check=False, capture_output=True
-        )
-        shutil.rmtree(home, ignore_errors=True)

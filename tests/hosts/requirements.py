@@ -8,7 +8,7 @@ from typing import Final
 
 _PROGRAMS: Final = (
     *("apt-get", "dpkg-deb", "gpg", "ip", "mount", "nsenter", "setpriv", "ssh", "ssh-add"),
-    *("ssh-agent", "umount", "unshare"),
+    *("ssh-agent", "ssh-keyscan", "umount", "unshare"),
 )
 
 

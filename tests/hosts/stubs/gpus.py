@@ -73,6 +73,7 @@ def facts(index: int) -> dict[str, str]:
         "fabric.status": "Success" if fabric == "Completed" else "N/A",
         "gpu_name": state.setting("gpu_name"),
         "gpu_uuid": uuid(index),
+        "gpu_bus_id": f"00000000:{bus(index)}:00.0",
         "remapped_rows.correctable": "0",
         "remapped_rows.uncorrectable": "1" if rows else "0",
         "remapped_rows.pending": "Yes" if rows else "No",
@@ -214,3 +215,14 @@ def _table(chosen: range) -> None:
     say(f"| NVIDIA-SMI {version}   Driver Version: {version}   CUDA Version: 13.0 |")
     for index in chosen:
         say(f"|   {index}  {state.setting('gpu_name')}   On  | {facts(index)['pci.bus_id']} |")
+
+
+def all_reduce_perf(arguments: list[str]) -> int:
+    """nccl-tests' last lines; the fault `collective` is the bandwidth of a bad link, GB/s."""
+    driver()
+    count = _options(arguments).get("-g", "1") or "1"
+    told = state.fault("collective")
+    say(f"# nThread 1 nGpus {count} minBytes 1073741824 maxBytes 1073741824")
+    say("# Out of bounds values : 0 OK")
+    say(f"# Avg bus bandwidth    : {480.1 if told is None else told or '41.7'}")
+    return 0

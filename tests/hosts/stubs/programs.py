@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.hosts.stubs import dcgm, gpus, kernel_log, kernel_modules, units
+from tests.hosts.stubs import containers, dcgm, gpus, kernel_log, kernel_modules, units
 
 PROGRAMS: Final[dict[str, Callable[[list[str]], int]]] = {
+    "all_reduce_perf": gpus.all_reduce_perf,
+    "crictl": containers.crictl,
     "dcgmi": dcgm.dcgmi,
     "dkms": kernel_modules.dkms,
     "dmesg": kernel_log.dmesg,

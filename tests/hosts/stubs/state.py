@@ -20,6 +20,7 @@ INSTALLED: Final = Path("/usr/lib/gpu-stub/installed")
 """A file for each installed stub package; the packages bring them."""
 MODULES: Final = Path("/sys/module")
 """The host's own /sys is a tmpfs: what stands in here is what is loaded."""
+DEVICES: Final = Path("/dev")
 PROC_MODULES: Final = RUN / "modules"
 """Bound over /proc/modules."""
 KERNEL_LOG: Final = STATE / "kernel.log"
@@ -142,12 +143,17 @@ def load(module: str, *, at_boot: bool = False) -> None:
     (MODULES / module).mkdir(parents=True, exist_ok=True)
     (MODULES / module / "version").write_text(package.version + "\n", encoding="utf-8")
     if module == "nvidia":
+        for name in ("ctl", *(str(index) for index in range(int(setting("gpus"))))):
+            (DEVICES / f"nvidia{name}").touch()
         log(f"NVRM: loading NVIDIA UNIX Open Kernel Module for x86_64  {package.version}")
     list_modules()
 
 
 def unload(module: str) -> None:
     """Forget a loaded module."""
+    if module == "nvidia":
+        for device in DEVICES.glob("nvidia*"):
+            device.unlink()
     (MODULES / module / "version").unlink()
     (MODULES / module).rmdir()
     list_modules()
