@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Final
 
 import bcrypt
+from tests.hosts.bmc_pages import RENEWED
 
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.local.pki import Authority
@@ -50,8 +51,17 @@ class Controllers:
 
     @classmethod
     @contextlib.contextmanager
-    def started(cls, folder: Path, address: str, hosts: Sequence[str]) -> Iterator["Controllers"]:
-        """Start the service of these hosts' controllers; ended with the context."""
+    def started(
+        cls, folder: Path, address: str, hosts: Sequence[str], power_url: str
+    ) -> Iterator["Controllers"]:
+        """Start the service of these hosts' controllers; ended with the context.
+
+        Args:
+            folder: a new one, for what it keeps.
+            address: that it listens on.
+            hosts: their names.
+            power_url: where `power/NAME` tells and takes a host's power.
+        """
         (folder / "faults").mkdir(parents=True)
         port = _free_port(address)
         authority = Authority(folder, "lab", datetime.datetime.now(datetime.UTC))
@@ -66,6 +76,7 @@ class Controllers:
             "key": str(key),
             "htpasswd": str(folder / "htpasswd"),
             "hosts": list(hosts),
+            "power_url": power_url,
         }
         (folder / "settings.json").write_text(json.dumps(settings), encoding="utf-8")
         command = ["setpriv", "--pdeathsig", "KILL", "--", sys.executable, "-P"]
@@ -119,6 +130,11 @@ class Controllers:
         """Take its faults away."""
         for file in (self.folder / "faults").glob(f"{host}.*"):
             file.unlink()
+
+    def renew(self, host: str) -> None:
+        """Make it as it was at the start: no faults, no tasks, its first firmware."""
+        self.mend(host)
+        self.fault(host, RENEWED)
 
 
 def _free_port(address: str) -> int:

@@ -7,7 +7,6 @@ tasks `gpu-001-1`. A controller that restarts is one for whose resources the con
 
 import itertools
 import json
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,8 @@ import flask
 
 ROOT: Final = "/redfish/v1"
 PUSH: Final = f"{ROOT}/UpdateService/update-multipart"
+RENEWED: Final = "renewed"
+"""Beside the faults: this controller is to be as it was at the start."""
 _STEP: Final = 25
 """How far a task gets from one question to the next, per cent."""
 _LOST_REQUESTS: Final = 3
@@ -91,20 +92,29 @@ class Firmware:
             (folder / "next_vbios").write_text(update.version + "\n", encoding="utf-8")
             return
         self._own(update.host).write_text(update.version, encoding="utf-8")
-        never = self.has_fault(update.host, "does-not-return")
-        self.lost[update.host] = sys.maxsize if never else _LOST_REQUESTS
+        self.lost[update.host] = _LOST_REQUESTS
 
     def answers(self, path: str) -> bool:
         """Whether the controller that a path belongs to answers now."""
+        for host in self.hosts:
+            if self.has_fault(host, RENEWED):
+                self._renew(host)
         for host in self.hosts:
             if host not in path:
                 continue
             if self.has_fault(host, "unreachable"):
                 return False
             if self.lost.get(host, 0) > 0:
-                self.lost[host] -= 1
+                self.lost[host] -= not self.has_fault(host, "does-not-return")
                 return False
         return True
+
+    def _renew(self, host: str) -> None:
+        (self.folder / "faults" / f"{host}.{RENEWED}").unlink()
+        self._own(host).unlink(missing_ok=True)
+        self.lost.pop(host, None)
+        for update in [each for each in self.updates.values() if each.host == host]:
+            del self.updates[update.id]
 
 
 def link(path: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from tests.hosts.requirements import why_not
 
 @pytest.fixture(scope="session")
 def lab() -> Iterator[Lab]:
-    """Eight running hosts. A test that breaks one asks for them by `hosts`, which mends them."""
+    """Eight running hosts. A test that changes them asks for `hosts`, or for `one`."""
     if reason := why_not():
         pytest.skip(reason)
     with ExitStack() as stack:
@@ -28,3 +28,10 @@ def hosts(lab: Lab) -> Iterator[Lab]:
     """The same hosts; after the test each is as new: its own storage is made anew."""
     yield lab
     lab.renew()
+
+
+@pytest.fixture
+def one(lab: Lab) -> Iterator[Lab]:
+    """The same hosts; after the test the first, `gpu-001`, is as new."""
+    yield lab
+    lab.renew("gpu-001")

@@ -132,6 +132,15 @@ class Host:
         self.power_on()
         self.wait()
 
+    def obey(self, order: str) -> None:
+        """Do what its management controller was told (Redfish's ResetType)."""
+        if order in {"GracefulShutdown", "GracefulRestart"} and self.is_on:
+            self.run("poweroff" if order == "GracefulShutdown" else "reboot")
+        elif order in {"ForceOff", "ForceRestart"}:
+            self.power_off()
+        if order in {"On", "ForceOn", "ForceRestart"} and not self.is_on:
+            self.power_on()
+
     def _live(self) -> None:
         """One boot after the other, until a boot ends without the order to restart."""
         while True:

@@ -35,9 +35,37 @@ _DIES_WITH_US: Final = ("setpriv", "--pdeathsig", "KILL", "--")
 
 
 class _Files(SimpleHTTPRequestHandler):
-    """The apt repository, without a line for each request."""
+    """The apt repository, without a line for each request, and the power button of each host."""
 
     protocol_version = "HTTP/1.1"
+
+    def __init__(self, lab: "Lab", *given: Any, directory: str) -> None:  # noqa: ANN401
+        self._lab = lab
+        super().__init__(*given, directory=directory)
+
+    def do_GET(self) -> None:
+        """A file, or whether a host is on."""
+        if (host := self._host()) is None:
+            return super().do_GET()
+        return self._answer("On" if host.is_on else "Off")
+
+    def do_PUT(self) -> None:
+        """What a management controller orders."""
+        host = self._host()
+        order = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+        if host is not None:
+            host.obey(order)
+        self._answer(order)
+
+    def _host(self) -> Host | None:
+        path = self.path.strip("/")
+        return self._lab.hosts.get(path.removeprefix("power/")) if "power/" in path else None
+
+    def _answer(self, text: str) -> None:
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base's name
         """Nothing."""
@@ -115,25 +143,32 @@ class Lab:
             host.power_on()
         self._start_agent()
         self.controllers = self._cleanup.enter_context(
-            Controllers.started(self.folder / "bmc", self.network.address, list(self.hosts))
+            Controllers.started(
+                self.folder / "bmc", self.network.address, list(self.hosts), self.repository_url
+            )
         )
         self._slot.remember(self.controllers.pid)
         self.environment |= self.controllers.environment
         for host in self.hosts.values():
             host.wait()
 
-    def renew(self) -> None:
-        """Make every host and its controller as they were at the start, with the same keys."""
-        for host in self.hosts.values():
+    def renew(self, *names: str) -> None:
+        """Make hosts and their controllers as they were at the start, with the same keys.
+
+        Args:
+            names: of those that are made anew; all where none is named.
+        """
+        chosen = [self.hosts[name] for name in names or self.hosts]
+        for host in chosen:
             host.power_off()
             host.plug()
-            self.controllers.mend(host.name)
+            self.controllers.renew(host.name)
             host.remove()
             host.make()
             self._furnish(host)
             host.power_on()
         self.serve(repository())
-        for host in self.hosts.values():
+        for host in chosen:
             host.wait()
 
     def _furnish(self, host: Host) -> None:
@@ -159,7 +194,7 @@ class Lab:
 
     def serve(self, folder: Path) -> None:
         """Serve a repository to the hosts; again with another folder: from now on that one."""
-        handler = partial(_Files, directory=str(folder))
+        handler = partial(_Files, self, directory=str(folder))
         if self._server is not None:
             self._server.RequestHandlerClass = handler
             return

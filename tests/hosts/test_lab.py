@@ -58,35 +58,35 @@ def test_a_host_sees_no_process_and_no_file_of_the_machine(lab: Lab) -> None:
     assert lab.ssh(ONE, "ls /root", check=False).returncode == 2
 
 
-def test_a_host_key_that_changed_is_refused(hosts: Lab) -> None:
-    hosts.new_host_key(ONE)
-    refused = hosts.ssh(ONE, "true", check=False)
+def test_a_host_key_that_changed_is_refused(one: Lab) -> None:
+    one.new_host_key(ONE)
+    refused = one.ssh(ONE, "true", check=False)
     assert refused.returncode == 255
     assert "REMOTE HOST IDENTIFICATION HAS CHANGED" in refused.stderr
-    assert hosts.ssh("gpu-002", "true").returncode == 0
+    assert one.ssh("gpu-002", "true").returncode == 0
 
 
-def test_a_reboot_ends_every_process_and_gives_a_new_boot_id(hosts: Lab) -> None:
-    before = hosts[ONE].boot_id
-    hosts.ssh(ONE, "setsid sleep 3600 > /dev/null 2>&1 < /dev/null & pgrep -x sleep > /dev/null")
-    hosts.ssh(ONE, "echo kept > kept; sudo sh -c 'echo gone > /run/gone'")
-    reboot(hosts, ONE)
+def test_a_reboot_ends_every_process_and_gives_a_new_boot_id(one: Lab) -> None:
+    before = one[ONE].boot_id
+    one.ssh(ONE, "setsid sleep 3600 > /dev/null 2>&1 < /dev/null & pgrep -x sleep > /dev/null")
+    one.ssh(ONE, "echo kept > kept; sudo sh -c 'echo gone > /run/gone'")
+    reboot(one, ONE)
     script = "cat /proc/sys/kernel/random/boot_id kept; pgrep -x sleep; ls /run/gone"
-    said = hosts.ssh(ONE, script, check=False).stdout.split()
-    assert said == [hosts[ONE].boot_id, "kept"]
-    assert hosts[ONE].boot_id != before
+    said = one.ssh(ONE, script, check=False).stdout.split()
+    assert said == [one[ONE].boot_id, "kept"]
+    assert one[ONE].boot_id != before
 
 
-def test_ansible_reboots_a_host(hosts: Lab) -> None:
-    before = hosts[ONE].boot_id
-    result = module(hosts, ONE, "ansible.builtin.reboot", reboot_timeout=60)
+def test_ansible_reboots_a_host(one: Lab) -> None:
+    before = one[ONE].boot_id
+    result = module(one, ONE, "ansible.builtin.reboot", reboot_timeout=60)
     assert result["rebooted"]
-    assert hosts[ONE].boot_id != before
+    assert one[ONE].boot_id != before
 
 
-def test_a_new_driver_runs_after_the_reboot_and_not_before(hosts: Lab) -> None:
+def test_a_new_driver_runs_after_the_reboot_and_not_before(one: Lab) -> None:
     result = module(
-        hosts,
+        one,
         ONE,
         "ansible.builtin.apt",
         name=[f"nvidia-driver={packages.GOOD}*", f"nvidia-kernel-dkms={packages.GOOD}*"],
@@ -94,43 +94,43 @@ def test_a_new_driver_runs_after_the_reboot_and_not_before(hosts: Lab) -> None:
     )
     assert result["changed"]
     asked = ("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
-    mismatch = hosts.ssh(ONE, *asked, check=False)
+    mismatch = one.ssh(ONE, *asked, check=False)
     assert mismatch.returncode == 18
     assert "version mismatch" in mismatch.stdout
-    assert hosts[ONE].driver() == packages.CURRENT
-    reboot(hosts, ONE)
-    assert set(hosts.ssh(ONE, *asked).stdout.split()) == {packages.GOOD}
+    assert one[ONE].driver() == packages.CURRENT
+    reboot(one, ONE)
+    assert set(one.ssh(ONE, *asked).stdout.split()) == {packages.GOOD}
 
 
-def test_a_driver_that_does_not_build_fails_to_install_and_goes_back(hosts: Lab) -> None:
-    failed = install(hosts, ONE, packages.FAILS_TO_INSTALL)
+def test_a_driver_that_does_not_build_fails_to_install_and_goes_back(one: Lab) -> None:
+    failed = install(one, ONE, packages.FAILS_TO_INSTALL)
     assert failed.returncode == 100
     assert "Bad return status for module build" in failed.stderr + failed.stdout
-    assert "nvidia-kernel-dkms" in hosts.ssh(ONE, "sudo dpkg --audit").stdout
-    back = install(hosts, ONE, packages.CURRENT)
+    assert "nvidia-kernel-dkms" in one.ssh(ONE, "sudo dpkg --audit").stdout
+    back = install(one, ONE, packages.CURRENT)
     assert back.returncode == 0, back.stdout + back.stderr
-    reboot(hosts, ONE)
-    assert hosts[ONE].driver() == packages.CURRENT
-    assert hosts.ssh(ONE, "sudo dpkg --audit").stdout == ""
+    reboot(one, ONE)
+    assert one[ONE].driver() == packages.CURRENT
+    assert one.ssh(ONE, "sudo dpkg --audit").stdout == ""
 
 
-def test_a_driver_that_breaks_works_until_the_reboot(hosts: Lab) -> None:
-    assert install(hosts, ONE, packages.BREAKS_AFTER_REBOOT).returncode == 0
-    hosts.ssh(ONE, "sudo systemctl stop nvidia-persistenced nvidia-fabricmanager nvidia-dcgm")
-    hosts.ssh(ONE, "sudo rmmod nvidia_drm nvidia_modeset nvidia_uvm nvidia")
-    hosts.ssh(ONE, "sudo modprobe nvidia && nvidia-smi")
-    reboot(hosts, ONE)
-    assert hosts.ssh(ONE, "nvidia-smi", check=False).returncode == 9
-    assert "rm_init_adapter failed" in hosts.ssh(ONE, "sudo dmesg").stdout
-    units = hosts.ssh(ONE, "systemctl is-active nvidia-fabricmanager", check=False)
+def test_a_driver_that_breaks_works_until_the_reboot(one: Lab) -> None:
+    assert install(one, ONE, packages.BREAKS_AFTER_REBOOT).returncode == 0
+    one.ssh(ONE, "sudo systemctl stop nvidia-persistenced nvidia-fabricmanager nvidia-dcgm")
+    one.ssh(ONE, "sudo rmmod nvidia_drm nvidia_modeset nvidia_uvm nvidia")
+    one.ssh(ONE, "sudo modprobe nvidia && nvidia-smi")
+    reboot(one, ONE)
+    assert one.ssh(ONE, "nvidia-smi", check=False).returncode == 9
+    assert "rm_init_adapter failed" in one.ssh(ONE, "sudo dmesg").stdout
+    units = one.ssh(ONE, "systemctl is-active nvidia-fabricmanager", check=False)
     assert (units.returncode, units.stdout) == (3, "failed\n")
 
 
-def test_apt_refuses_a_repository_that_somebody_else_signed(hosts: Lab, tmp_path: Path) -> None:
+def test_apt_refuses_a_repository_that_somebody_else_signed(one: Lab, tmp_path: Path) -> None:
     packages.make(tmp_path)
-    assert hosts.ssh(ONE, "sudo apt-get -qq update").returncode == 0
-    hosts.serve(tmp_path)
-    said = hosts.ssh(ONE, "sudo apt-get -qq -o APT::Update::Error-Mode=any update", check=False)
+    assert one.ssh(ONE, "sudo apt-get -qq update").returncode == 0
+    one.serve(tmp_path)
+    said = one.ssh(ONE, "sudo apt-get -qq -o APT::Update::Error-Mode=any update", check=False)
     assert said.returncode == 100
     assert "not signed" in said.stderr or "couldn't be verified" in said.stderr
 
@@ -149,73 +149,73 @@ def test_security_updates_come_from_their_own_archive(lab: Lab) -> None:
     assert f"[{packages.SECURITY[0]}] {new}" in line
 
 
-def test_a_host_that_does_not_return_stays_off(hosts: Lab) -> None:
-    hosts[ONE].fault("does-not-return")
-    hosts.ssh(ONE, "sudo systemctl reboot")
-    hosts[ONE].wait_until_off()
-    assert hosts.ssh(ONE, "true", check=False).returncode == 255
-    hosts[ONE].mend()
-    hosts[ONE].power_on()
-    hosts[ONE].wait()
+def test_a_host_that_does_not_return_stays_off(one: Lab) -> None:
+    one[ONE].fault("does-not-return")
+    one.ssh(ONE, "sudo systemctl reboot")
+    one[ONE].wait_until_off()
+    assert one.ssh(ONE, "true", check=False).returncode == 255
+    one[ONE].mend()
+    one[ONE].power_on()
+    one[ONE].wait()
 
 
-def test_a_cut_cable_ends_the_connection_and_nothing_else(hosts: Lab) -> None:
-    boots = hosts[ONE].boots
-    hosts[ONE].cut()
-    assert hosts.ssh(ONE, "true", check=False).returncode == 255
-    hosts[ONE].plug()
-    hosts.ssh(ONE, "true")
-    assert hosts[ONE].boots == boots
+def test_a_cut_cable_ends_the_connection_and_nothing_else(one: Lab) -> None:
+    boots = one[ONE].boots
+    one[ONE].cut()
+    assert one.ssh(ONE, "true", check=False).returncode == 255
+    one[ONE].plug()
+    one.ssh(ONE, "true")
+    assert one[ONE].boots == boots
 
 
-def test_an_installation_can_be_held_and_cut_in_its_middle(hosts: Lab, until: Until) -> None:
-    hosts[ONE].fault("hold-install")
+def test_an_installation_can_be_held_and_cut_in_its_middle(one: Lab, until: Until) -> None:
+    one[ONE].fault("hold-install")
     said: list[subprocess.CompletedProcess[str]] = []
-    runs = threading.Thread(target=lambda: said.append(install(hosts, ONE, packages.GOOD)))
+    runs = threading.Thread(target=lambda: said.append(install(one, ONE, packages.GOOD)))
     runs.start()
-    until(hosts[ONE].path("/run/gpu-stub/installing").exists)
-    hosts[ONE].reboot()
+    until(one[ONE].path("/run/gpu-stub/installing").exists)
+    one[ONE].reboot()
     runs.join()
     assert said[0].returncode != 0
-    assert "nvidia-kernel-dkms" in hosts.ssh(ONE, "sudo dpkg --audit").stdout
-    hosts[ONE].mend()
-    hosts.ssh(ONE, "sudo dpkg --configure --pending")
-    assert hosts.ssh(ONE, "sudo dpkg --audit").stdout == ""
+    assert "nvidia-kernel-dkms" in one.ssh(ONE, "sudo dpkg --audit").stdout
+    one[ONE].mend()
+    one.ssh(ONE, "sudo dpkg --configure --pending")
+    assert one.ssh(ONE, "sudo dpkg --audit").stdout == ""
 
 
-def test_nothing_is_installed_on_a_full_disk(hosts: Lab) -> None:
-    hosts[ONE].fill()
-    failed = install(hosts, ONE, packages.GOOD)
+def test_nothing_is_installed_on_a_full_disk(one: Lab) -> None:
+    one[ONE].fill()
+    failed = install(one, ONE, packages.GOOD)
     assert failed.returncode == 100
     assert "No space left on device" in failed.stdout + failed.stderr
-    hosts[ONE].empty()
-    assert install(hosts, ONE, packages.GOOD).returncode == 0
+    one[ONE].empty()
+    assert install(one, ONE, packages.GOOD).returncode == 0
 
 
-def test_faults_of_gpus_are_told_by_the_tools(hosts: Lab) -> None:
-    assert "Xid" not in hosts.ssh(ONE, "sudo dmesg").stdout
-    hosts[ONE].log_xid(79)
+def test_faults_of_gpus_are_told_by_the_tools(one: Lab) -> None:
+    assert "Xid" not in one.ssh(ONE, "sudo dmesg").stdout
+    one[ONE].log_xid(79)
     for tool in ("dmesg", "journalctl --dmesg --boot --no-pager"):
-        assert "NVRM: Xid (PCI:0000:1b:00): 79, " in hosts.ssh(ONE, f"sudo {tool}").stdout
-    told = json.loads(hosts.ssh(ONE, "dcgmi diag -r 1 --json").stdout)
+        assert "NVRM: Xid (PCI:0000:1b:00): 79, " in one.ssh(ONE, f"sudo {tool}").stdout
+    told = json.loads(one.ssh(ONE, "dcgmi diag -r 1 --json").stdout)
     assert "Fail" not in json.dumps(told)
-    hosts[ONE].fault("dcgm", "PCIe replays")
-    failed = hosts.ssh(ONE, "dcgmi diag -r 1 --json", check=False)
+    one[ONE].fault("dcgm", "PCIe replays")
+    failed = one.ssh(ONE, "dcgmi diag -r 1 --json", check=False)
     assert failed.returncode != 0
     assert "PCIe replays" in failed.stdout
-    hosts[ONE].fault("row-remap")
-    rows = hosts.ssh(ONE, "nvidia-smi --query-remapped-rows=remapped_rows.pending --format=csv")
+    one[ONE].fault("row-remap")
+    rows = one.ssh(ONE, "nvidia-smi --query-remapped-rows=remapped_rows.pending --format=csv")
     assert rows.stdout.split() == ["remapped_rows.pending", "Yes", *["No"] * 7]
 
 
-def test_a_process_that_has_a_gpu_open_is_one_of_the_host(hosts: Lab, until: Until) -> None:
-    holder = hosts[ONE].hold_gpu()
+def test_a_process_that_has_a_gpu_open_is_one_of_the_host(one: Lab, until: Until) -> None:
+    holder = one[ONE].hold_gpu()
     try:
-        until(lambda: open_gpus(hosts) == 1)
+        until(lambda: open_gpus(one) == 1)
     finally:
         holder.kill()
         holder.wait()
-    until(lambda: open_gpus(hosts) == 0)
+    until(lambda: open_gpus(one) == 0)
 
 
 def open_gpus(lab: Lab) -> int:
