@@ -219,7 +219,21 @@ class Host:
         return self.path(f"{STATE}/faults/{name}")
 
     def fault(self, name: str, text: str = "") -> None:
-        """Break something: see `stubs` for the names; `does-not-return`, `hold-install`, ..."""
+        """Break something until it is mended.
+
+        Args:
+            name: one of these.
+                `does-not-return`: the next reboot leaves it off.
+                `hold-install`: a package's post-install waits; meanwhile `/run/gpu-stub/installing`
+                is there.
+                `smi`, `dcgm`, `cuda`: nvidia-smi, `dcgmi diag`, cuInit fail (`text`: why; a code).
+                `ecc`, `row-remap`, `pcie-width`, `nvlink`, `collective`: the first GPU's memory or
+                links are bad (`text`: a count, `failure`, a width, or a bandwidth in GB/s).
+                `modules-in-use`: the driver cannot be unloaded. `gpu-process`: nvidia-smi lists a
+                process (`text`: its line). `pull`: no image can be pulled.
+                `unit-NAME`: this unit does not start.
+            text: what the fault says, where it says something.
+        """
         self.write(f"{STATE}/faults/{name}", text)
 
     def mend(self, *names: str) -> None:
@@ -268,8 +282,8 @@ class Host:
         script = "exec 3< /dev/nvidia0 && exec sleep 3600"
         return subprocess.Popen([*enter, "--", *holder, script], stdin=subprocess.DEVNULL)
 
-    def set_version(self, name: str, value: str) -> None:
-        """Change a fact of the hardware, such as `vbios`, `gpus`, `secure_boot`."""
+    def set_fact(self, name: str, value: str) -> None:
+        """Change a fact of the hardware, such as `vbios`, `gpus`, `secure_boot`, `key_enrolled`."""
         self.write(f"{STATE}/{name}", value + "\n")
 
     def driver(self) -> str:

@@ -141,6 +141,35 @@ def test_modules_in_use_are_not_unloaded(lab: Lab) -> None:
     assert "in use by: nvidia_uvm nvidia_modeset" in said.stderr
 
 
+def test_secure_boot_refuses_a_module_whose_key_is_not_enrolled(one: Lab) -> None:
+    one[ONE].set_fact("secure_boot", "1")
+    one[ONE].set_fact("key_enrolled", "0")
+    reboot(one, ONE)
+    assert one.ssh(ONE, "mokutil --sb-state").stdout == "SecureBoot enabled\n"
+    loading = one.ssh(ONE, "sudo modprobe nvidia", check=False)
+    assert (loading.returncode, one[ONE].driver()) == (1, "")
+    assert "Key was rejected by service" in loading.stderr
+    one[ONE].set_fact("key_enrolled", "1")
+    assert one.ssh(ONE, "sudo modprobe nvidia").returncode == 0
+
+
+def test_a_new_kernel_runs_after_the_reboot(one: Lab) -> None:
+    image = f"linux-image-{packages.KERNELS[1]}"
+    one.ssh(ONE, f"sudo apt-get -qq update && sudo apt-get -qq -y install {image}")
+    assert one.ssh(ONE, "uname -r").stdout.strip() == packages.KERNELS[0]
+    reboot(one, ONE)
+    assert one.ssh(ONE, "uname -r").stdout.strip() == packages.KERNELS[1]
+
+
+def test_cuda_initialises_with_the_driver_that_runs(one: Lab) -> None:
+    program = "import ctypes; print(ctypes.CDLL('libcuda.so.1').cuInit(0))"
+    if one.ssh(ONE, "ls /usr/lib/*/libcuda.so.1", check=False).returncode:
+        pytest.skip("this machine has no C compiler, and so its hosts have no libcuda")
+    assert one.ssh(ONE, f'python3 -c "{program}"').stdout == "0\n"
+    install(one, ONE, packages.GOOD)
+    assert one.ssh(ONE, f'python3 -c "{program}"').stdout == "803\n"
+
+
 def test_security_updates_come_from_their_own_archive(lab: Lab) -> None:
     lab.ssh("gpu-002", "sudo apt-get -qq update")
     said = lab.ssh("gpu-002", "apt-get -s -o Debug::NoLocking=true dist-upgrade").stdout
