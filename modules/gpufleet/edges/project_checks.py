@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-_SHELL: Final = ("fleet", ".ci/run")
+_SHELL: Final = ("fleet", ".ci/run", "tests/hosts/boot.sh")
 _OWN_GO: Final = ("controlplane", "oci", "pulumi-resource-kubernetes")
 _BENCHMARKS: Final = (
     *("benchmarks/capacity", "benchmarks/capacity_fit", "benchmarks/capacity_parts"),
