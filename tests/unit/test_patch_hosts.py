@@ -31,7 +31,7 @@ def fleet(**changes: Any) -> Fleet:  # noqa: ANN401 - any field of a node group
 
 
 def told(declared: Fleet, **more: Any) -> Inventory:  # noqa: ANN401 - keywords of `inventory_of`
-    given: dict[str, Any] = {"clusters": {}, "waves": {}, "states": {}, **more}
+    given: dict[str, Any] = {"clusters": {}, "states": {}, **more}
     return inventory_of(declared, PurePosixPath("/fleets/article"), **given)
 
 
@@ -49,10 +49,12 @@ def test_a_host_is_in_service_until_something_else_is_remembered() -> None:
     assert groups["state_quarantined"] == ["h100-002"]
 
 
-def test_waves_are_groups_and_name_only_hosts_that_are_declared() -> None:
-    groups = told(fleet(), waves={1: ["h100-002"], 2: ["h100-001", "gone-001"]}).groups
-    assert groups["wave_1"] == ["h100-002"]
-    assert groups["wave_2"] == ["h100-001"]
+def test_every_host_that_can_be_patched_is_in_one_wave_and_the_first_has_one() -> None:
+    groups = told(fleet()).groups
+    waves = {name: hosts for name, hosts in groups.items() if name.startswith("wave_")}
+    assert len(waves["wave_1"]) == 1
+    assert sorted(host for hosts in waves.values() for host in hosts) == ["h100-001", "h100-002"]
+    assert not any(name.startswith("wave_") for name in told(fleet(ssh=None)).groups)
 
 
 def test_a_host_key_that_is_not_in_the_declared_file_is_never_trusted() -> None:

@@ -1,6 +1,5 @@
 """The hosts of an environment for Ansible: from its fleet file, its database and its clusters."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gpufleet.core.patching.hosts import Inventory, inventory_of
@@ -10,17 +9,12 @@ from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.hardware import EmbeddedCluster
 
 
-def read_inventory(
-    workspace: Workspace,
-    fleet_file: Path,
-    waves: Mapping[int, Sequence[str]] | None = None,
-) -> Inventory:
+def read_inventory(workspace: Workspace, fleet_file: Path) -> Inventory:
     """The inventory of an environment; an environment that was never up has no database yet.
 
     Args:
         workspace: the clone.
         fleet_file: of the environment.
-        waves: hosts by the number of their wave, where a patch is planned.
 
     Raises:
         BadInput: the fleet file is not valid.
@@ -32,7 +26,6 @@ def read_inventory(
         fleet,
         fleet_file.parent,
         clusters={site: _cluster(fleet, state, site) for site in fleet.sites},
-        waves=waves or {},
         states=_states(workspace, fleet_file, state),
     )
 

@@ -23,7 +23,7 @@ description:
   - Hosts are called like the nodes, C(GROUP-001).
   - >-
     Groups are C(site_*), C(rack_*), C(node_group_*), C(pool_*), C(gpu_type_*), C(state_*), and
-    C(wave_*) where a patch is planned.
+    C(wave_*) of every host that can be patched, by what the fleet file declares.
 options:
   plugin:
     description: Selects this plugin.

@@ -1,7 +1,7 @@
 """The hosts of a fleet as Ansible is told of them: variables, groups, and who cannot be patched."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import PurePath
@@ -10,9 +10,13 @@ from typing import Final
 from pydantic import JsonValue
 
 from gpufleet.core.inventory import Node, expand
+from gpufleet.core.patching.capacity import declared_capacity
+from gpufleet.core.patching.waves import plan_waves
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.hardware import NodeGroup
+from gpufleet.spec.patching import HostChange, Part, PatchOrder, Wave
 
 IN_SERVICE: Final = "in-service"
 QUARANTINED: Final = "quarantined"
@@ -72,7 +76,6 @@ def inventory_of(
     folder: PurePath,
     *,
     clusters: Mapping[str, Mapping[str, str]],
-    waves: Mapping[int, Sequence[str]],
     states: Mapping[str, str],
 ) -> Inventory:
     """The inventory of a fleet.
@@ -81,7 +84,6 @@ def inventory_of(
         fleet: as declared.
         folder: the fleet file's, which the paths in it are relative to.
         clusters: by site, `kubeconfig` and `context` of its cluster; none while it is provisioned.
-        waves: hosts by the number of their wave; empty where nothing is planned.
         states: what is remembered of hosts, one of `STATES`.
     """
     hosts = {
@@ -101,9 +103,33 @@ def inventory_of(
     for host in hosts.values():
         for group in _groups_of(host, states.get(host.name, IN_SERVICE)):
             groups.setdefault(group, []).append(host.name)
-    for number, names in sorted(waves.items()):
-        groups[f"wave_{number}"] = [name for name in names if name in hosts]
+    for wave in declared_waves(fleet, hosts.values()):
+        groups[group_name("wave", str(wave.number))] = wave.hosts
     return Inventory(hosts, groups)
+
+
+def declared_waves(fleet: Fleet, hosts: Iterable[Host]) -> list[Wave]:
+    """The waves of every host that can be patched, by what the fleet file declares alone.
+
+    So they are the same in each run by hand, whatever an earlier one has done. A flow plans its own
+    by what the clusters show, and names its hosts.
+    """
+    changes = [
+        HostChange(
+            host=host.name,
+            site=host.site,
+            rack=host.rack,
+            node_group=host.node_group,
+            pools=list(host.pools),
+            before="",
+            after="",
+        )
+        for host in hosts
+        if not host.left_out
+    ]
+    # Of the order only the shares are read.
+    order = PatchOrder(component=PatchTarget.DRIVER, part=Part.DRIVER, version="any")
+    return plan_waves(changes, declared_capacity(fleet), order).waves
 
 
 def group_name(kind: str, name: str) -> str:
