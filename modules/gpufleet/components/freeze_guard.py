@@ -5,7 +5,7 @@ import json
 import pulumi
 
 from gpufleet.components.site import DeclaredSite
-from gpufleet.core.freeze import decide, refusal
+from gpufleet.core.freeze import decide, refusal, subject_of
 from gpufleet.edges.calendars import read_calendars
 from gpufleet.edges.exemption_table import given_exemption
 from gpufleet.edges.pulumi import FREEZE_MARK, pending_changes
@@ -23,7 +23,12 @@ def hold_in_freeze(declared: DeclaredSite) -> None:
         return
     now = declared.now()
     calendars = read_calendars(declared.fleet, declared.path, declared.name, now)
-    decision = decide(calendars, now, required=declared.fleet.governance.calendar_required)
+    decision = decide(
+        calendars,
+        now,
+        required=declared.fleet.governance.calendar_required,
+        subject=subject_of(declared.fleet, declared.name),
+    )
     if decision.admitted or given_exemption(declared.state, declared.name, now):
         return
     found = pending_changes(pulumi.get_stack())

@@ -94,9 +94,9 @@ def state_of(site: str, now_: Decision, soon: Decision, now: datetime) -> Freeze
     if not now_.admitted:
         error = refusal(site, now_)
         return FreezeState(frozen=True, message=f"{error.what}; {error.mend}", known_until=until)
-    # A state of "open" ends to be known when the next window starts, whoever lives then.
-    starts = soon.window.start if soon.window and not soon.admitted else until
-    return FreezeState(frozen=False, message="open", known_until=min(until, starts))
+    # A state of "open" ends to be known when the opening does, whoever lives then.
+    closes = soon.closes or until
+    return FreezeState(frozen=False, message="open", known_until=min(until, closes))
 
 
 def config_map(state: FreezeState, synced_at: datetime) -> Object:

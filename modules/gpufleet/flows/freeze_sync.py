@@ -7,7 +7,7 @@ from typing import Final
 
 from gpufleet.core import vocabulary as names
 from gpufleet.core.admission import API
-from gpufleet.core.freeze import decide
+from gpufleet.core.freeze import decide, subject_of
 from gpufleet.core.freeze_admission import KNOWN_FOR, UNKNOWN, FreezeState, config_map, state_of
 from gpufleet.edges.calendars import read_calendars
 from gpufleet.edges.clock import system_clock
@@ -74,11 +74,11 @@ class FreezeKeeper:
     def _keep_site(self, site: str) -> None:
         ground, fleet, now = self._ground, self._fleet, self._ground.clock()
         calendars = read_calendars(fleet, ground.fleet_file, site, now)
-        required = fleet.governance.calendar_required
+        required, subject = fleet.governance.calendar_required, subject_of(fleet, site)
         state = state_of(
             site,
-            decide(calendars, now, required=required),
-            decide(calendars, now, required=required, needs=KNOWN_FOR),
+            decide(calendars, now, required=required, subject=subject),
+            decide(calendars, now, required=required, subject=subject, needs=KNOWN_FOR),
             now,
         )
         told, at = self._told.get(site, (None, now))
