@@ -1,0 +1,30 @@
+"""The lab that the tests of a session share."""
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+from tests.hosts.debian_root import NoDebian
+from tests.hosts.lab import Lab
+from tests.hosts.network import CannotMake
+from tests.hosts.requirements import why_not
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """Eight running hosts. A test that breaks one asks for them by `hosts`, which mends them."""
+    if reason := why_not():
+        pytest.skip(reason)
+    with ExitStack() as stack:
+        try:
+            made = stack.enter_context(Lab())
+        except (NoDebian, CannotMake) as error:
+            pytest.skip(str(error))
+        yield made
+
+
+@pytest.fixture
+def hosts(lab: Lab) -> Iterator[Lab]:
+    """The same hosts; after the test each is as new: its own storage is made anew."""
+    yield lab
+    lab.renew()
