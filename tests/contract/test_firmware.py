@@ -132,7 +132,7 @@ def test_a_wrong_password_is_one_clear_error_that_does_not_repeat_it(
     assert secret not in repr(Login(USER, secret))
 
 
-def test_a_certificate_that_nobody_known_signed_is_refused(service: Controllers, host: str) -> None:
+def test_a_certificate_that_nobody_known_signed_is_refused(service: Controllers) -> None:
     with pytest.raises(BadInput, match="not signed by a known authority"):
         Controller(service.endpoint, USER, PASSWORD)
 
