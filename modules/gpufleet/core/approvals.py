@@ -13,9 +13,9 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from gpufleet.spec.approvals import ROLES, Approval, ApprovalRequest, Standing
+from gpufleet.spec.approvals import ROLES, Action, Approval, ApprovalRequest, Standing
 from gpufleet.spec.errors import PolicyRefused
-from gpufleet.spec.governance import Identity
+from gpufleet.spec.governance import Governance, Identity
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 
@@ -30,6 +30,11 @@ def statement_of(content: BaseModel) -> str:
 def digest_of(content: BaseModel) -> str:
     """`sha256:` and the digest of the canonical JSON."""
     return f"sha256:{hashlib.sha256(statement_of(content).encode()).hexdigest()}"
+
+
+def needed_for(action: Action, governance: Governance) -> int:
+    """How many others have to sign: for an override one at least, whatever is declared."""
+    return max(governance.approvals_required, int(action is Action.OVERRIDE))
 
 
 def standing(
