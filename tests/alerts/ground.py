@@ -25,6 +25,12 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         {'gpufleet_chore_last_success_timestamp_seconds{chore="freeze"}': "0+60x60"},
         {},
     ),
+    ("FreezeStateStale", "ticket"): one(
+        {'gpufleet_freeze_known_until_timestamp_seconds{job="worker",site="fra1"}': "90+60x30 1890x30"},
+        # Renewed a while ahead each minute.
+        {'gpufleet_freeze_known_until_timestamp_seconds{job="worker",site="fra1"}': "90+60x60"},
+        {"job": "worker", "site": "fra1"},
+    ),
     ("ChoresFail", "ticket"): Cases(
         fires=(
             Case(

@@ -20,6 +20,8 @@ from gpufleet.spec.overrides import Override, OverrideEvidence, OverrideRow, Ove
 from gpufleet.spec.records import Fact
 from gpufleet.spec.windows import ChangeKind
 
+_NO_NUMBER: Final = 10_000.0
+"""Hours that are a slip, or no number at all."""
 _LIST: Final = "./fleet freeze.overrides"
 _ENDED: Final = frozenset({OverrideState.ENDED, OverrideState.REVOKED})
 _GRANTED: Final = frozenset({OverrideState.GRANTED, OverrideState.ACTIVE})
@@ -208,10 +210,10 @@ def _demand_words(wish: Wish) -> None:
         if not given:
             raise BadInput("an override is for something in particular", where=option)
     if not wish.why.strip():
-        raise BadInput("an override needs its reason", where="--why", mend="such as --why CVE-...")
+        raise BadInput("an override needs its reason", where="--why", mend="such as --why 'mends CVE-2026-1234'")
     _demand_known_kinds(wish.changes)
-    if not wish.hours > 0:
-        raise BadInput("has to be above 0", where="--hours")
+    if not 0 < wish.hours < _NO_NUMBER:
+        raise BadInput("is no number of hours above 0", where="--hours")
 
 
 def _demand_known_kinds(changes: Iterable[str]) -> None:
