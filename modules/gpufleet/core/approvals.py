@@ -33,8 +33,11 @@ def digest_of(content: BaseModel) -> str:
 
 
 def needed_for(action: Action, governance: Governance) -> int:
-    """How many others have to sign: for an override one at least, whatever is declared."""
-    return max(governance.approvals_required, int(action is Action.OVERRIDE))
+    """How many others have to sign.
+
+    An override is always signed by one; what it lets through still needs its own approvals.
+    """
+    return 1 if action is Action.OVERRIDE else governance.approvals_required
 
 
 def standing(

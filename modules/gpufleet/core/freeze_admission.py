@@ -1,14 +1,17 @@
 """A freeze inside the cluster: what plain kubectl is refused, and by which state.
 
-CEL has no clock. Whether a cluster is frozen reaches it in a ConfigMap that the worker keeps true,
-and until when that is known in an annotation of our namespaces. The clock is the API server's own:
-each API server renews a Lease of its identity every ten seconds, and the second policy compares
-that with the annotation. So a worker that dies before a window does not leave it open: nothing is
-known any more, and that means frozen.
+CEL has no clock. Whether a cluster is frozen, and for which pools and kinds of change, reaches it
+in a ConfigMap that the worker keeps true, and until when that is known in an annotation of our
+namespaces. The clock is the API server's own: each API server renews a Lease of its identity every
+ten seconds, and the second policy compares that with the annotation. So a worker that dies before a
+window does not leave it open: nothing is known any more, and that means frozen.
 
 The limit: objects without a namespace (ClusterQueue, PriorityClass, the Namespaces themselves) have
 no annotation to look at, so a state that is no longer kept holds for them as it was written last;
 and Kubernetes does not let a policy guard policies, so whoever may delete these is not bound.
+
+Nodes are not governed: a cordon or a taint is quarantine, and goes on in a freeze. What is
+installed on their hosts no API server sees; the guard of the playbooks holds that.
 """
 
 from collections.abc import Mapping
