@@ -4,6 +4,9 @@ from typing import Final
 
 from tests.alerts.case import Case, Cases, one
 
+from gpufleet.core.monitoring.platform import FREEZE_KNOWN_UNTIL
+
+_FRA1: Final = '{job="worker",site="fra1"}'
 CASES: Final[dict[tuple[str, str], Cases]] = {
     ("TargetDown", "ticket"): one(
         {'up{job="keda",instance="a:1"}': "0x60"},
@@ -26,9 +29,9 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         {},
     ),
     ("FreezeStateStale", "ticket"): one(
-        {'gpufleet_freeze_known_until_timestamp_seconds{job="worker",site="fra1"}': "90+60x30 1890x30"},
+        {f"{FREEZE_KNOWN_UNTIL}{_FRA1}": "90+60x30 1890x30"},
         # Renewed a while ahead each minute.
-        {'gpufleet_freeze_known_until_timestamp_seconds{job="worker",site="fra1"}': "90+60x60"},
+        {f"{FREEZE_KNOWN_UNTIL}{_FRA1}": "90+60x60"},
         {"job": "worker", "site": "fra1"},
     ),
     ("ChoresFail", "ticket"): Cases(

@@ -531,10 +531,14 @@ def two_pools(cluster: Cluster, until: "Until") -> Iterator[Cluster]:
     made = workload("Deployment", pod())
     made["spec"]["replicas"] = 1
     cluster.create(DEPLOYMENTS, made)
+    kept = of_pool("answers")
+    kept["metadata"]["name"] = "kept"
+    cluster.create(SERVICES, kept)
     until(lambda: ready_pods(cluster))
     yield cluster
     tell(cluster)
     until(lambda: not refusal(cluster, of_pool("answers")))
+    cluster.delete(f"{SERVICES}/kept")
     cluster.delete(f"{DEPLOYMENTS}/one")
     until(lambda: not cluster.items(PODS))
 
@@ -545,6 +549,7 @@ def of_pool(pool: str) -> Object:
     return made
 
 
+SERVICES = f"/api/v1/namespaces/{INTERACTIVE}/services"
 ONE = f"/apis/apps/v1/namespaces/{INTERACTIVE}/deployments/one"
 NEW_IMAGE = {
     "spec": {
@@ -569,12 +574,12 @@ def test_a_freeze_of_one_pool_refuses_what_belongs_to_it_and_nothing_else(
     tell(two_pools, stacks_answers=FROZEN, release_answers=FROZEN)
     until(lambda: "Audit week" in refusal(two_pools, of_pool("answers")))
     relabel = {"metadata": {"labels": {names.POOL: "nightly"}}}
-    unlabel = {"spec": {"template": {"metadata": {"labels": {names.POOL: None}}}}}
+    unlabel = {"metadata": {"labels": {names.POOL: None}}}
     for told in (
         refusal(two_pools, workload("Deployment", pod())),
         asked(two_pools, "PATCH", ONE, {"metadata": {"annotations": {"a": "b"}}}),
         asked(two_pools, "PATCH", ONE, relabel),
-        asked(two_pools, "PATCH", ONE, unlabel),
+        asked(two_pools, "PATCH", f"{SERVICES}/kept", unlabel),
         asked(two_pools, "PATCH", ONE, NEW_IMAGE),
         asked(two_pools, "PATCH", f"{ONE}/scale", {"spec": {"replicas": 0}}),
         asked(two_pools, "DELETE", ONE),
@@ -767,12 +772,11 @@ def test_only_the_worker_may_say_that_no_freeze_holds(frozen: Cluster) -> None:
 
 
 def test_a_state_that_nobody_keeps_means_frozen(cluster: Cluster, until: "Until") -> None:
-    services = f"/api/v1/namespaces/{INTERACTIVE}/services"
-    cluster.create(services, service("kept"))
+    cluster.create(SERVICES, service("kept"))
     tell(cluster, frozen=False, known_for=timedelta(seconds=-30))
     told = until(lambda: refusal(cluster, service("new")))
     assert "nobody has told whether a freeze holds" in told
-    assert "nobody has told" in asked(cluster, "DELETE", f"{services}/kept")
+    assert "nobody has told" in asked(cluster, "DELETE", f"{SERVICES}/kept")
     tell(cluster, frozen=False)
     until(lambda: not refusal(cluster, service("new")))
-    assert asked(cluster, "DELETE", f"{services}/kept") == ""
+    assert asked(cluster, "DELETE", f"{SERVICES}/kept") == ""

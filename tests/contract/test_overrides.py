@@ -53,7 +53,9 @@ def ground(database: Database, keys: dict[str, Path], tmp_path: Path, clock: Clo
     for name, key in {"mara": "mara", "jonas": "jonas", "ines": "eve"}.items():
         public = keys[key].with_suffix(".pub").read_text().strip()
         lines = [
-            f"      - {public}" if line.endswith(f" {name}@example.com") and "ssh-" in line else line
+            f"      - {public}"
+            if line.endswith(f" {name}@example.com") and "ssh-" in line
+            else line
             for line in lines
         ]
     people.write_text("\n".join(lines) + "\n")

@@ -1,6 +1,7 @@
 """Which overrides lift which refusal, which of them count, and which may be asked for."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -35,7 +36,11 @@ DRIVER = Target("fra1", ChangeKind.DRIVER, ("chat",))
 SPANS = st.tuples(st.integers(0, 60), st.integers(1, 30)).map(lambda span: (span[0], sum(span)))
 
 
-def override(begins: datetime = NOON, ends: datetime = NOON + HOUR, **scope: object) -> Override:
+def override(
+    begins: datetime = NOON,
+    ends: datetime = NOON + HOUR,
+    **scope: Any,  # noqa: ANN401 - fields of several types
+) -> Override:
     given_ = {
         "sites": ["fra1"],
         "changes": [ChangeKind.DRIVER],
@@ -77,9 +82,7 @@ def test_admitted_is_what_is_open_or_lifted_in_every_hour_that_it_takes(
 
     needed = range(now, now + max(takes, 1))
     expected = all(not holds(frozen, hour) or holds(lifted_, hour) for hour in needed)
-    decision = lifted(
-        blackouts(*frozen), hours(*lifted_), DRIVER, START + now * HOUR, takes * HOUR
-    )
+    decision = lifted(blackouts(*frozen), hours(*lifted_), DRIVER, START + now * HOUR, takes * HOUR)
     assert decision.admitted is expected
     if expected and any(holds(frozen, hour) for hour in needed):
         assert decision.overrides
@@ -144,7 +147,7 @@ def test_an_override_that_begins_tonight_is_the_next_opening() -> None:
     ],
 )
 def test_an_override_holds_only_for_what_lies_in_its_scope(
-    scope: dict[str, object], target: Target, *, fits: bool
+    scope: dict[str, Any], target: Target, *, fits: bool
 ) -> None:
     assert (misfit(override(**scope), target) == "") is fits
 
@@ -172,7 +175,10 @@ def test_an_open_answer_is_known_until_the_opening_or_its_override_ends(
     assert open_until(soon, overrides, NOON, at(90)) == at(expected)
 
 
-def evidence(of: Override | None = None, **changed: object) -> OverrideEvidence:
+def evidence(
+    of: Override | None = None,
+    **changed: Any,  # noqa: ANN401 - as above
+) -> OverrideEvidence:
     """An override that jonas asks for and mara has signed, but for what is given."""
     asked = of or override()
     request = ApprovalRequest(

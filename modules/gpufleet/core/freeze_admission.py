@@ -19,7 +19,7 @@ from typing import Any, Final
 
 from gpufleet.core import vocabulary as names
 from gpufleet.core.admission import API, binding, selector
-from gpufleet.core.freeze_scope import ANSWER, variables
+from gpufleet.core.freeze_requests import ANSWER, variables
 from gpufleet.core.freeze_state import OPEN
 
 Object = dict[str, Any]

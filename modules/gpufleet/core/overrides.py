@@ -217,9 +217,7 @@ def _too_long(override: Override, fleet: Fleet) -> str:
     return f"it is longer than governance.override_max_s allows ({longest})"
 
 
-def _passes(
-    judge: Judge, overrides: Sequence[Override], start: datetime, needs: timedelta
-) -> bool:
+def _passes(judge: Judge, overrides: Sequence[Override], start: datetime, needs: timedelta) -> bool:
     return all(judge(at, takes).admitted for at, takes in _gaps(overrides, start, needs))
 
 

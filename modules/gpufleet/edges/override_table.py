@@ -69,9 +69,9 @@ class OverrideTable:
         values = {"revoked_at": now, "revoked_by": actor}
         return bool(
             self._database.write(
-                lambda connection: connection.execute(
-                    sa.update(_overrides).where(*mine).values(**values)
-                ).rowcount
+                lambda connection: (
+                    connection.execute(sa.update(_overrides).where(*mine).values(**values)).rowcount
+                )
             )
         )
 
@@ -105,9 +105,7 @@ class OverrideTable:
 
     def current(self, identities: dict[str, Identity], now: datetime) -> list[OverrideEvidence]:
         """Overrides that nobody has revoked and that end later than now, newest first."""
-        return self._read(
-            identities, _overrides.c.revoked_at.is_(None), _overrides.c.ends_at > now
-        )
+        return self._read(identities, _overrides.c.revoked_at.is_(None), _overrides.c.ends_at > now)
 
     def _read(
         self, identities: dict[str, Identity], *where: sa.ColumnElement[bool]

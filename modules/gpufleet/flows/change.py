@@ -223,9 +223,7 @@ def decisions(ground: Ground, flow_id: str, order: dict[str, Any]) -> dict[str, 
     plan = ChangePlan.model_validate(order["plan"])
     given = Path(order["fleet_file"])
     fleet = load_fleet(given) if given.is_file() else ground.fleet
-    return {
-        site: _decision(ground, fleet, site, plan.expected_s, flow_id) for site in fleet.sites
-    }
+    return {site: _decision(ground, fleet, site, plan.expected_s, flow_id) for site in fleet.sites}
 
 
 def _closed(run: Run, fleet: Fleet, plan: ChangePlan, only: str = "") -> str:
@@ -239,9 +237,7 @@ def _closed(run: Run, fleet: Fleet, plan: ChangePlan, only: str = "") -> str:
     return ""
 
 
-def _decision(
-    ground: Ground, fleet: Fleet, site: str, takes_s: float, flow_id: str
-) -> Decision:
+def _decision(ground: Ground, fleet: Fleet, site: str, takes_s: float, flow_id: str) -> Decision:
     """Whether a site may change now, with the time to go back before the next freeze."""
     return decision_at(
         fleet,

@@ -83,7 +83,7 @@ def open_flows(ground: Ground) -> list[OpenFlow]:
             id=status.workflow_id,
             kind=status.name,
             order=_order(status),
-            created_at=datetime.fromtimestamp(status.created_at / 1000, UTC),
+            created_at=_moment(status.created_at),
         )
         for status in found
     ]
@@ -175,7 +175,7 @@ def _row(ground: Ground, status: Any) -> FlowRow:  # noqa: ANN401 - DBOS's own s
     ]
     told = [part for part in (steps[-1].state, steps[-1].detail) if part] if steps else []
     ended = status.completed_at or time.time() * 1000
-    created = datetime.fromtimestamp(status.created_at / 1000, UTC)
+    created = _moment(status.created_at)
     state = _STATES[status.status]
     if state in {"queued", "running"} and status.app_version != code_version():
         state = REFUSED
@@ -190,6 +190,10 @@ def _row(ground: Ground, status: Any) -> FlowRow:  # noqa: ANN401 - DBOS's own s
         worker=status.executor_id or "",
         error=str(status.error) if status.error else "",
     )
+
+
+def _moment(epoch_ms: int | None) -> datetime:
+    return datetime.fromtimestamp((epoch_ms or 0) / 1000, UTC)
 
 
 def _order(status: Any) -> dict[str, Any]:  # noqa: ANN401 - DBOS's own status

@@ -210,7 +210,11 @@ def _demand_words(wish: Wish) -> None:
         if not given:
             raise BadInput("an override is for something in particular", where=option)
     if not wish.why.strip():
-        raise BadInput("an override needs its reason", where="--why", mend="such as --why 'mends CVE-2026-1234'")
+        raise BadInput(
+            "an override needs its reason",
+            where="--why",
+            mend="such as --why 'mends CVE-2026-1234'",
+        )
     _demand_known_kinds(wish.changes)
     if not 0 < wish.hours < _NO_NUMBER:
         raise BadInput("is no number of hours above 0", where="--hours")

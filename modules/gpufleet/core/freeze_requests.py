@@ -7,9 +7,7 @@ from gpufleet.core.freeze_state import ALL, NO_POOL
 from gpufleet.spec.windows import ChangeKind
 
 _WORKLOADS: Final = ("Deployment", "ReplicaSet", "StatefulSet", "DaemonSet", "LeaderWorkerSet")
-_LABELS: Final = (
-    "(has({0}.metadata) && has({0}.metadata.labels) ? {0}.metadata.labels : {{}})"
-)
+_LABELS: Final = "(has({0}.metadata) && has({0}.metadata.labels) ? {0}.metadata.labels : {{}})"
 _TEMPLATES: Final = (
     f"variables.isScale || !(request.kind.kind in [{', '.join(map(repr, _WORKLOADS))}]) ? [] : "
     "request.kind.kind == 'LeaderWorkerSet' ? [o.spec.leaderWorkerTemplate.workerTemplate] + "
