@@ -38,15 +38,9 @@ class Clock:
         return self.now
 
 
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
-def ground(database: Database, keys: dict[str, Path], tmp_path: Path, clock: Clock) -> Ground:
-    """The sample fleet at the end of a quarter; mara may sign overrides, jonas and ines may not."""
-    folder = tmp_path / "sample"
+def frozen_fleet(home: Path, keys: dict[str, Path]) -> Path:
+    """A copy of the sample fleet at the end of a quarter, whose people have these keys."""
+    folder = home / "sample"
     shutil.copytree(SAMPLE, folder)
     people = folder / "shared" / "company.yaml"
     lines = people.read_text().splitlines()
@@ -61,7 +55,18 @@ def ground(database: Database, keys: dict[str, Path], tmp_path: Path, clock: Clo
     people.write_text("\n".join(lines) + "\n")
     for calendar in (folder / "calendars").glob("*.ics"):
         calendar.write_text(FREEZE)
-    file = folder / "production.yaml"
+    return folder / "production.yaml"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ground(database: Database, keys: dict[str, Path], tmp_path: Path, clock: Clock) -> Ground:
+    """The sample fleet at the end of a quarter; mara may sign overrides, jonas and ines may not."""
+    file = frozen_fleet(tmp_path, keys)
     state = EnvironmentDir(tmp_path / "state").make()
     return Ground(Workspace(PROJECT_ROOT), file, load_fleet(file), state, database, clock)
 

@@ -30,11 +30,10 @@ def _row(ground: Ground, flow: OpenFlow) -> QueueRow | None:
         if isinstance(event, StepProgress)
     ]
     decide = DECISIONS.get(flow.kind)
-    if decide is None or not steps:
+    held = [step for _, step in steps if step.step.startswith(WINDOW) and step.state == "waiting"]
+    if decide is None or not held:
         return None
-    told = steps[-1][1]
-    if not told.step.startswith(WINDOW) or told.state != "waiting":
-        return None
+    told = held[-1]
     shut = {
         site: decision
         for site, decision in decide(ground, flow.id, flow.order).items()
