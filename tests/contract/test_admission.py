@@ -3,6 +3,8 @@
 The policies are applied as the platform stack declares them, and asked by plain API calls.
 """
 
+import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from copy import deepcopy
@@ -17,13 +19,23 @@ from tests.conftest import Embedded
 from gpufleet.components.pod_template import metadata, pod_spec
 from gpufleet.core import admission, freeze_admission, freeze_state
 from gpufleet.core import vocabulary as names
+from gpufleet.core.freeze import Purpose
 from gpufleet.core.freeze_state import ALL, KNOWN_FOR, OPEN, FreezeState, key_of
 from gpufleet.core.serving import PoolAtSite, pools_at
+from gpufleet.edges.clock import system_clock
+from gpufleet.edges.database import Database
 from gpufleet.edges.engines import Binaries
+from gpufleet.edges.exemption_table import TOKEN_VARIABLE
 from gpufleet.edges.kube import Cluster, Object
 from gpufleet.edges.kube_paths import collection_path, object_path
-from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir
-from gpufleet.flows.freeze_sync import write_state
+from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
+from gpufleet.flows import overrides
+from gpufleet.flows.approvals import Signer, give
+from gpufleet.flows.environment import Environment
+from gpufleet.flows.exemptions import exempted
+from gpufleet.flows.freeze_sync import sync, write_state
+from gpufleet.flows.ground import Ground
+from gpufleet.flows.overrides import Wish
 from gpufleet.local.platform import Platform
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import Failed
@@ -644,6 +656,110 @@ def test_a_leader_worker_set_is_scaled_as_the_pool_of_its_name(
         tell(two_pools)
         until(lambda: not refusal(two_pools, of_pool("answers")))
         two_pools.delete(f"{sets}/answers")
+
+
+@pytest.fixture
+def frozen_pool(
+    platform: Embedded, keys: dict[str, Path], tmp_path: Path
+) -> Iterator[tuple[Ground, dict[str, Path]]]:
+    """The site's environment, whose calendar freezes the pool `answers` now."""
+    home = tmp_path / "article"
+    shutil.copytree(PROJECT_ROOT / "fleets" / "article", home)
+    now = datetime.now(UTC)
+    day = timedelta(days=1)
+    (home / "calendars" / "company.ics").write_text(
+        "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//test//EN\r\nBEGIN:VEVENT\r\nUID:1@test\r\n"
+        f"DTSTAMP:{now:%Y%m%dT%H%M%SZ}\r\nSUMMARY:Audit week\r\n"
+        f"X-GPUFLEET-SCOPE:pools=answers\r\nDTSTART:{now - day:%Y%m%dT%H%M%SZ}\r\n"
+        f"DTEND:{now + day:%Y%m%dT%H%M%SZ}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+    )
+    file = home / "production.yaml"
+    declared = yaml.safe_load(file.read_text())
+    person = declared["identities"]["ada"]
+    for name in ("mara", "jonas"):
+        public = keys[name].with_suffix(".pub").read_text().strip()
+        declared["identities"][name] = {**person, "ssh_keys": [public]}
+    file.write_text(json.dumps(declared, default=str))
+    database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
+    database.migrate()
+    workspace = Workspace(PROJECT_ROOT)
+    yield (
+        Ground(workspace, file, load_fleet(file), platform.state, database, system_clock),
+        keys,
+    )
+    database.close()
+
+
+def test_the_worker_tells_a_scoped_freeze_and_the_override_of_it(
+    two_pools: Cluster, frozen_pool: tuple[Ground, dict[str, Path]], until: "Until"
+) -> None:
+    ground, keys = frozen_pool
+    [row] = sync(ground)
+    assert row.message == "open, but not for release.answers, stacks.answers"
+    until(lambda: "Audit week" in refusal(two_pools, of_pool("answers")))
+    assert refusal(two_pools, of_pool("nightly")) == ""
+    wish = Wish(
+        sites=["main"],
+        changes=["stacks"],
+        why="mends it",
+        pools=["answers"],
+        node_groups=[],
+        hours=1.0,
+    )
+    override = overrides.planned(ground, wish, "jonas")
+    overrides.ask(ground, Signer("jonas", keys["jonas"]), override)
+    sync(ground)
+    assert "Audit week" in refusal(two_pools, of_pool("answers"))
+    give(ground, Signer("mara", keys["mara"]), override.id)
+    sync(ground)
+    until(lambda: not refusal(two_pools, of_pool("answers")))
+    assert "Audit week" in asked(two_pools, "PATCH", f"{ONE}?dryRun=All", NEW_IMAGE)
+    overrides.revoke(ground, override.id, "jonas")
+    sync(ground)
+    until(lambda: "Audit week" in refusal(two_pools, of_pool("answers")))
+
+
+def test_an_override_of_one_flow_hands_that_flow_a_token_and_opens_nothing_else(
+    two_pools: Cluster,
+    frozen_pool: tuple[Ground, dict[str, Path]],
+    platform: Embedded,
+    until: "Until",
+) -> None:
+    ground, keys = frozen_pool
+    wish = Wish(
+        sites=["main"],
+        changes=["stacks"],
+        why="mends it",
+        pools=[],
+        node_groups=[],
+        flow="change-1",
+        hours=0.5,
+    )
+    override = overrides.planned(ground, wish, "jonas")
+    overrides.ask(ground, Signer("jonas", keys["jonas"]), override)
+    give(ground, Signer("mara", keys["mara"]), override.id)
+    sync(ground)
+    until(lambda: "Audit week" in refusal(two_pools, of_pool("answers")))
+    environment = Environment(
+        ground.fleet,
+        ground.fleet_file,
+        ground.workspace,
+        ground.state,
+        platform.platform.binaries,
+        None,
+    )
+    with exempted(ground, environment, "main", Purpose.CHANGE, "change-2") as variables:
+        assert variables == {}
+    with exempted(ground, environment, "main", Purpose.CHANGE, "change-1") as variables:
+        file = Path(variables["KUBECONFIG"].split(":")[0])
+        assert refusal(Cluster(file, "main"), of_pool("answers")) == ""
+        found = ground.exemptions.find(variables[TOKEN_VARIABLE], "main")
+        assert found is not None
+        assert found.expires_at == override.ends_at
+        assert found.purpose == f"override {override.id}"
+    assert not file.exists()
+    told = [record.event for record in ground.journal.records()]
+    assert told[-3:] == ["override.granted", "override.used", "freeze.exempted"]
 
 
 def test_a_state_without_an_answer_means_frozen(cluster: Cluster, until: "Until") -> None:

@@ -82,4 +82,4 @@ class QueueRow(Spec):
     """Sites that hold it back."""
     reason: str
     opens: str
-    """When it can go on, ISO 8601; empty where no opening is known."""
+    """When it can go on at the earliest, ISO 8601; empty where no opening is known."""
