@@ -68,7 +68,7 @@ DAY = timedelta(days=1)
 
 
 def scoped(kind: WindowKind = WindowKind.BLACKOUT, **scope: frozenset[str]) -> Calendar:
-    window = Window("quarter end", NOW - DAY, NOW + DAY, kind, Scope(**scope))  # type: ignore[arg-type]
+    window = Window("quarter end", NOW - DAY, NOW + DAY, kind=kind, scope=Scope(**scope))  # type: ignore[arg-type]
     return Calendar("company", (window,))
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gpufleet.core.approvals import digest_of, needed_for
@@ -68,6 +68,7 @@ def blackouts(*spans: tuple[int, int]) -> Judge:
     )
 
 
+@settings(max_examples=500)
 @given(
     frozen=st.lists(SPANS, max_size=5),
     lifted_=st.lists(SPANS, max_size=4),
@@ -93,10 +94,15 @@ def test_admitted_is_what_is_open_or_lifted_in_every_hour_that_it_takes(
         assert all(not holds(frozen, hour) or holds(lifted_, hour) for hour in later)
 
 
+def test_a_short_override_within_a_long_one_takes_nothing_away() -> None:
+    overrides = hours((0, 10), (2, 3))
+    assert lifted(blackouts((0, 20)), overrides, DRIVER, START, 8 * HOUR).admitted
+
+
 def test_an_override_lifts_a_calendar_that_cannot_be_read_and_a_closed_maintenance_window() -> None:
     held = [override()]
     assert lifted(judge(problem="lost"), held, DRIVER, NOON).admitted
-    later = Window("w", NOON + 5 * HOUR, NOON + 6 * HOUR, WindowKind.MAINTENANCE)
+    later = Window("w", NOON + 5 * HOUR, NOON + 6 * HOUR, kind=WindowKind.MAINTENANCE)
     calendar = Calendar("patching", (later,), maintained=(later.scope,))
     closed: Judge = lambda at, needs: decide([calendar], at, needs=needs)  # noqa: E731 - a table's entry
     assert not closed(NOON, timedelta()).admitted
