@@ -23,6 +23,7 @@ from gpufleet.edges.exemption_table import ExemptionTable
 from gpufleet.edges.host_table import HostTable
 from gpufleet.edges.journal_table import Journal, writer_of
 from gpufleet.edges.lease_table import LeaseTable
+from gpufleet.edges.override_table import OverrideTable
 from gpufleet.edges.progress_table import ProgressTable
 from gpufleet.edges.usage_table import UsageTable
 from gpufleet.edges.workspace import EnvironmentDir, Workspace
@@ -88,6 +89,11 @@ class Ground:
     def hosts(self) -> HostTable:
         """What is remembered of hosts."""
         return HostTable(self.database, self.clock)
+
+    @cached_property
+    def overrides(self) -> OverrideTable:
+        """Who has asked to change something in a freeze, and who has signed it."""
+        return OverrideTable(self.database, self.clock)
 
     @cached_property
     def progress(self) -> ProgressTable:
