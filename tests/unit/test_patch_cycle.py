@@ -447,6 +447,14 @@ def test_a_component_is_overdue_by_the_host_that_has_waited_longest() -> None:
     assert cycle(SAMPLE, rows[1:], [], NOW).is_good
 
 
+def test_a_component_tells_when_its_next_window_opens() -> None:
+    rows = {row.component: row.window_opens for row in cycle(SAMPLE, [], [], NOW).cadences}
+    # It is Thursday; drivers are patched on Tuesdays and Wednesdays at ten in the evening.
+    opens = rows[PatchTarget.DRIVER]
+    assert opens is not None
+    assert opens.isoformat() == "2026-12-01T22:00:00+01:00"
+
+
 def test_pins_stand_in_for_hosts_that_nobody_has_seen() -> None:
     seen = has("driver", "580.105.08", since=NOW, seen_at=NOW)
     rows = installed(SAMPLE, [seen])
@@ -546,6 +554,8 @@ def test_the_worker_tells_what_is_overdue_and_begins_the_clock_of_unseen_hosts(
     assert told.overdue == dict.fromkeys(ground.fleet.patching, 0.0) | {PatchTarget.OS: None}
     assert told.oldest_s == 0
     every_s = ground.fleet.patching[PatchTarget.DRIVER].every_s
+    (driver, *_) = patch_cycle(ground).cadences
+    assert (driver.unknown, driver.hosts) == (64, 64)
     later = replace(ground, clock=lambda: NOW + timedelta(seconds=every_s + 60))
     keeper = PatchCycleKeeper(LiveGround(later), told.set_overdue, told.set_oldest)
     keeper.keep()
