@@ -185,11 +185,6 @@ def _content_on(content: bytes, kind: WindowKind, time_zone: str | None, day: da
     )
 
 
-def forget() -> None:
-    """Read every calendar anew: for whoever measures how long that takes."""
-    _content_on.cache_clear()
-
-
 def _stamped_at(calendar: Any) -> datetime | None:  # noqa: ANN401 - the library's component
     stamps = (
         first_moment(stamp.dt, UTC)
