@@ -247,9 +247,11 @@ def _span(event: Any, zone: tzinfo) -> tuple[datetime, datetime]:  # noqa: ANN40
     event is long by the wall's clock: a clock change never takes a whole window away.
     """
     start, end = first_moment(event.start, zone), first_moment(event.end, zone)
-    if end.astimezone(UTC) <= start.astimezone(UTC):
-        end = (start.astimezone(UTC) + (_wall(end) - _wall(start))).astimezone(start.tzinfo)
-    return start, end
+    begins, ends = start.astimezone(UTC), end.astimezone(UTC)
+    if ends <= begins:
+        ends = begins + (_wall(end) - _wall(start))
+    # As clocks show it: never a time that they skip.
+    return begins.astimezone(start.tzinfo), ends.astimezone(end.tzinfo)
 
 
 def _wall(moment: datetime) -> datetime:
