@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from gpufleet.core.freeze import Decision, Subject, decide, next_openings, subject_of
 from gpufleet.core.freeze_outlook import windows_between
 from gpufleet.core.maintenance import cadence_calendars
+from gpufleet.core.overrides import Target, lifted
 from gpufleet.edges.calendars import read_calendars, read_undeclared
 from gpufleet.edges.clock import clock_of
 from gpufleet.edges.workspace import Workspace
@@ -28,6 +29,7 @@ from gpufleet.spec.freezes import (
     WindowRow,
 )
 from gpufleet.spec.hardware import EmbeddedCluster
+from gpufleet.spec.overrides import Override
 from gpufleet.spec.windows import HORIZON, Calendar, ChangeKind, Scope, WindowKind
 
 LONGEST_S: Final = HORIZON.total_seconds()
@@ -61,6 +63,8 @@ class _Question:
     needs: timedelta
     subjects: tuple[Subject, ...]
     """One for each site and kind of change."""
+    pools: frozenset[str]
+    """Those that were named; every pool where it is empty."""
     calendar: Path | None
 
     @property
@@ -86,20 +90,28 @@ def check(workspace: Workspace, fleet_file: Path, asked: Asked) -> FreezeCheck:
     question = _understood(workspace, fleet_file, asked)
     read = [(subject, question.calendars(subject)) for subject in question.subjects]
     decisions = _decisions(question, read, question.at)
+    overrides: list[Override] = []
+    if question.calendar is None and not all(decision.admitted for _, decision in decisions):
+        # Only who is refused pays for the database.
+        from gpufleet.flows.windows import own_overrides  # noqa: PLC0415
+
+        overrides = own_overrides(question.fleet, question.at)
+        decisions = _decisions(question, read, question.at, overrides)
     refused = next((each for each in decisions if not each[1].admitted), None)
     if refused is None:
-        first = question.subjects[0]
+        used = {name: decision for _, decision in decisions for name in decision.overrides}
         return FreezeCheck(
             allowed=True,
-            reason="",
+            reason=next((decision.reason for decision in used.values()), ""),
             window=None,
             next_opening=None,
             at=question.at.isoformat(),
             site="",
-            change=first.change.value,
+            change=question.subjects[0].change.value,
+            overrides=sorted(used),
         )
     subject, decision = refused
-    opens = _common_opening(question, read, decisions)
+    opens = _common_opening(question, read, decisions, overrides)
     return FreezeCheck(
         allowed=False,
         reason=decision.reason,
@@ -115,23 +127,32 @@ _Read = Sequence[tuple[Subject, list[Calendar]]]
 _Decided = Sequence[tuple[Subject, Decision]]
 
 
-def _decisions(question: _Question, read: _Read, moment: datetime) -> _Decided:
+def _decisions(
+    question: _Question, read: _Read, moment: datetime, overrides: Sequence[Override] = ()
+) -> _Decided:
     return [
-        (
-            subject,
-            decide(
-                calendars,
-                moment,
-                required=question.required,
-                needs=question.needs,
-                subject=subject,
-            ),
-        )
+        (subject, _decision(question, subject, calendars, moment, overrides))
         for subject, calendars in read
     ]
 
 
-def _common_opening(question: _Question, read: _Read, decided: _Decided) -> datetime | None:
+def _decision(
+    question: _Question,
+    subject: Subject,
+    calendars: Sequence[Calendar],
+    moment: datetime,
+    overrides: Sequence[Override],
+) -> Decision:
+    def judge(at: datetime, takes: timedelta) -> Decision:
+        return decide(calendars, at, required=question.required, needs=takes, subject=subject)
+
+    target = Target(subject.site, subject.change, tuple(sorted(question.pools & {*subject.pools})))
+    return lifted(judge, overrides, target, moment, question.needs)
+
+
+def _common_opening(
+    question: _Question, read: _Read, decided: _Decided, overrides: Sequence[Override]
+) -> datetime | None:
     """The first time at which every subject is admitted; None where none is known."""
     until = question.at + HORIZON
     for _ in range(_ROUNDS):
@@ -142,7 +163,7 @@ def _common_opening(question: _Question, read: _Read, decided: _Decided) -> date
         moment = max(opens, key=lambda each: each.astimezone(UTC))
         if moment.astimezone(UTC) >= until:
             return None
-        decided = _decisions(question, read, moment)
+        decided = _decisions(question, read, moment, overrides)
         if all(decision.admitted for _, decision in decided):
             return moment
     return None
@@ -258,6 +279,7 @@ def _understood(workspace: Workspace, fleet_file: Path, asked: Asked) -> _Questi
         at=moment_of(asked.at) if asked.at else now,
         needs=timedelta(seconds=min(needs_s, LONGEST_S)),
         subjects=tuple(_subjects(fleet, asked.scope, asked.change)),
+        pools=_scope(asked.scope).pools,
         calendar=Path(asked.calendar).resolve() if asked.calendar else None,
     )
 
