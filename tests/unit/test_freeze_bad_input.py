@@ -10,7 +10,8 @@ import pytest
 from gpufleet.core.freeze import decide
 from gpufleet.edges.calendars import read_calendar
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
-from gpufleet.flows.freezes import Asked, check
+from gpufleet.flows.freeze_questions import Asked
+from gpufleet.flows.freezes import check
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.freeze_scope import parse_scope
