@@ -16,7 +16,13 @@ from zoneinfo import ZoneInfo
 import icalendar
 import recurring_ical_events
 
-from gpufleet.edges.calendar_events import demand_plain, first_moment, name_of, one_line
+from gpufleet.edges.calendar_events import (
+    demand_plain,
+    end_rules_on_days,
+    first_moment,
+    name_of,
+    one_line,
+)
 from gpufleet.edges.calendar_scopes import scope_of
 from gpufleet.edges.calendar_trust import CLOCK_SKEW, MAX_BYTES, UntrustedError
 from gpufleet.edges.workspace import Workspace
@@ -178,6 +184,7 @@ def _content_on(content: bytes, kind: WindowKind, time_zone: str | None, day: da
     name = calendar.get("X-WR-TIMEZONE")
     zone = ZoneInfo(str(name)) if name else ZoneInfo(time_zone) if time_zone else None
     demand_plain(calendar, zone)
+    end_rules_on_days(calendar, zone or UTC)
     return _Content(
         tuple(_windows(calendar, day, zone or UTC, kind)),
         tuple(_maintained(calendar, kind)),
