@@ -12,6 +12,8 @@ from gpufleet.edges.override_table import current_overrides
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.flows import overrides
 from gpufleet.flows.approvals import Signer, give, stands
+from gpufleet.flows.freeze_questions import Asked
+from gpufleet.flows.freezes import check
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.overrides import Wish, note_use, overrides_in_force, settle
 from gpufleet.flows.windows import decision_at
@@ -133,6 +135,20 @@ def test_every_playbook_honours_what_this_clones_environment_keeps(
     url = ground.database.url.render_as_string(hide_password=False)
     monkeypatch.setenv("GPUFLEET_DATABASE_URL", url)
     assert decision(ground, overrides=None).overrides == (id_,)
+
+
+def test_a_check_by_hand_names_the_override_that_lifts_the_freeze(
+    ground: Ground, keys: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id_ = granted(ground, keys)
+    url = ground.database.url.render_as_string(hide_password=False)
+    monkeypatch.setenv("GPUFLEET_DATABASE_URL", url)
+    for scope, allowed in {"site=fra1": True, "site=dub1": False, "": False}.items():
+        question = Asked(at=NOON.isoformat(), scope=scope, change="driver")
+        found = check(ground.workspace, ground.fleet_file, question)
+        assert found.allowed is allowed
+        assert found.overrides == ([id_] if allowed else [])
+        assert "Quarter end" in found.reason
 
 
 def test_an_environment_without_a_database_has_no_overrides_and_gets_none(tmp_path: Path) -> None:

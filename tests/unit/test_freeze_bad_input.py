@@ -10,7 +10,8 @@ import pytest
 from gpufleet.core.freeze import decide
 from gpufleet.edges.calendars import read_calendar
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
-from gpufleet.flows.freezes import Asked, check
+from gpufleet.flows.freeze_questions import Asked
+from gpufleet.flows.freezes import check
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.freeze_scope import parse_scope
@@ -114,6 +115,14 @@ def test_a_maintenance_event_that_is_over_still_holds_its_scope(tmp_path: Path) 
     found = read(tmp_path, ics(f"{past}\nX-GPUFLEET-SCOPE:kind=maintenance;change=driver"))
     assert found.windows == ()
     assert found.maintained == (parse_scope("change=driver").scope,)
+
+
+def test_whole_days_recur_until_a_day_of_their_own_zone(tmp_path: Path) -> None:
+    days = "DTSTART;VALUE=DATE:20260610\nDTEND;VALUE=DATE:20260611\nRRULE:FREQ=DAILY;UNTIL="
+    # Midnight of the 12th in Auckland, as a time in UTC.
+    for until in ("20260612", "20260611T120000Z"):
+        found = read(tmp_path, ics(days + until, "X-WR-TIMEZONE:Pacific/Auckland"))
+        assert [window.start.day for window in found.windows] == [10, 11, 12]
 
 
 @pytest.mark.parametrize(

@@ -137,10 +137,12 @@ def agrees(case: Case, folder: Path) -> None:
         if not decision.admitted:
             later = (m for m in range(minute + 1, LOOKED_AT) if minutes.admits(m, needs))
             opens = next(later, None)
+            # In a zone, a time that comes twice equals none of another zone.
+            found = decision.opens and decision.opens.astimezone(UTC)
             if opens is not None:
-                assert decision.opens == case.begin + opens * MINUTE
+                assert found == case.begin + opens * MINUTE
             else:
-                assert decision.opens is None or decision.opens >= case.begin + LOOKED_AT * MINUTE
+                assert found is None or found >= case.begin + LOOKED_AT * MINUTE
 
 
 @pytest.mark.parametrize("zone", ZONES)

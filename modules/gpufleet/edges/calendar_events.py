@@ -76,6 +76,26 @@ def _demand_rare(event: Any) -> None:  # noqa: ANN401 - the library's component
                 raise UntrustedError(f"has an RRULE that never happens: `{name_of(event)}`")
 
 
+def end_rules_on_days(calendar: Any, zone: tzinfo) -> None:  # noqa: ANN401 - the library's component
+    """Read the end of a rule as a day where its event has whole days.
+
+    RFC 5545 section 3.3.10 wants a day there; Exchange writes a time in UTC, which the library
+    would compare as if it were in the calendar's zone, so that a last day could be lost.
+    """
+    for event in calendar.walk("VEVENT"):
+        if isinstance(event.start, datetime):
+            continue
+        for rule in _rules(event):
+            rule["UNTIL"] = [
+                until.astimezone(zone).date()
+                if isinstance(until, datetime) and until.tzinfo
+                else until
+                for until in rule.get("UNTIL", [])
+            ]
+            if not rule["UNTIL"]:
+                del rule["UNTIL"]
+
+
 def _rules(event: Any) -> Iterator[Any]:  # noqa: ANN401 - the library's component
     found = event.get("RRULE", [])
     yield from found if isinstance(found, list) else [found]

@@ -16,7 +16,13 @@ from zoneinfo import ZoneInfo
 import icalendar
 import recurring_ical_events
 
-from gpufleet.edges.calendar_events import demand_plain, first_moment, name_of, one_line
+from gpufleet.edges.calendar_events import (
+    demand_plain,
+    end_rules_on_days,
+    first_moment,
+    name_of,
+    one_line,
+)
 from gpufleet.edges.calendar_scopes import scope_of
 from gpufleet.edges.calendar_trust import CLOCK_SKEW, MAX_BYTES, UntrustedError
 from gpufleet.edges.workspace import Workspace
@@ -178,16 +184,12 @@ def _content_on(content: bytes, kind: WindowKind, time_zone: str | None, day: da
     name = calendar.get("X-WR-TIMEZONE")
     zone = ZoneInfo(str(name)) if name else ZoneInfo(time_zone) if time_zone else None
     demand_plain(calendar, zone)
+    end_rules_on_days(calendar, zone or UTC)
     return _Content(
         tuple(_windows(calendar, day, zone or UTC, kind)),
         tuple(_maintained(calendar, kind)),
         _stamped_at(calendar),
     )
-
-
-def forget() -> None:
-    """Read every calendar anew: for whoever measures how long that takes."""
-    _content_on.cache_clear()
 
 
 def _stamped_at(calendar: Any) -> datetime | None:  # noqa: ANN401 - the library's component
@@ -252,9 +254,11 @@ def _span(event: Any, zone: tzinfo) -> tuple[datetime, datetime]:  # noqa: ANN40
     event is long by the wall's clock: a clock change never takes a whole window away.
     """
     start, end = first_moment(event.start, zone), first_moment(event.end, zone)
-    if end.astimezone(UTC) <= start.astimezone(UTC):
-        end = (start.astimezone(UTC) + (_wall(end) - _wall(start))).astimezone(start.tzinfo)
-    return start, end
+    begins, ends = start.astimezone(UTC), end.astimezone(UTC)
+    if ends <= begins:
+        ends = begins + (_wall(end) - _wall(start))
+    # As clocks show it: never a time that they skip.
+    return begins.astimezone(start.tzinfo), ends.astimezone(end.tzinfo)
 
 
 def _wall(moment: datetime) -> datetime:

@@ -13,7 +13,8 @@ from gpufleet.core.spans import Span
 from gpufleet.edges.calendars import read_calendars
 from gpufleet.edges.whole_files import write_whole
 from gpufleet.edges.workspace import Workspace
-from gpufleet.flows.freezes import MOST_DAYS, calendar_rows, clock, moment_of, whole
+from gpufleet.flows.freeze_questions import MOST_DAYS, clock, moment_of, whole
+from gpufleet.flows.freezes import calendar_rows
 from gpufleet.reports.freeze_page import freeze_page
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import BadInput

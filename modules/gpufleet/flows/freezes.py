@@ -1,24 +1,27 @@
-"""What people ask of freezes: may this change begin, when may it, and what is declared."""
+"""Whether a change may begin, when it may, and what is declared: the answers about freezes."""
 
-import math
-import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import product
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-from gpufleet.core.freeze import Decision, Subject, decide, next_openings, subject_of
+from gpufleet.core.freeze import Decision, Subject, decide, next_openings
 from gpufleet.core.freeze_outlook import windows_between
 from gpufleet.core.maintenance import cadence_calendars
-from gpufleet.edges.calendars import read_calendars, read_undeclared
-from gpufleet.edges.clock import clock_of
+from gpufleet.core.overrides import Target, lifted
+from gpufleet.edges.calendars import read_calendars
 from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.freeze_questions import (
+    MOST_DAYS,
+    Asked,
+    Question,
+    clock,
+    moment_of,
+    understood,
+    whole,
+)
 from gpufleet.spec import Fleet, load_fleet
-from gpufleet.spec.errors import BadInput
-from gpufleet.spec.freeze_scope import FORM, parse_scope, strangers
 from gpufleet.spec.freezes import (
     CalendarRow,
     FreezeCheck,
@@ -27,54 +30,12 @@ from gpufleet.spec.freezes import (
     SiteOpenings,
     WindowRow,
 )
-from gpufleet.spec.hardware import EmbeddedCluster
-from gpufleet.spec.windows import HORIZON, Calendar, ChangeKind, Scope, WindowKind
+from gpufleet.spec.overrides import Override
+from gpufleet.spec.windows import HORIZON, Calendar, Scope, WindowKind
 
-LONGEST_S: Final = HORIZON.total_seconds()
-MOST_DAYS: Final = 366
 _MOST_OPENINGS: Final = 100
 _ROUNDS: Final = 1000
 """Openings that are tried until one is common to all sites."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What somebody asks about, as the command line says it."""
-
-    at: str = ""
-    scope: str = ""
-    change: str = ""
-    duration_s: str = "0"
-    rollback_s: str = "0"
-    calendar: str = ""
-    """The only iCalendar file that decides; the fleet's own calendars where it is empty."""
-
-
-@dataclass(frozen=True)
-class _Question:
-    """What is asked, understood."""
-
-    fleet: Fleet
-    fleet_file: Path
-    now: datetime
-    at: datetime
-    needs: timedelta
-    subjects: tuple[Subject, ...]
-    """One for each site and kind of change."""
-    calendar: Path | None
-
-    @property
-    def required(self) -> bool:
-        return self.calendar is None and self.fleet.governance.calendar_required
-
-    def calendars(self, subject: Subject) -> list[Calendar]:
-        """What decides about a subject, with the windows after the time that is asked about."""
-        if self.calendar is not None:
-            return [read_undeclared(self.calendar, self.at, self.fleet)]
-        return [
-            *read_calendars(self.fleet, self.fleet_file, subject.site, self.now, at=self.at),
-            *cadence_calendars(self.fleet, self.at, change=subject.change),
-        ]
 
 
 def check(workspace: Workspace, fleet_file: Path, asked: Asked) -> FreezeCheck:
@@ -83,23 +44,31 @@ def check(workspace: Workspace, fleet_file: Path, asked: Asked) -> FreezeCheck:
     Raises:
         BadInput: what is asked cannot be understood, or names what the fleet does not have.
     """
-    question = _understood(workspace, fleet_file, asked)
+    question = understood(workspace, fleet_file, asked)
     read = [(subject, question.calendars(subject)) for subject in question.subjects]
     decisions = _decisions(question, read, question.at)
+    overrides: list[Override] = []
+    if question.calendar is None and not all(decision.admitted for _, decision in decisions):
+        # Only who is refused pays for the database.
+        from gpufleet.flows.windows import own_overrides  # noqa: PLC0415
+
+        overrides = own_overrides(question.fleet, question.at)
+        decisions = _decisions(question, read, question.at, overrides)
     refused = next((each for each in decisions if not each[1].admitted), None)
     if refused is None:
-        first = question.subjects[0]
+        used = {name: decision for _, decision in decisions for name in decision.overrides}
         return FreezeCheck(
             allowed=True,
-            reason="",
+            reason=next((decision.reason for decision in used.values()), ""),
             window=None,
             next_opening=None,
             at=question.at.isoformat(),
             site="",
-            change=first.change.value,
+            change=question.subjects[0].change.value,
+            overrides=sorted(used),
         )
     subject, decision = refused
-    opens = _common_opening(question, read, decisions)
+    opens = _common_opening(question, read, decisions, overrides)
     return FreezeCheck(
         allowed=False,
         reason=decision.reason,
@@ -115,23 +84,32 @@ _Read = Sequence[tuple[Subject, list[Calendar]]]
 _Decided = Sequence[tuple[Subject, Decision]]
 
 
-def _decisions(question: _Question, read: _Read, moment: datetime) -> _Decided:
+def _decisions(
+    question: Question, read: _Read, moment: datetime, overrides: Sequence[Override] = ()
+) -> _Decided:
     return [
-        (
-            subject,
-            decide(
-                calendars,
-                moment,
-                required=question.required,
-                needs=question.needs,
-                subject=subject,
-            ),
-        )
+        (subject, _decision(question, subject, calendars, moment, overrides))
         for subject, calendars in read
     ]
 
 
-def _common_opening(question: _Question, read: _Read, decided: _Decided) -> datetime | None:
+def _decision(
+    question: Question,
+    subject: Subject,
+    calendars: Sequence[Calendar],
+    moment: datetime,
+    overrides: Sequence[Override],
+) -> Decision:
+    def judge(at: datetime, takes: timedelta) -> Decision:
+        return decide(calendars, at, required=question.required, needs=takes, subject=subject)
+
+    target = Target(subject.site, subject.change, tuple(sorted(question.pools & {*subject.pools})))
+    return lifted(judge, overrides, target, moment, question.needs)
+
+
+def _common_opening(
+    question: Question, read: _Read, decided: _Decided, overrides: Sequence[Override]
+) -> datetime | None:
     """The first time at which every subject is admitted; None where none is known."""
     until = question.at + HORIZON
     for _ in range(_ROUNDS):
@@ -142,7 +120,7 @@ def _common_opening(question: _Question, read: _Read, decided: _Decided) -> date
         moment = max(opens, key=lambda each: each.astimezone(UTC))
         if moment.astimezone(UTC) >= until:
             return None
-        decided = _decisions(question, read, moment)
+        decided = _decisions(question, read, moment, overrides)
         if all(decision.admitted for _, decision in decided):
             return moment
     return None
@@ -156,7 +134,7 @@ def upcoming(
     Raises:
         BadInput: as `check`.
     """
-    question = _understood(workspace, fleet_file, asked)
+    question = understood(workspace, fleet_file, asked)
     most = whole(count, "--count", _MOST_OPENINGS)
     found = []
     for subject in question.subjects:
@@ -237,115 +215,3 @@ def _source(fleet: Fleet, calendar: Calendar) -> str:
         return given.file
     # An address may be secret.
     return urlsplit(given.url or "").netloc
-
-
-def clock(workspace: Workspace, fleet: Fleet) -> datetime:
-    """Now, by the environment's clock."""
-    simulated = all(isinstance(site.cluster, EmbeddedCluster) for site in fleet.sites.values())
-    return clock_of(workspace.for_fleet(fleet), simulated=simulated)()
-
-
-def _understood(workspace: Workspace, fleet_file: Path, asked: Asked) -> _Question:
-    fleet = load_fleet(fleet_file)
-    now = clock(workspace, fleet)
-    needs_s = _seconds(asked.duration_s, "--duration-s") + _seconds(
-        asked.rollback_s, "--rollback-s"
-    )
-    return _Question(
-        fleet=fleet,
-        fleet_file=fleet_file,
-        now=now,
-        at=moment_of(asked.at) if asked.at else now,
-        needs=timedelta(seconds=min(needs_s, LONGEST_S)),
-        subjects=tuple(_subjects(fleet, asked.scope, asked.change)),
-        calendar=Path(asked.calendar).resolve() if asked.calendar else None,
-    )
-
-
-def _subjects(fleet: Fleet, text: str, change: str) -> Iterable[Subject]:
-    """Every site and kind of change that a scope and a flag name.
-
-    Raises:
-        BadInput: they name what there is not, or contradict each other.
-    """
-    scope = _scope(text)
-    for stranger in strangers(scope, fleet):
-        raise BadInput(stranger, where="--scope")
-    kinds = [_kind(change)] if change else []
-    if kinds and scope.changes:
-        raise BadInput("the scope names the change already", where="--change", mend="name it once")
-    if len(scope.environments) > 1:
-        raise BadInput("is about one environment at a time", where="--scope", mend=FORM)
-    sites = [
-        site
-        for site in fleet.sites
-        if (not scope.sites or site in scope.sites)
-        and (not scope.pools or scope.pools & fleet.pools_at(site).keys())
-    ]
-    if not sites:
-        what = f"{', '.join(sorted(scope.pools))} stands at none of these sites"
-        raise BadInput(what, where="--scope", mend=FORM)
-    for site, kind in product(sites, kinds or sorted(scope.changes) or [ChangeKind.STACKS]):
-        subject = subject_of(fleet, site, kind, scope.pools & fleet.pools_at(site).keys())
-        [environment] = scope.environments or {fleet.environment}
-        yield Subject(environment, subject.site, subject.pools, subject.change)
-
-
-def _scope(text: str) -> Scope:
-    try:
-        said = parse_scope(text)
-    except ValueError as error:
-        raise BadInput(str(error), where="--scope") from None
-    if said.kind is not None:
-        raise BadInput("a change has no kind of window", where="--scope", mend=FORM)
-    return said.scope
-
-
-def _kind(text: str) -> ChangeKind:
-    try:
-        return ChangeKind(text)
-    except ValueError:
-        mend = f"valid here: {', '.join(ChangeKind)}"
-        raise BadInput(
-            f"there is no kind of change `{text:.40}`", where="--change", mend=mend
-        ) from None
-
-
-def moment_of(text: str) -> datetime:
-    """A time as the command line says it; in UTC where it names no offset.
-
-    Raises:
-        BadInput: it is none.
-    """
-    try:
-        moment = datetime.fromisoformat(text)
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-        # Calendars are read for more than a year around it.
-        for away in (-HORIZON, 2 * HORIZON):
-            (moment.astimezone(UTC) + away).astimezone(UTC)
-    except (ValueError, OverflowError):
-        what = f"`{text:.40}` is not a time such as 2026-12-28T23:50:00+01:00"
-        raise BadInput(what, where="--at") from None
-    return moment
-
-
-def _seconds(text: str, flag: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not 0 <= value <= LONGEST_S:
-        what = f"`{text:.40}` is not a number of seconds from 0 to {LONGEST_S:.0f}"
-        raise BadInput(what, where=flag)
-    return value
-
-
-def whole(text: str, flag: str, most: int) -> int:
-    """A whole number from 1 to `most`, as a flag says it.
-
-    Raises:
-        BadInput: it is none.
-    """
-    if not re.fullmatch("[0-9]{1,6}", text) or not 0 < int(text) <= most:
-        raise BadInput(f"`{text:.40}` is not a whole number from 1 to {most}", where=flag)
-    return int(text)

@@ -42,7 +42,7 @@ class FreezeCheck(Spec):
 
     allowed: bool
     reason: str
-    """Why not; empty where it is allowed."""
+    """Why not, or what the overrides lift; empty where calendars allow it."""
     window: WindowRow | None
     """The blackout that refuses it; or the maintenance window that it does not fit into, or the
     next one."""
@@ -54,6 +54,8 @@ class FreezeCheck(Spec):
     """The first that refuses it; empty where it is allowed."""
     change: str
     """The kind of change that is refused; of several that were asked for, the first."""
+    overrides: list[str] = Field(default_factory=list)
+    """Those that lift what the calendars refuse."""
 
 
 class CalendarRow(Spec):

@@ -38,7 +38,7 @@ def check(
     """
     from invoke.exceptions import Exit
 
-    from gpufleet.flows.freezes import Asked
+    from gpufleet.flows.freeze_questions import Asked
     from gpufleet.flows.freezes import check as decided
     from gpufleet.spec.errors import EXIT_POLICY
     from gpufleet.tasks import freeze_view
@@ -95,7 +95,8 @@ def next_(
 
     Example: ./fleet freeze.next --change firmware --duration-s 7200 --rollback-s 3600
     """
-    from gpufleet.flows.freezes import Asked, upcoming
+    from gpufleet.flows.freeze_questions import Asked
+    from gpufleet.flows.freezes import upcoming
     from gpufleet.tasks import freeze_view
 
     here = workspace()

@@ -35,6 +35,9 @@ def show_check(found: FreezeCheck) -> None:
     """One line, and the way on."""
     if found.allowed:
         facts.print(f"allowed: {found.change} may change at {_time(found.at)}", style="green")
+        if found.overrides:
+            lifts = f"lifted by {', '.join(found.overrides)}: {found.reason}"
+            facts.print(Text(lifts, "yellow"), soft_wrap=True)
         return
     facts.print(Text(f"{found.site}: refused: {found.reason}", "red"), soft_wrap=True)
     if found.window:
