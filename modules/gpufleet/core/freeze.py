@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from functools import cached_property
 from itertools import islice
-from typing import Final
+from typing import Final, Self
 
 from gpufleet.core.spans import Span, gaps, intersection, union
 from gpufleet.spec.errors import PolicyRefused
@@ -138,9 +138,9 @@ def next_openings(  # noqa: PLR0913 - what, where, when, for how long and how ma
     Arguments as of `decide`. Empty where a calendar cannot be trusted: then nothing is known.
     """
     now = _utc(now)
-    if _unknown(calendars, subject, required=required):
+    if unknown(calendars, subject, required=required):
         return []
-    found = _Found.of(calendars, subject)
+    found = Holding.of(calendars, subject)
     fitting = (
         Opening(found.shown(start), found.shown(end) if end < _FOREVER else None)
         for start, end in found.openings(now)
@@ -157,9 +157,9 @@ def _decision(
     needs: timedelta,
     subject: Subject,
 ) -> Decision:
-    if refused := _unknown(calendars, subject, required=required):
+    if refused := unknown(calendars, subject, required=required):
         return refused
-    found = _Found.of(calendars, subject)
+    found = Holding.of(calendars, subject)
     openings = found.openings(now)
     closes = None
     if openings and openings[0][0] <= now:
@@ -176,9 +176,7 @@ def _decision(
     )
 
 
-def _unknown(
-    calendars: Sequence[Calendar], subject: Subject, *, required: bool
-) -> Decision | None:
+def unknown(calendars: Sequence[Calendar], subject: Subject, *, required: bool) -> Decision | None:
     """The refusal where calendars are missing, or hold for the subject and cannot be trusted."""
     if required and all(calendar.is_cadence for calendar in calendars):
         reason = "no freeze calendar holds here, and governance.calendar_required is true"
@@ -195,7 +193,7 @@ def _fits(opening: Span, needs: timedelta) -> bool:
 
 
 @dataclass(frozen=True)
-class _Found:
+class Holding:
     """The windows that hold for a subject: all blackouts as blocks, and when it is maintained."""
 
     blackouts: list[Window]
@@ -203,7 +201,8 @@ class _Found:
     """The windows of each part of the subject that may change inside these alone."""
 
     @classmethod
-    def of(cls, calendars: Sequence[Calendar], subject: Subject) -> "_Found":
+    def of(cls, calendars: Sequence[Calendar], subject: Subject) -> Self:
+        """Those of calendars that can be trusted."""
         blackouts = merged(
             window
             for calendar in calendars
@@ -220,8 +219,7 @@ class _Found:
 
     def openings(self, now: datetime) -> list[Span]:
         """When the subject may change at all, from now on."""
-        blocks = [(_utc(block.start), _utc(block.end)) for block in self.blackouts]
-        found = gaps(blocks, (now, _FOREVER))
+        found = gaps([block.span for block in self.blackouts], (now, _FOREVER))
         for windows in self.maintained:
             found = intersection(found, _spans(windows))
         return found
@@ -231,19 +229,19 @@ class _Found:
     ) -> tuple[Cause, str, Window | None]:
         """Why a change that begins now is refused: a blackout first, since deny beats allow."""
         for block in self.blackouts:
-            if _utc(block.start) <= now < _utc(block.end):
+            if _holds(block, now):
                 return Cause.BLACKOUT, f"freeze `{block.name}`", block
         for windows in self.maintained:
             if not any(start <= now < end for start, end in _spans(windows)):
                 reason = f"it is outside of the maintenance windows of {subject.change} changes"
-                ahead = [window for window in windows if _utc(window.start) > now]
+                ahead = [window for window in windows if window.span[0] > now]
                 return Cause.MAINTENANCE, reason, min(ahead, key=_start, default=None)
         for block in self.blackouts:
-            if now < _utc(block.start) < now + needs:
+            if now < block.span[0] < now + needs:
                 reason = f"it would not end, with its rollback, before freeze `{block.name}`"
                 return Cause.BLACKOUT, reason, block
         closing = [
-            max((w for w in windows if _utc(w.start) <= now < _utc(w.end)), key=_end)
+            max((window for window in windows if _holds(window, now)), key=_end)
             for windows in self.maintained
         ]
         first = min(closing, key=_end)
@@ -257,8 +255,8 @@ class _Found:
     @cached_property
     def _edges(self) -> dict[datetime, datetime]:
         windows = [*self.blackouts, *(window for part in self.maintained for window in part)]
-        starts = {_utc(window.start): window.start for window in windows}
-        return starts | {_utc(window.end): window.end for window in windows}
+        starts = {window.span[0]: window.start for window in windows}
+        return starts | {window.span[1]: window.end for window in windows}
 
 
 def _may_hold(scope: Scope, subject: Subject, *pools: str) -> bool:
@@ -299,9 +297,7 @@ def _maintained_pools(calendars: Sequence[Calendar], subject: Subject) -> Iterat
             yield pool
 
 
-def _maintenance(
-    calendars: Sequence[Calendar], subject: Subject, pool: str
-) -> Iterator[Window]:
+def _maintenance(calendars: Sequence[Calendar], subject: Subject, pool: str) -> Iterator[Window]:
     for calendar in calendars:
         if _surely_holds(calendar.scope, subject, pool):
             for window in calendar.windows:
@@ -314,19 +310,16 @@ def _maintenance(
 def merged(windows: Iterable[Window]) -> list[Window]:
     """Windows that touch or overlap as one, by time; its name is that of the parts, joined."""
     parts: list[list[Window]] = []
-    ends: list[datetime] = []
-    for start, end, window in sorted(
-        ((_utc(window.start), _utc(window.end), window) for window in windows),
-        key=lambda found: found[0],
-    ):
+    until = datetime.min.replace(tzinfo=UTC)
+    for window in sorted(windows, key=_start):
+        start, end = window.span
         if end <= start:
             continue
-        if parts and start <= ends[-1]:
+        if start <= until:
             parts[-1].append(window)
-            ends[-1] = max(ends[-1], end)
         else:
             parts.append([window])
-            ends.append(end)
+        until = max(until, end)
     return [block[0] if len(block) == 1 else _joined(block) for block in parts]
 
 
@@ -334,7 +327,7 @@ def _joined(block: Sequence[Window]) -> Window:
     names = list(dict.fromkeys(window.name for window in block))
     more = len(names) - _NAMES_SHOWN
     shown = names if more <= 0 else [*names[:_NAMES_SHOWN], f"{more} more"]
-    return Window(" + ".join(shown), block[0].start, max(block, key=_end).end, block[0].kind)
+    return Window(" + ".join(shown), block[0].start, max(block, key=_end).end, kind=block[0].kind)
 
 
 def refusal(site: str, decision: Decision) -> PolicyRefused:
@@ -351,15 +344,19 @@ def refusal(site: str, decision: Decision) -> PolicyRefused:
 
 
 def _spans(windows: Iterable[Window]) -> list[Span]:
-    return union((_utc(window.start), _utc(window.end)) for window in windows)
+    return union(window.span for window in windows)
+
+
+def _holds(window: Window, now: datetime) -> bool:
+    return window.span[0] <= now < window.span[1]
 
 
 def _start(window: Window) -> datetime:
-    return _utc(window.start)
+    return window.span[0]
 
 
 def _end(window: Window) -> datetime:
-    return _utc(window.end)
+    return window.span[1]
 
 
 def _utc(moment: datetime) -> datetime:

@@ -47,9 +47,7 @@ def cadence_calendars(
     return found
 
 
-def _windows(
-    name: str, cadence: PatchCadence, now: datetime, until: datetime
-) -> Iterator[Window]:
+def _windows(name: str, cadence: PatchCadence, now: datetime, until: datetime) -> Iterator[Window]:
     """By the weekday on which each starts, in its zone; each is exactly as long as declared."""
     zone, length = ZoneInfo(cadence.time_zone), timedelta(seconds=cadence.window_s)
     now, until = now.astimezone(UTC), until.astimezone(UTC)
@@ -62,5 +60,5 @@ def _windows(
             start = datetime.combine(day, cadence.window_starts, tzinfo=zone).astimezone(UTC)
             if start + length > now and start < until:
                 end = (start + length).astimezone(zone)
-                yield Window(name, start.astimezone(zone), end, WindowKind.MAINTENANCE)
+                yield Window(name, start.astimezone(zone), end, kind=WindowKind.MAINTENANCE)
         day += timedelta(days=1)

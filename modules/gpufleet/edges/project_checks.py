@@ -13,7 +13,7 @@ from typing import Final
 
 from gpufleet.edges.ansible_collections import collections_path
 
-_SHELL: Final = ("fleet", ".ci/run")
+_SHELL: Final = ("fleet", ".ci/run", "tests/hosts/boot.sh")
 _OWN_GO: Final = ("controlplane", "oci", "pulumi-resource-kubernetes")
 _BENCHMARKS: Final = (
     *("benchmarks/capacity", "benchmarks/capacity_fit", "benchmarks/capacity_parts"),

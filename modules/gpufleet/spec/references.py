@@ -135,6 +135,11 @@ def _policy(fleet: Fleet) -> Iterator[Problem]:
         for index, site in enumerate(calendar.sites):
             path = ("freeze_calendars", name, "sites", index)
             yield from reference(path, "site", site, fleet.sites)
+        for index, pool in enumerate(calendar.pools):
+            path = ("freeze_calendars", name, "pools", index)
+            yield from reference(path, "pool", pool, fleet.pools)
+        if calendar.time_zone is not None:
+            yield from _time_zone(("freeze_calendars", name, "time_zone"), calendar.time_zone)
     for target, cadence in fleet.patching.items():
         yield from _time_zone(("patching", target.value, "time_zone"), cadence.time_zone)
 
