@@ -81,11 +81,13 @@ def egress_ports(fleet: Fleet) -> list[int]:
 def cluster_rules() -> list[dict[str, list[str]]]:
     """RBAC rules over the whole cluster: what belongs to no namespace, and what is looked at.
 
-    Nodes are labelled and tainted, never made or removed. Roles are only read: Kubernetes lets
-    nobody grant what he has not, so an administrator's `up` widens the worker's own rights.
+    Nodes are labelled, tainted and cordoned, never made or removed; pods are evicted from those
+    that are patched, as disruption budgets allow. Roles are only read: Kubernetes lets nobody grant
+    what he has not, so an administrator's `up` widens the worker's own rights.
     """
     nodes = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]}
-    return [*_rules(CLUSTER_KINDS, _WRITE), *_rules(_OBSERVED, _READ), nodes]
+    evictions = {"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]}
+    return [*_rules(CLUSTER_KINDS, _WRITE), *_rules(_OBSERVED, _READ), nodes, evictions]
 
 
 def namespace_rules(namespace: str) -> list[dict[str, list[str]]]:
