@@ -163,7 +163,8 @@ def _happen(fates: Fates, until: Until) -> None:
     going = fates.start("all", "drivers.yml", others, *arguments, "-e", "gpu_clients_timeout_s=5")
     until(lambda: _installs(fates, CUT) or going.poll() is not None, 900)
     lab[CUT].cut()
-    threading.Event().wait(8)
+    # Longer than ssh keeps a silent connection (ansible.cfg).
+    threading.Event().wait(30)
     lab[CUT].plug()
     lab[CUT].mend("hold-install")
     fates.finish("all", going)
