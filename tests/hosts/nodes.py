@@ -24,7 +24,7 @@ _TOKEN = "not-a-secret"
 def nodes(folder: Path, names: Sequence[str], until: Until) -> Iterator[tuple[Cluster, Path]]:
     """A cluster with these nodes, and its kubeconfig; ended with the context."""
     folder.mkdir(parents=True)
-    binaries = resolve(lambda _progress: None, ["etcd", "kube-apiserver"]).paths
+    binaries = resolve(lambda _progress: None, ["controlplane"]).paths
     store, peer, port = (_free_port() for _ in range(3))
     key = generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
         serialization.Encoding.PEM,
@@ -59,10 +59,13 @@ def nodes(folder: Path, names: Sequence[str], until: Until) -> Iterator[tuple[Cl
         "--disable-admission-plugins=ServiceAccount",
     ]
     kubeconfig = folder / "kubeconfig"
-    kubeconfig.write_text(_kubeconfig(port), encoding="utf-8")
+    # The server makes its own, signed by itself.
+    certificate = folder / "certificates" / "apiserver.crt"
+    kubeconfig.write_text(_kubeconfig(port, certificate), encoding="utf-8")
     with contextlib.ExitStack() as stack:
         for command in (etcd, server):
             stack.enter_context(_running(command, folder / f"{Path(command[0]).name}.log"))
+        until(certificate.is_file, 180)
         cluster = Cluster(kubeconfig, SITE)
         until(lambda: _answers(cluster), 180)
         for name in names:
@@ -93,7 +96,7 @@ def _running(command: list[str], log: Path) -> Iterator[None]:
         process.wait()
 
 
-def _kubeconfig(port: int) -> str:
+def _kubeconfig(port: int, certificate: Path) -> str:
     return yaml.safe_dump(
         {
             "apiVersion": "v1",
@@ -103,7 +106,7 @@ def _kubeconfig(port: int) -> str:
                     "name": SITE,
                     "cluster": {
                         "server": f"https://127.0.0.1:{port}",
-                        "insecure-skip-tls-verify": True,
+                        "certificate-authority": str(certificate),
                     },
                 }
             ],

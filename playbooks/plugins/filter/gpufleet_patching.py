@@ -10,6 +10,7 @@ from gpufleet.core.patching import installed
 from gpufleet.core.patching.versions import upstream
 
 _MOST_WORDS = 600
+_MIB = 2**20
 
 
 def _package_format(manager: str) -> str:
@@ -59,15 +60,16 @@ def _security_updates(text: str) -> dict[str, str]:
     return installed.parse_security_updates(text)
 
 
-def _too_full(results: list[Mapping[str, Any]], entry: str) -> list[str]:
-    """Folders with less free space than they need, by the results of `df` in a loop."""
+def _too_full(told: str, needed: Mapping[str, int]) -> list[str]:
+    """Folders with less free space than they need, by `df --output=avail,file`."""
     found = []
-    for result in results:
-        needed = result[entry]
-        lines = str(result.get("stdout", "")).split()
-        if lines and lines[-1].isdigit() and int(lines[-1]) < int(needed["value"]):
-            free, wanted = (int(value) // 2**20 for value in (lines[-1], needed["value"]))
-            found.append(f"{needed['key']} has {free} MiB free of {wanted} MiB needed")
+    for line in told.splitlines():
+        free, _, folder = line.strip().partition(" ")
+        wanted = needed.get(folder.strip(), 0)
+        if free.isdigit() and int(free) < wanted:
+            found.append(
+                f"{folder.strip()} has {int(free) // _MIB} MiB free of {wanted // _MIB} MiB needed"
+            )
     return found
 
 
