@@ -704,7 +704,7 @@ def test_the_worker_tells_a_scoped_freeze_and_the_override_of_it(
         why="mends it",
         pools=["answers"],
         node_groups=[],
-        hours=1.0,
+        hours="1",
     )
     override = overrides.planned(ground, wish, "jonas")
     overrides.ask(ground, Signer("jonas", keys["jonas"]), override)
@@ -733,7 +733,7 @@ def test_an_override_of_one_flow_hands_that_flow_a_token_and_opens_nothing_else(
         pools=[],
         node_groups=[],
         flow="change-1",
-        hours=0.5,
+        hours="0.5",
     )
     override = overrides.planned(ground, wish, "jonas")
     overrides.ask(ground, Signer("jonas", keys["jonas"]), override)

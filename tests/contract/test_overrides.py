@@ -78,7 +78,7 @@ def wish(**changed: object) -> Wish:
         "why": "mends CVE-2026-1234",
         "pools": [],
         "node_groups": [],
-        "hours": 2.0,
+        "hours": "2",
     }
     return Wish(**{**given, **changed})  # type: ignore[arg-type]
 
@@ -177,7 +177,7 @@ def test_an_expired_override_lifts_nothing_and_cannot_be_signed(
     ground: Ground, keys: dict[str, Path], clock: Clock
 ) -> None:
     id_ = granted(ground, keys)
-    late = asked(ground, keys, hours=1.0)
+    late = asked(ground, keys, hours="1")
     clock.now = NOON + timedelta(hours=2)
     assert not decision(ground).admitted
     with pytest.raises(PolicyRefused, match="has expired") as caught:
@@ -243,9 +243,11 @@ def test_what_needs_no_override_uses_none(ground: Ground, keys: dict[str, Path])
         ({"sites": ["nowhere"]}, "--sites"),
         ({"sites": ["no way"]}, "--sites"),
         ({"pools": ["nothing"]}, "--pools"),
-        ({"hours": 0.0}, "--hours"),
-        ({"hours": 5.0}, "--hours"),
-        ({"hours": float("nan")}, "--hours"),
+        ({"hours": "0"}, "--hours"),
+        ({"hours": "5"}, "--hours"),
+        ({"hours": "nan"}, "--hours"),
+        ({"hours": "inf"}, "--hours"),
+        ({"hours": "abc"}, "--hours"),
         ({"begins": "tomorrow"}, "--begins"),
         ({"begins": "2026-03-31T12:00"}, "--begins"),
         ({"begins": "2026-03-30T12:00Z"}, "--begins"),
