@@ -14,10 +14,13 @@ from gpufleet.flows import overrides
 from gpufleet.flows.approvals import Signer, give, stands
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.overrides import Wish, note_use, overrides_in_force, settle
+from gpufleet.flows.patch_plan import decision_on
 from gpufleet.flows.windows import decision_at
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import BadInput, PolicyRefused
+from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.overrides import OverrideState
+from gpufleet.spec.patching import HostChange, Part, PatchOrder, PatchPlan, Wave
 from gpufleet.spec.windows import ChangeKind
 
 SAMPLE = PROJECT_ROOT / "fleets" / "sample"
@@ -209,6 +212,43 @@ def test_an_override_of_one_flow_lifts_that_flow(ground: Ground, keys: dict[str,
     granted(ground, keys, flow="patch-1")
     assert not decision(ground).admitted
     assert decision(ground, flow="patch-1").admitted
+
+
+def test_a_patch_is_lifted_by_an_override_of_its_hosts_alone(
+    ground: Ground, keys: dict[str, Path]
+) -> None:
+    def patched(group: str) -> Decision:
+        host = HostChange(
+            host=f"{group}-001",
+            site="fra1",
+            rack="r1",
+            node_group=group,
+            pools=["chat"],
+            before="",
+            after="580.105.08",
+        )
+        order = PatchOrder(component=PatchTarget.DRIVER, part=Part.DRIVER, version=host.after)
+        plan = PatchPlan(
+            fleet="sample",
+            environment="production",
+            fleet_digest=f"sha256:{'0' * 64}",
+            order=order,
+            hosts={host.host: host},
+            waves=[Wave(number=1, batches=[[host.host]])],
+            gates=[],
+            batch_s=60,
+            rollback_s=60,
+            can_go_back=True,
+            left_out={},
+        )
+        return decision_on(ground, plan, "fra1", [host.host], 120, Purpose.CHANGE, "patch-1")
+
+    granted(ground, keys, node_groups=["fra1-chat"], begins="2026-03-31T12:00Z")
+    found, other = patched("fra1-chat"), patched("fra1-code")
+    assert found.admitted
+    assert found.overrides
+    assert not other.admitted
+    assert "it is for node groups fra1-chat only" in other.reason
 
 
 def test_its_life_is_journalled_each_thing_once(
