@@ -580,6 +580,17 @@ NEW_IMAGE = {
 """Of a pool's workload: a release."""
 
 
+def revision() -> Object:
+    """A change to another revision, whose weights are restored by its digest."""
+    before = pod()["metadata"]["annotations"][names.REVISION_DIGEST]
+    restore = pod()["spec"]["initContainers"]
+    for container in restore:
+        container["args"] = [given.replace(before, DIGEST) for given in container["args"]]
+    annotations = {names.REVISION_DIGEST: DIGEST}
+    spec = {"initContainers": restore}
+    return {"spec": {"template": {"metadata": {"annotations": annotations}, "spec": spec}}}
+
+
 def test_a_freeze_of_one_pool_refuses_what_belongs_to_it_and_nothing_else(
     two_pools: Cluster, until: "Until"
 ) -> None:
@@ -610,10 +621,13 @@ def test_a_freeze_of_releases_lets_every_other_change_through(
 ) -> None:
     tell(two_pools, release=FROZEN)
     until(lambda: "Audit week" in asked(two_pools, "PATCH", f"{ONE}?dryRun=All", NEW_IMAGE))
-    revision = {
-        "spec": {"template": {"metadata": {"annotations": {names.REVISION_DIGEST: DIGEST}}}}
-    }
-    assert "Audit week" in asked(two_pools, "PATCH", f"{ONE}?dryRun=All", revision)
+    declared = admission.parameters(FLEET)
+    more = {**declared["data"], "digests": f"{declared['data']['digests']}\n{DIGEST}"}
+    two_pools.apply(object_path(declared), {**declared, "data": more})
+    try:
+        until(lambda: "Audit week" in asked(two_pools, "PATCH", f"{ONE}?dryRun=All", revision()))
+    finally:
+        two_pools.apply(object_path(declared), declared)
     assert asked(two_pools, "PATCH", f"{ONE}/scale?dryRun=All", {"spec": {"replicas": 2}}) == ""
     assert refusal(two_pools, of_pool("answers")) == ""
 
@@ -704,7 +718,7 @@ def test_the_worker_tells_a_scoped_freeze_and_the_override_of_it(
         why="mends it",
         pools=["answers"],
         node_groups=[],
-        hours=1.0,
+        hours="1",
     )
     override = overrides.planned(ground, wish, "jonas")
     overrides.ask(ground, Signer("jonas", keys["jonas"]), override)
@@ -733,7 +747,7 @@ def test_an_override_of_one_flow_hands_that_flow_a_token_and_opens_nothing_else(
         pools=[],
         node_groups=[],
         flow="change-1",
-        hours=0.5,
+        hours="0.5",
     )
     override = overrides.planned(ground, wish, "jonas")
     overrides.ask(ground, Signer("jonas", keys["jonas"]), override)

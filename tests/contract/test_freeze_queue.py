@@ -105,7 +105,7 @@ def test_an_override_lets_what_waits_go_on(
         pools=[],
         node_groups=[],
         flow=FLOW,
-        hours=1.0,
+        hours="1",
     )
     override = overrides.planned(ground, wish, "jonas")
     overrides.ask(ground, Signer("jonas", keys["jonas"]), override)

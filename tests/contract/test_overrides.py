@@ -16,10 +16,13 @@ from gpufleet.flows.freeze_questions import Asked
 from gpufleet.flows.freezes import check
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.overrides import Wish, note_use, overrides_in_force, settle
+from gpufleet.flows.patch_plan import decision_on
 from gpufleet.flows.windows import decision_at
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import BadInput, PolicyRefused
+from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.overrides import OverrideState
+from gpufleet.spec.patching import HostChange, Part, PatchOrder, PatchPlan, Wave
 from gpufleet.spec.windows import ChangeKind
 
 SAMPLE = PROJECT_ROOT / "fleets" / "sample"
@@ -80,7 +83,7 @@ def wish(**changed: object) -> Wish:
         "why": "mends CVE-2026-1234",
         "pools": [],
         "node_groups": [],
-        "hours": 2.0,
+        "hours": "2",
     }
     return Wish(**{**given, **changed})  # type: ignore[arg-type]
 
@@ -193,7 +196,7 @@ def test_an_expired_override_lifts_nothing_and_cannot_be_signed(
     ground: Ground, keys: dict[str, Path], clock: Clock
 ) -> None:
     id_ = granted(ground, keys)
-    late = asked(ground, keys, hours=1.0)
+    late = asked(ground, keys, hours="1")
     clock.now = NOON + timedelta(hours=2)
     assert not decision(ground).admitted
     with pytest.raises(PolicyRefused, match="has expired") as caught:
@@ -225,6 +228,43 @@ def test_an_override_of_one_flow_lifts_that_flow(ground: Ground, keys: dict[str,
     granted(ground, keys, flow="patch-1")
     assert not decision(ground).admitted
     assert decision(ground, flow="patch-1").admitted
+
+
+def test_a_patch_is_lifted_by_an_override_of_its_hosts_alone(
+    ground: Ground, keys: dict[str, Path]
+) -> None:
+    def patched(group: str) -> Decision:
+        host = HostChange(
+            host=f"{group}-001",
+            site="fra1",
+            rack="r1",
+            node_group=group,
+            pools=["chat"],
+            before="",
+            after="580.105.08",
+        )
+        order = PatchOrder(component=PatchTarget.DRIVER, part=Part.DRIVER, version=host.after)
+        plan = PatchPlan(
+            fleet="sample",
+            environment="production",
+            fleet_digest=f"sha256:{'0' * 64}",
+            order=order,
+            hosts={host.host: host},
+            waves=[Wave(number=1, batches=[[host.host]])],
+            gates=[],
+            batch_s=60,
+            rollback_s=60,
+            can_go_back=True,
+            left_out={},
+        )
+        return decision_on(ground, plan, "fra1", [host.host], 120, Purpose.CHANGE, "patch-1")
+
+    granted(ground, keys, node_groups=["fra1-chat"], begins="2026-03-31T12:00Z")
+    found, other = patched("fra1-chat"), patched("fra1-code")
+    assert found.admitted
+    assert found.overrides
+    assert not other.admitted
+    assert "it is for node groups fra1-chat only" in other.reason
 
 
 def test_its_life_is_journalled_each_thing_once(
@@ -259,9 +299,11 @@ def test_what_needs_no_override_uses_none(ground: Ground, keys: dict[str, Path])
         ({"sites": ["nowhere"]}, "--sites"),
         ({"sites": ["no way"]}, "--sites"),
         ({"pools": ["nothing"]}, "--pools"),
-        ({"hours": 0.0}, "--hours"),
-        ({"hours": 5.0}, "--hours"),
-        ({"hours": float("nan")}, "--hours"),
+        ({"hours": "0"}, "--hours"),
+        ({"hours": "5"}, "--hours"),
+        ({"hours": "nan"}, "--hours"),
+        ({"hours": "inf"}, "--hours"),
+        ({"hours": "abc"}, "--hours"),
         ({"begins": "tomorrow"}, "--begins"),
         ({"begins": "2026-03-31T12:00"}, "--begins"),
         ({"begins": "2026-03-30T12:00Z"}, "--begins"),

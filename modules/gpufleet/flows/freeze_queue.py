@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from gpufleet.core.freeze import Decision
-from gpufleet.flows import change
+from gpufleet.flows import change, patching
 from gpufleet.flows.durable import WINDOW
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.operations import OpenFlow, open_flows
@@ -13,7 +13,10 @@ from gpufleet.spec.overrides import QueueRow
 from gpufleet.spec.progress import StepProgress
 
 Decisions = Callable[[Ground, str, dict[str, Any]], dict[str, Decision]]
-DECISIONS: Final[dict[str, Decisions]] = {change.CHANGE: change.decisions}
+DECISIONS: Final[dict[str, Decisions]] = {
+    change.CHANGE: change.decisions,
+    patching.PATCH: patching.decisions,
+}
 """What each kind of flow waits for at its window: the decision on every site, by its name."""
 
 

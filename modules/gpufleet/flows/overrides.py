@@ -39,7 +39,7 @@ class Wish:
     flow: str = ""
     begins: str = ""
     """ISO 8601; now where it is empty."""
-    hours: float = 1.0
+    hours: str = "1"
 
 
 def planned(ground: Ground, wish: Wish, requester: str) -> Override:
@@ -63,7 +63,7 @@ def planned(ground: Ground, wish: Wish, requester: str) -> Override:
             why=wish.why,
             requester=requester,
             begins_at=begins.astimezone(UTC),
-            ends_at=(begins + timedelta(hours=wish.hours)).astimezone(UTC),
+            ends_at=(begins + timedelta(hours=_hours(wish.hours))).astimezone(UTC),
         )
     except ValidationError as error:
         first = error.errors()[0]
@@ -216,8 +216,7 @@ def _demand_words(wish: Wish) -> None:
             mend="such as --why 'mends CVE-2026-1234'",
         )
     _demand_known_kinds(wish.changes)
-    if not 0 < wish.hours < _NO_NUMBER:
-        raise BadInput("is no number of hours above 0", where="--hours")
+    _hours(wish.hours)
 
 
 def _demand_known_kinds(changes: Iterable[str]) -> None:
@@ -225,6 +224,16 @@ def _demand_known_kinds(changes: Iterable[str]) -> None:
         if change not in list(ChangeKind):
             mend = f"one of {', '.join(ChangeKind)}"
             raise BadInput(f"there is no kind of change `{change}`", where="--changes", mend=mend)
+
+
+def _hours(text: str) -> float:
+    try:
+        hours = float(text)
+    except ValueError:
+        hours = 0.0
+    if not 0 < hours < _NO_NUMBER:
+        raise BadInput(f"`{text[:20]}` is no number of hours above 0", where="--hours")
+    return hours
 
 
 def _moment(text: str) -> datetime:

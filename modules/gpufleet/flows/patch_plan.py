@@ -16,8 +16,10 @@ from gpufleet.core.patching.outcomes import FORWARD_ONLY
 from gpufleet.core.patching.waves import plan_waves
 from gpufleet.edges.host_version_table import PINNED
 from gpufleet.edges.kube_paths import collection_path
+from gpufleet.flows.durable import Run
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
+from gpufleet.flows.overrides import note_use, overrides_in_force
 from gpufleet.flows.windows import decision_at
 from gpufleet.spec.changes import Opening
 from gpufleet.spec.errors import BadInput
@@ -129,7 +131,7 @@ def openings(ground: Ground, plan: PatchPlan) -> list[Opening]:
     found = []
     for site in sorted({change.site for change in plan.hosts.values()}):
         hosts = [change.host for change in plan.hosts.values() if change.site == site]
-        decision = decision_on(ground, plan, site, hosts, needs_s, Purpose.CHANGE)
+        decision = decision_on(ground, plan, site, hosts, needs_s, Purpose.CHANGE, "")
         found.append(
             Opening(
                 site=site,
@@ -148,8 +150,9 @@ def decision_on(  # noqa: PLR0913, PLR0917 - what is to change where, for how lo
     hosts: Collection[str],
     needs_s: float,
     purpose: Purpose,
+    flow: str,
 ) -> Decision:
-    """Whether some hosts of a site may change now."""
+    """Whether some hosts of a site may change now, by a flow; by none yet where it is empty."""
     return decision_at(
         ground.fleet,
         ground.fleet_file,
@@ -159,18 +162,22 @@ def decision_on(  # noqa: PLR0913, PLR0917 - what is to change where, for how lo
         purpose=purpose,
         change=ChangeKind(plan.order.component.value),
         pools=sorted({pool for host in hosts for pool in plan.hosts[host].pools}),
+        node_groups=sorted({plan.hosts[host].node_group for host in hosts}),
+        flow=flow,
+        overrides=lambda: overrides_in_force(ground),
     )
 
 
 def closed(
-    ground: Ground, plan: PatchPlan, hosts: Collection[str], needs_s: float, purpose: Purpose
+    run: Run, plan: PatchPlan, hosts: Collection[str], needs_s: float, purpose: Purpose
 ) -> str:
-    """Why some hosts may not change now; empty where they may."""
+    """Why some hosts may not change now; empty where they may, which uses the overrides."""
     for site in sorted({plan.hosts[host].site for host in hosts}):
         there = [host for host in hosts if plan.hosts[host].site == site]
-        decision = decision_on(ground, plan, site, there, needs_s, purpose)
+        decision = decision_on(run.ground, plan, site, there, needs_s, purpose, run.id)
         if not decision.admitted:
             return str(refusal(site, decision)).replace("\n ", ";")
+        note_use(run.ground, decision, actor=run.actor, target=site, flow=run.id)
     return ""
 
 

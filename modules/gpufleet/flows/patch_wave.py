@@ -156,7 +156,7 @@ class WaveRun:
     def _why_not(self, hosts: Sequence[str], needs_s: float, *, batch: bool) -> str:
         """Freezes hold all of them back; the load of the pools, those of one batch."""
         ground, plan = self._run.ground, self._plan
-        why = closed(ground, plan, hosts, needs_s, self._patching.purpose)
+        why = closed(self._run, plan, hosts, needs_s, self._patching.purpose)
         if why or not batch:
             return why
         changes = [plan.hosts[host] for host in hosts]

@@ -18,6 +18,7 @@ from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.hosts import read_inventory
 from gpufleet.flows.lease_keeper import hold_for_process
+from gpufleet.flows.overrides import note_use, overrides_in_force
 from gpufleet.flows.windows import decision_at
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fence import Fence
@@ -191,9 +192,14 @@ def _demand_open(ground: Ground, order: GuardOrder, site: str, hosts: Sequence[H
         purpose=order.purpose,
         change=order.change,
         pools=pools,
+        node_groups=sorted({host.node_group for host in hosts if host.site == site}),
+        flow=order.flow,
+        overrides=lambda: overrides_in_force(ground),
     )
     if not decision.admitted:
         raise refusal(site, decision)
+    if not order.check:
+        note_use(ground, decision, actor=order.actor, target=site, flow=order.flow)
     if decision.exempt and not order.check:
         note(
             ground,

@@ -39,7 +39,7 @@ def override(
     pools: str = "",
     node_groups: str = "",
     flow: str = "",
-    hours: float = 1.0,
+    hours: str = "1",
     begins: str = "",
     identity: str = "",
     key: str = "",
