@@ -25,6 +25,14 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         {'gpufleet_chore_last_success_timestamp_seconds{chore="freeze"}': "0+60x60"},
         {},
     ),
+    ("PatchOverdue", "ticket"): one(
+        {'gpufleet_patch_overdue_seconds{component="driver"}': "0+60x60"},
+        {
+            'gpufleet_patch_overdue_seconds{component="driver"}': "0x60",
+            'gpufleet_patch_overdue_seconds{component="firmware"}': "0x60",
+        },
+        {"component": "driver"},
+    ),
     ("ChoresFail", "ticket"): Cases(
         fires=(
             Case(

@@ -31,11 +31,13 @@ from gpufleet.flows.durable import Host
 from gpufleet.flows.freeze_sync import FreezeKeeper
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.operations import REFUSED, listed
+from gpufleet.flows.patch_cycle import PatchCycleKeeper
 from gpufleet.flows.prewarm import PrewarmKeeper
 from gpufleet.flows.record_keeping import anchor
 from gpufleet.flows.schedules import begin_due
 from gpufleet.flows.state_backup import back_up
 from gpufleet.spec.errors import FleetError
+from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.records import Fact
 
 LOOPBACK: Final = "127.0.0.1"
@@ -70,6 +72,18 @@ class Worker:
             registry=self._registry,
         )
         prewarm = PrewarmKeeper(ground, self.executor, self._set_missing)
+        self._overdue = Gauge(
+            platform.PATCH_OVERDUE_S,
+            "How long a component has been due for an update",
+            ["component"],
+            registry=self._registry,
+        )
+        oldest = Gauge(
+            platform.OLDEST_CRITICAL_S,
+            "How long the oldest critical vulnerability that is installed has been known",
+            registry=self._registry,
+        )
+        patching = PatchCycleKeeper(live, self._set_overdue, oldest.set)
         self._chores = [
             Chore("adopt", 2, self._host.adopt),
             Chore("schedules", 5, lambda: begin_due(live.now(), begun)),
@@ -80,6 +94,7 @@ class Worker:
             Chore("batch files", 60, lambda: sweep(live.now())),
             Chore("flows", 10, self._count),
             Chore("prewarm", 10, prewarm.keep),
+            Chore("patch cycle", 60, patching.keep),
         ]
 
     @property
@@ -126,6 +141,13 @@ class Worker:
                 self._missing.remove(*labels)
         else:
             self._missing.labels(*labels).set(count)
+
+    def _set_overdue(self, target: PatchTarget, seconds: float | None) -> None:
+        if seconds is None:
+            with suppress(KeyError):
+                self._overdue.remove(target.value)
+        else:
+            self._overdue.labels(target.value).set(seconds)
 
     def _count(self) -> None:
         """Count the flows, and journal those that this code refuses to replay."""
