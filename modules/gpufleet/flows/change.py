@@ -6,11 +6,11 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
-from gpufleet.core.approvals import digest_of, standing
+from gpufleet.core.approvals import digest_of
 from gpufleet.core.changes import expected_s, pool_changes
 from gpufleet.core.freeze import Decision, refusal
-from gpufleet.edges.approval_table import demand_signed_request
 from gpufleet.edges.declared_files import write_declared
+from gpufleet.flows.approved import wait_approved
 from gpufleet.flows.durable import Run, flow
 from gpufleet.flows.environment import Environment, OnProgress
 from gpufleet.flows.ground import ENVIRONMENT, Ground
@@ -21,7 +21,6 @@ from gpufleet.flows.stacks import stacks_of
 from gpufleet.flows.state_backup import back_up
 from gpufleet.flows.windows import decision_at
 from gpufleet.spec import Fleet, load_fleet
-from gpufleet.spec.approvals import ApprovalRequest
 from gpufleet.spec.changes import ChangePlan, ChangeReport, Opening
 from gpufleet.spec.errors import PolicyRefused
 
@@ -78,15 +77,12 @@ def change(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
     try:
         _demand_as_many_approvals(ground, plan)
         if plan.approvals_needed:
-            run.wait(
-                "approvals",
-                lambda: _missing(run, plan),
-                within=ground.approvals.request(run.id)[0].expires_at - ground.clock(),
-                late=lambda: PolicyRefused(
-                    f"was not approved in time: {_missing(run, plan)}",
-                    where=f"flow {run.id}",
-                    mend="ask again: ./fleet change --apply",
-                ),
+            wait_approved(
+                run,
+                plan,
+                needed=plan.approvals_needed,
+                event="change.approved",
+                again="./fleet change --apply",
             )
         run.wait(
             "window",
@@ -181,40 +177,6 @@ def _demand_as_many_approvals(ground: Ground, plan: ChangePlan) -> None:
             where=str(ground.fleet_file),
             mend="./fleet up by an administrator lowers it",
         )
-
-
-def _missing(run: Run, plan: ChangePlan) -> str:
-    """What the approvals still lack; empty where there are enough.
-
-    Judged by the identities of the worker's own fleet file, never by those of a file sent along.
-
-    Raises:
-        PolicyRefused: the request itself does not count.
-    """
-    fleet = load_fleet(run.ground.fleet_file)
-    request, signed = run.ground.approvals.request(run.id)
-    demand_signed_request(request, signed, fleet.identities)
-    _demand_about(request, plan)
-    good, bad = run.ground.approvals.approvals(run.id, fleet.identities)
-    found = standing(
-        request, good, fleet.identities, needed=plan.approvals_needed, now=run.ground.clock()
-    )
-    if found.is_granted:
-        run.note("change.approved", by=list(found.valid))
-        return ""
-    refused = "".join(f"; {fault}" for fault in (*bad, *found.refused))
-    return (
-        f"{len(found.valid)} of {found.needed} approvals{refused} (./fleet approve.sign {run.id})"
-    )
-
-
-def _demand_about(request: ApprovalRequest, plan: ChangePlan) -> None:
-    scope = request.scope
-    if request.plan_digest != digest_of(plan) or (scope.fleet, scope.environment) != (
-        plan.fleet,
-        plan.environment,
-    ):
-        raise PolicyRefused("is for another plan", where=f"request {request.id}")
 
 
 def _closed(ground: Ground, fleet: Fleet, plan: ChangePlan, only: str = "") -> str:

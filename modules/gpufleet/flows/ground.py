@@ -22,6 +22,7 @@ from gpufleet.edges.database import Database, open_database
 from gpufleet.edges.exemption_table import ExemptionTable
 from gpufleet.edges.journal_table import Journal, writer_of
 from gpufleet.edges.lease_table import LeaseTable
+from gpufleet.edges.patch_table import PatchTable
 from gpufleet.edges.progress_table import ProgressTable
 from gpufleet.edges.usage_table import UsageTable
 from gpufleet.edges.workspace import EnvironmentDir, Workspace
@@ -92,6 +93,11 @@ class Ground:
     def applied(self) -> AppliedTable:
         """What was applied."""
         return AppliedTable(self.database, self.clock)
+
+    @cached_property
+    def patches(self) -> PatchTable:
+        """What was patched, and what goes on."""
+        return PatchTable(self.database, self.clock)
 
     @cached_property
     def usage(self) -> UsageTable:

@@ -22,7 +22,7 @@ from gpufleet.edges.code_version import code_version
 from gpufleet.edges.workspace import Workspace
 
 # Importing a flow declares it.
-from gpufleet.flows import batch, change, schedules  # noqa: F401
+from gpufleet.flows import batch, change, patching, schedules  # noqa: F401
 from gpufleet.flows.audit_deletion import delete
 from gpufleet.flows.batch_files import sweep
 from gpufleet.flows.chores import Chore, Chores
@@ -83,7 +83,7 @@ class Worker:
             "How long the oldest critical vulnerability that is installed has been known",
             registry=self._registry,
         )
-        patching = PatchCycleKeeper(live, self._set_overdue, oldest.set)
+        cadences = PatchCycleKeeper(live, self._set_overdue, oldest.set)
         self._chores = [
             Chore("adopt", 2, self._host.adopt),
             Chore("schedules", 5, lambda: begin_due(live.now(), begun)),
@@ -94,7 +94,7 @@ class Worker:
             Chore("batch files", 60, lambda: sweep(live.now())),
             Chore("flows", 10, self._count),
             Chore("prewarm", 10, prewarm.keep),
-            Chore("patch cycle", 60, patching.keep),
+            Chore("patch cycle", 60, cadences.keep),
         ]
 
     @property

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -24,7 +24,7 @@ class Advisory(Spec):
 
     id: Text
     """Such as `CVE-2026-1234`, or the vendor's own number."""
-    severity: Text = ""
+    severity: Text | Literal[""] = ""
     """`critical`, `high`, `medium` or `low`; empty where nobody says."""
 
 
@@ -55,7 +55,7 @@ class PatchOrder(Spec):
     """Pools whose node groups are patched; every one where the list is empty."""
     node_groups: Names = Field(default_factory=list)
     """Node groups to patch; every one where the list is empty."""
-    why: Text = ""
+    why: Text | Literal[""] = ""
     advisories: list[Advisory] = Field(default_factory=list)
     soak_s: Seconds = 600
     """Time between two waves in which the gates have to hold."""
