@@ -38,6 +38,7 @@ from gpufleet.flows.patch_plan import closed, load_of
 from gpufleet.flows.patch_story import PAUSED, Story
 from gpufleet.spec.errors import PolicyRefused, Retryable
 from gpufleet.spec.patching import HostState, PatchPlan, Wave
+from gpufleet.spec.progress import HostProgress
 
 _WITHIN: Final = timedelta(days=400)
 """How long a patch waits for a window, for whoever paused it, or for another operator."""
@@ -255,7 +256,11 @@ class WaveRun:
         return found
 
     def _saw(self, found: Sequence[Judged]) -> None:
-        """Remember which versions hosts were seen with."""
+        """Tell how hosts stand, and remember which versions they were seen with."""
+        for each in found:
+            state, took_s = each.state.value, each.outcome.seconds
+            error = each.outcome.error
+            self._run.tell(HostProgress(each.host, self._wave.number, state, error, took_s))
         table, now = HostVersionTable(self._run.ground.database), self._run.ground.clock()
         for each in found:
             flow = self._run.id if each.proven and not each.is_bad else ""
