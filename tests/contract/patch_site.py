@@ -108,16 +108,25 @@ COUNT
 """
 _GUARD = """
 - name: Be refused in a freeze
-  ansible.builtin.fail:
+  gpufleet_refusal:
     msg: a freeze has begun
   when:
     - lookup('fileglob', folder + '/frozen') | length > 0
     - gpufleet_purpose == "change"
 """
+_REFUSAL: Final = """
+from ansible.plugins.action import ActionBase
+
+class ActionModule(ActionBase):
+    def run(self, tmp=None, task_vars=None):
+        asked = self._task.args
+        return {"failed": True, "msg": asked["msg"], "gpufleet_error": {"exit_code": 3}}
+"""
 CONFIG: Final = """
 [defaults]
 inventory = hosts.yml
 roles_path = roles
+action_plugins = action
 [ssh_connection]
 retries = 0
 """
@@ -157,6 +166,8 @@ def write_playbooks(folder: Path, names: list[str], away: tuple[str, ...] = ()) 
         (playbooks / name).write_text(install)
     (playbooks / "quarantine.yml").write_text(_QUARANTINE.replace("COUNT", count))
     (playbooks / "roles/freeze_guard/tasks/main.yml").write_text(textwrap.dedent(_GUARD))
+    (playbooks / "action").mkdir(exist_ok=True)
+    (playbooks / "action" / "gpufleet_refusal.py").write_text(_REFUSAL)
     (playbooks / "ansible.cfg").write_text(CONFIG)
     local: dict[str, Any] = {
         "ansible_connection": "local",

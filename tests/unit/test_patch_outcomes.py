@@ -68,10 +68,14 @@ ANYTHING = st.builds(
         (Told(GOOD), HostState.DONE, True),
         (Told({**GOOD, "before": NEW}), HostState.UNCHANGED, True),
         (Told({**GOOD, "validated": False}), HostState.FAILED, False),
-        (Told({**GOOD, "after": OLD, "reason": "went back"}), HostState.FAILED, True),
+        (Told({**GOOD, "after": OLD, "reason": "back"}, failed=True), HostState.ROLLED_BACK, True),
+        (Told({"before": OLD, "after": OLD, "reason": "blocked"}), HostState.FAILED, False),
+        (Told({"before": NEW, "after": NEW, "validated": "False"}), HostState.UNCHANGED, True),
+        (Told({"before": OLD, "after": NEW, "validated": "False"}), HostState.FAILED, False),
+        (Told({"before": OLD, "after": NEW, "validated": "True"}), HostState.DONE, True),
         (Told({**GOOD, "quarantined": True}), HostState.QUARANTINED, False),
         (Told(GOOD, unreachable=True), HostState.FAILED, False),
-        (Told(GOOD, failed=True), HostState.FAILED, False),
+        (Told(GOOD, failed=True), HostState.DONE, True),
         (Told(failed=True, error="timed out"), HostState.FAILED, False),
         (Told(), HostState.FAILED, False),
     ],
@@ -86,10 +90,12 @@ def test_a_host_is_what_its_validation_says(told: Told, state: HostState, *, pro
 def test_no_host_is_good_without_its_validation(told: Told) -> None:
     found = judged(CHANGE, told)
     if found.state in {HostState.DONE, HostState.UNCHANGED}:
-        assert told.report["validated"]
+        untouched = found.state is HostState.UNCHANGED
+        assert told.report.get("validated") or untouched
+        assert not untouched or told.report["before"] == told.report["after"]
         assert found.proven
-        assert not told.failed
         assert not told.unreachable
+        assert not told.report.get("reason")
         assert not told.report.get("quarantined")
         assert found.outcome.error == ""
     else:
@@ -120,8 +126,9 @@ def test_a_host_that_went_back_is_validated_or_is_to_be_quarantined(
 ) -> None:
     after = gone_back(judged(CHANGE, first), second)
     if after.state is HostState.ROLLED_BACK:
-        assert second.report["validated"]
-        assert not second.failed
+        unchanged = second.report.get("before") == second.report.get("after")
+        assert second.report.get("validated") or unchanged
+        assert not second.unreachable
         assert after_recovery([after]) == []
     else:
         assert after.state is HostState.FAILED

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpufleet.edges.playbook_events import read_events, result_of_events
+from gpufleet.edges.playbook_events import Refusal, read_events, result_of_events
 from gpufleet.edges.playbook_process import told
 
 AT = "2026-03-01T10:00:00+00:00"
@@ -110,10 +110,15 @@ def test_a_run_that_was_cut_short_has_failed_but_for_hosts_that_had_reported() -
 
 
 def test_only_a_guard_that_let_nothing_happen_is_a_refusal() -> None:
-    refused = kept("failed", error="frozen: Quarter end", ignored=False, role="freeze_guard")
+    refused = kept(
+        "failed", error="frozen: Quarter end", ignored=False, role="freeze_guard", exit_code=3
+    )
     stats = {"kind": "stats", "at": LATER, "failed": ["gpu-001"]}
-    assert result_of_events([refused, stats], ["gpu-001"], code=2).refused == "frozen: Quarter end"
-    changed = kept("ok", changed=True)
-    assert result_of_events([changed, refused, stats], ["gpu-001"], code=2).refused == ""
-    other = {**refused, "role": "gpu_driver"}
-    assert result_of_events([other, stats], ["gpu-001"], code=2).refused == ""
+
+    def refusal(*events: dict[str, Any]) -> Refusal | None:
+        return result_of_events([*events, stats], ["gpu-001", "gpu-002"], code=2).refusal
+
+    assert refusal(refused) == Refusal("frozen: Quarter end", may_pass=True)
+    assert refusal({**refused, "exit_code": 2}) == Refusal("frozen: Quarter end", may_pass=False)
+    assert refusal(kept("ok", changed=True), refused) is None
+    assert refusal({**refused, "role": "gpu_driver"}) is None

@@ -9,6 +9,8 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
+from gpufleet.spec.errors import EXIT_POLICY, EXIT_RETRYABLE
+
 _GUARD_ROLE: Final = "freeze_guard"
 
 
@@ -25,7 +27,18 @@ class HostResult:
     failed_task: str = ""
     failed_role: str = ""
     error: str = ""
+    exit_code: int = 0
+    """Of the failed task, where it asked gpufleet itself; 0 where it did not."""
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What the guard said."""
+
+    reason: str
+    may_pass: bool
+    """Whether waiting helps: a freeze ends, and a database answers again."""
 
 
 @dataclass(frozen=True)
@@ -37,12 +50,13 @@ class PlaybookResult:
     hosts: Mapping[str, HostResult]
 
     @property
-    def refused(self) -> str:
-        """Why the guard let nothing of it happen; empty where it let it pass."""
+    def refusal(self) -> "Refusal | None":
+        """Why the guard let nothing of it happen; None where it let it pass."""
         guarded = [each for each in self.hosts.values() if each.failed_role == _GUARD_ROLE]
         if not guarded or any(each.changed for each in self.hosts.values()):
-            return ""
-        return guarded[0].error or "the freeze guard refused it"
+            return None
+        reason = guarded[0].error or "the freeze guard refused it"
+        return Refusal(reason, guarded[0].exit_code in {EXIT_POLICY, EXIT_RETRYABLE})
 
 
 def read_events(file: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
@@ -103,6 +117,7 @@ def _host_result(
         failed_task=cause.get("task", ""),
         failed_role=cause.get("role", ""),
         error=cause.get("error", "") or ("the run was cut short" if cut_short else ""),
+        exit_code=cause.get("exit_code", 0),
         seconds=_span_s(events),
     )
 

@@ -87,6 +87,8 @@ def told(event: Mapping[str, Any]) -> dict[str, Any]:
     elif kind in {"failed", "unreachable"}:
         kept["ignored"] = bool(data.get("ignore_errors"))
         kept["error"] = _error(result)
+        if isinstance(result.get("gpufleet_error"), Mapping):
+            kept["exit_code"] = int(result["gpufleet_error"].get("exit_code", 1))
     return kept
 
 

@@ -23,6 +23,8 @@ PLAYBOOKS: Final[Mapping[PatchTarget, str]] = {
     PatchTarget.RUNTIME: "runtime.yml",
     PatchTarget.OS: "runtime.yml",
 }
+_REASON: Final = 200
+"""Characters of a reason: annotations of nodes are for people."""
 ROLLBACK: Final = "rollback.yml"
 QUARANTINE: Final = "quarantine.yml"
 
@@ -43,6 +45,8 @@ class Errand:
     version: str
     purpose: Purpose
     wave: int
+    reason: str = ""
+    """Why it is needed, for the marks on nodes."""
 
 
 def run_errand(run: Run, plan: PatchPlan, errand: Errand) -> PlaybookResult:
@@ -72,6 +76,9 @@ def _extra_vars(run: Run, plan: PatchPlan, errand: Errand) -> dict[str, JsonValu
         # Hosts of one run stand in one rack, so that there is one lease.
         "gpufleet_fence": max(run.fences[lease_of(site)].token for site in sites),
         "gpufleet_purpose": errand.purpose.value,
+        "gpufleet_actor": run.actor,
+        "gpufleet_needs_s": plan.batch_s + plan.rollback_s,
+        "gpufleet_reason": errand.reason[:_REASON] or f"patch {run.id}",
     }
 
 

@@ -36,12 +36,14 @@ from gpufleet.flows.patch_hosts import (
 )
 from gpufleet.flows.patch_plan import closed, load_of
 from gpufleet.flows.patch_story import PAUSED, Story
-from gpufleet.spec.errors import PolicyRefused, Retryable
+from gpufleet.spec.errors import Failed, PolicyRefused, Retryable
 from gpufleet.spec.patching import HostState, PatchPlan, Wave
 from gpufleet.spec.progress import HostProgress
 
 _WITHIN: Final = timedelta(days=400)
 """How long a patch waits for a window, for whoever paused it, or for another operator."""
+_REFUSED_PAUSE: Final = timedelta(seconds=10)
+"""Before a batch is tried again that the guard refused; longer after each try."""
 _GATES_AWAY: Final = timedelta(minutes=15)
 """How long after a soak its gates are asked for; what nobody can answer counts as broken."""
 
@@ -172,17 +174,31 @@ class WaveRun:
             if not answer["refused"]:
                 return [Judged.model_validate(each) for each in answer["hosts"]]
             # The guard met a freeze that the flow had not seen: it began in between.
+            self._pause(f"{name}: refused", answer["refused"], _REFUSED_PAUSE * attempt)
             if self._may_begin(f"{name} again", hosts):
                 break
         return None
+
+    def _pause(self, name: str, why: str, lasts: timedelta) -> None:
+        """Let some time pass; whoever stops the patch need not wait for it."""
+        run = self._run
+        until = datetime.fromisoformat(run.step(f"{name} at", self._now)) + lasts
+
+        def look() -> str:
+            over = run.ground.clock() >= until or run.ground.patches.wishes(run.id)[1]
+            return self._story.waits(name, "" if over else why)
+
+        run.wait(name, look, within=_WITHIN, late=lambda: PolicyRefused(why))
 
     def _patch(self, name: str, hosts: Sequence[str]) -> dict[str, Any]:
         plan = self._plan
         playbook = PLAYBOOKS[plan.order.component]
         begun = self._run.ground.clock()
         result = self._errand(name, playbook, hosts, plan.order.version, self._patching.purpose)
-        if result.refused:
-            return {"refused": result.refused, "hosts": []}
+        if refusal := result.refusal:
+            if not refusal.may_pass:
+                raise Failed(refusal.reason, where=f"{name} of flow {self._run.id}")
+            return {"refused": refusal.reason, "hosts": []}
         seconds = max((each.seconds for each in result.hosts.values()), default=0.0)
         spent_s = max(seconds, (self._run.ground.clock() - begun).total_seconds())
         self._run.ground.patches.keep_duration(
@@ -270,7 +286,9 @@ class WaveRun:
         self, name: str, playbook: str, hosts: Sequence[str], version: str, purpose: Purpose
     ) -> PlaybookResult:
         label = _NOT_IN_A_NAME.sub("-", name)
-        errand = Errand(label, playbook, hosts, version, purpose, self._wave.number)
+        reasons = {each.outcome.error for each in self._found if each.host in hosts}
+        reason = "; ".join(sorted(filter(None, reasons)))
+        errand = Errand(label, playbook, hosts, version, purpose, self._wave.number, reason)
         return run_errand(self._run, self._plan, errand)
 
     def _tripped(self) -> str:

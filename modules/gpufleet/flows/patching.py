@@ -20,6 +20,7 @@ DONE: Final = "done"
 ROLLED_BACK: Final = "rolled-back"
 STOPPED: Final = "stopped"
 FAILED: Final = "failed"
+CANCELLED: Final = "cancelled"
 
 
 @flow(PATCH)
@@ -60,8 +61,10 @@ def patch(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
     except LeaseLost:
         # Whoever has it now goes on with the story.
         raise
-    except Exception as error:
-        outcome = "cancelled" if isinstance(error, CancelledError) else FAILED
+    except BaseException as error:
+        # DBOS ends a cancelled flow by an error of its own that is no Exception.
+        is_cancelled = isinstance(error, CancelledError) or not isinstance(error, Exception)
+        outcome = CANCELLED if is_cancelled else FAILED
         run.note("patch.ended", outcome=outcome, detail=str(error))
         story.end(outcome)
         raise

@@ -88,49 +88,70 @@ class Recovery:
 def judged(change: HostChange, told: Told) -> Judged:
     """What came of a host that was to be patched."""
     report = told.report
-    before = str(report.get("before") or change.before)
-    after = str(report.get("after") or "")
-    reason = str(report.get("reason") or told.error)
-    validated = bool(report.get("validated"))
-    # A host that went away or failed after it was reported stands as nobody has seen it.
-    proven = validated and not told.failed and not told.unreachable
-    if report.get("quarantined"):
-        state, proven = HostState.QUARANTINED, False
-        reason = reason or "its playbook has quarantined it"
-    elif not proven or report.get("reason"):
-        state = HostState.FAILED
-        reason = reason or "it was not validated"
-    else:
-        state = HostState.UNCHANGED if before and before == after else HostState.DONE
-        reason = ""
+    state, proven = _standing(told)
+    good = state in {HostState.DONE, HostState.UNCHANGED}
     outcome = HostOutcome(
         host=change.host,
         state=state,
-        before=before,
-        after=after,
+        before=str(report.get("before") or change.before),
+        after=str(report.get("after") or ""),
         seconds=round(told.seconds, 1),
-        failed_task=told.failed_task if reason else "",
-        error=reason,
+        failed_task="" if good else told.failed_task,
+        error="" if good else _why(told),
     )
     return Judged(outcome=outcome, proven=proven, reachable=not told.unreachable)
 
 
 def gone_back(before: Judged, told: Told) -> Judged:
     """What came of a host that was to be brought back."""
-    validated = bool(told.report.get("validated")) and not told.failed and not told.unreachable
-    good = validated and not told.report.get("quarantined")
-    why = str(told.report.get("reason") or told.error or "it was not validated")
+    state, _ = _standing(told)
+    good = state in {HostState.DONE, HostState.UNCHANGED}
     first = before.outcome.error
     outcome = before.outcome.model_copy(
         update={
             "state": HostState.ROLLED_BACK if good else HostState.FAILED,
             "after": str(told.report.get("after") or ""),
             "seconds": round(before.outcome.seconds + told.seconds, 1),
-            "error": first if good else _joined(first, f"it could not go back: {why}"),
+            "error": first if good else _joined(first, f"it could not go back: {_why(told)}"),
             "failed_task": before.outcome.failed_task or ("" if good else told.failed_task),
         }
     )
     return Judged(outcome=outcome, proven=good, reachable=not told.unreachable)
+
+
+def _standing(told: Told) -> tuple[HostState, bool]:
+    """The state of a host after a run, and whether it is proven.
+
+    What a playbook does after its report, such as counting the host as failed, changes nothing of
+    it; a host that is gone since then stands as nobody has seen it.
+    """
+    report = told.report
+    before, after = report.get("before"), report.get("after")
+    validated = _is_true(report.get("validated"))
+    same = bool(before) and before == after
+    if _is_true(report.get("quarantined")):
+        return HostState.QUARANTINED, False
+    if not report or told.unreachable:
+        return HostState.FAILED, False
+    if report.get("reason"):
+        # Brought back by its own playbook; or perhaps never touched, which nobody has proven.
+        back = validated and same
+        return (HostState.ROLLED_BACK if back else HostState.FAILED), validated
+    if same and not told.failed:
+        return HostState.UNCHANGED, True
+    return (HostState.DONE if validated else HostState.FAILED), validated
+
+
+def _why(told: Told) -> str:
+    """Why a host is not as it was to be."""
+    if told.unreachable and told.error:
+        return told.error
+    return str(told.report.get("reason") or told.error or "it was not validated")
+
+
+def _is_true(value: JsonValue) -> bool:
+    """A truth as Ansible tells it: templates may make text of it."""
+    return value is True or str(value).lower() == "true"
 
 
 def quarantined(before: Judged, told: Told) -> Judged:
