@@ -253,7 +253,7 @@ def test_a_paused_patch_ends_its_batch_and_holds(
     report = flow.end()
     assert report.outcome == "done"
     [held] = report.held
-    assert held.startswith("wave 2: window: paused by ")
+    assert held.startswith("window: wave 2: paused by ")
     assert " until " in held
     assert {"patch.paused", "patch.resumed"} <= set(journal(ground))
 
@@ -364,7 +364,7 @@ def test_no_batch_begins_while_the_cluster_does_not_answer(
     plan = plan_patch(ground, order())
     site.stop()
     flow = Flow(ground, plan.model_copy(update=first_wave(plan)))
-    until(lambda: told(ground, "wave 1 batch 1: may begin"), 200)
+    until(lambda: told(ground, "window: wave 1 batch 1"), 200)
     assert did(folder) == []
     stop(ground, flow.id)
     assert flow.end().outcome == "stopped"

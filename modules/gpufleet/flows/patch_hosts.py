@@ -10,9 +10,8 @@ from pydantic import JsonValue
 from gpufleet.core.freeze import Purpose
 from gpufleet.edges.playbook_events import PlaybookResult
 from gpufleet.edges.playbooks import Playbook, run_playbook
-from gpufleet.edges.variables import variables_for
 from gpufleet.flows.durable import Run
-from gpufleet.local.platform import embedded_sites
+from gpufleet.flows.environment import variables_of
 from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.patching import HostState, PatchPlan
 from gpufleet.spec.progress import HostProgress
@@ -23,6 +22,8 @@ PLAYBOOKS: Final[Mapping[PatchTarget, str]] = {
     PatchTarget.RUNTIME: "runtime.yml",
     PatchTarget.OS: "runtime.yml",
 }
+_PASSED: Final = frozenset({"KUBECONFIG", "ANSIBLE_COLLECTIONS_PATH"})
+"""What of the variables of plain tools playbooks of a flow need."""
 _REASON: Final = 200
 """Characters of a reason: annotations of nodes are for people."""
 ROLLBACK: Final = "rollback.yml"
@@ -83,18 +84,11 @@ def _extra_vars(run: Run, plan: PatchPlan, errand: Errand) -> dict[str, JsonValu
 
 
 def _variables(run: Run) -> dict[str, str]:
+    """What playbooks need to see the environment, of what plain tools are given."""
     ground = run.ground
-    embedded = embedded_sites(ground.fleet)
-    found = variables_for(
-        ground.workspace,
-        ground.state,
-        embedded=bool(embedded),
-        existing=len(embedded) < len(ground.fleet.sites),
-    )
-    return {
-        **{name: value for name, value in found.items() if name == "KUBECONFIG"},
-        "GPUFLEET_FLEET": str(ground.fleet_file),
-    }
+    found = variables_of(ground.workspace, ground.fleet_file)
+    passed = {name: value for name, value in found.items() if name in _PASSED}
+    return {**passed, "GPUFLEET_FLEET": str(ground.fleet_file)}
 
 
 def _teller(run: Run, errand: Errand) -> Callable[[Mapping[str, Any]], None]:

@@ -40,6 +40,8 @@ from gpufleet.spec.errors import Failed, PolicyRefused, Retryable
 from gpufleet.spec.patching import HostState, PatchPlan, Wave
 from gpufleet.spec.progress import HostProgress
 
+WINDOW: Final = "window"
+"""How the name of each wait for an opening of the calendars begins."""
 _WITHIN: Final = timedelta(days=400)
 """How long a patch waits for a window, for whoever paused it, or for another operator."""
 _REFUSED_PAUSE: Final = timedelta(seconds=10)
@@ -89,7 +91,7 @@ class WaveRun:
         """
         wave, plan = self._wave, self._plan
         needs_s = plan.batch_s * len(wave.batches) + plan.rollback_s
-        self._wait_open(f"{self._name}: window", wave.hosts, needs_s, batch=False)
+        self._wait_open(f"{WINDOW}: {self._name}", wave.hosts, needs_s, batch=False)
         sites = sorted({plan.hosts[host].site for host in wave.hosts})
         with ExitStack() as held:
             for site in sites:
@@ -124,7 +126,7 @@ class WaveRun:
     def _may_begin(self, label: str, hosts: Sequence[str]) -> str:
         """Wait until a batch may begin; returns who has stopped the patch instead."""
         needs_s = self._plan.batch_s + self._plan.rollback_s
-        self._wait_open(f"{label}: may begin", hosts, needs_s)
+        self._wait_open(f"{WINDOW}: {label}", hosts, needs_s)
         return self._stop_wish(f"{label}: not stopped")
 
     def _wait_open(

@@ -5,10 +5,12 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from gpufleet.core.approvals import digest_of
-from gpufleet.core.freeze import Purpose
+from gpufleet.core.freeze import Decision, Purpose
 from gpufleet.edges.lease_table import LeaseLost
 from gpufleet.flows.approved import wait_approved
 from gpufleet.flows.durable import CancelledError, Run, flow
+from gpufleet.flows.ground import Ground
+from gpufleet.flows.patch_plan import decision_on
 from gpufleet.flows.patch_story import Story
 from gpufleet.flows.patch_wave import Patching, WaveRun
 from gpufleet.spec import load_fleet
@@ -70,6 +72,20 @@ def patch(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
         raise
     report = run.step("ended", lambda: _ended(run, story, stopped))
     return _result(run, PatchReport.model_validate(report), stopped)
+
+
+def decisions(ground: Ground, flow_id: str, order: dict[str, Any]) -> dict[str, Decision]:
+    """What the calendars say now of each site that a patch waits for, by its name."""
+    del flow_id
+    plan, purpose = PatchPlan.model_validate(order["plan"]), Purpose(order["purpose"])
+    needs_s = plan.batch_s + plan.rollback_s
+    hosts: dict[str, list[str]] = {}
+    for change in plan.hosts.values():
+        hosts.setdefault(change.site, []).append(change.host)
+    return {
+        site: decision_on(ground, plan, site, names, needs_s, purpose)
+        for site, names in hosts.items()
+    }
 
 
 def _ended(run: Run, story: Story, stopped: str) -> dict[str, Any]:
