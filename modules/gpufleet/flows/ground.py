@@ -20,6 +20,7 @@ from gpufleet.edges.approval_table import ApprovalTable
 from gpufleet.edges.clock import Clock, clock_of
 from gpufleet.edges.database import Database, open_database
 from gpufleet.edges.exemption_table import ExemptionTable
+from gpufleet.edges.host_version_table import HostVersionTable
 from gpufleet.edges.journal_table import Journal, writer_of
 from gpufleet.edges.lease_table import LeaseTable
 from gpufleet.edges.patch_table import PatchTable
@@ -93,6 +94,11 @@ class Ground:
     def applied(self) -> AppliedTable:
         """What was applied."""
         return AppliedTable(self.database, self.clock)
+
+    @cached_property
+    def host_versions(self) -> HostVersionTable:
+        """What every host has installed."""
+        return HostVersionTable(self.database)
 
     @cached_property
     def patches(self) -> PatchTable:

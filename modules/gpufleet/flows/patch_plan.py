@@ -14,7 +14,7 @@ from gpufleet.core.patching.durations import batch_s, rollback_s
 from gpufleet.core.patching.gates import gates_of
 from gpufleet.core.patching.outcomes import FORWARD_ONLY
 from gpufleet.core.patching.waves import plan_waves
-from gpufleet.edges.host_version_table import PINNED, HostVersionTable
+from gpufleet.edges.host_version_table import PINNED
 from gpufleet.edges.kube_paths import collection_path
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
@@ -253,7 +253,7 @@ def _versions(ground: Ground, part: Part) -> dict[str, str]:
     """The version that each host was last seen with."""
     return {
         row.node: row.version
-        for row in HostVersionTable(ground.database).rows()
+        for row in ground.host_versions.rows()
         if row.part == part.value and row.flow != PINNED
     }
 

@@ -46,7 +46,7 @@ class Story:
         if self._waits.get(where, "") != why:
             self._waits[where] = why
             now = f"{self._run.ground.clock():%Y-%m-%d %H:%M:%S %Z}"
-            self._table.change(self._run.id, lambda report: _held(report, where, why, now))
+            self._table.change(self._run.id, lambda report: held_report(report, where, why, now))
         return why
 
     def wave(
@@ -114,8 +114,15 @@ class Story:
         return self._table.change(self._run.id, change)
 
 
-def _held(report: PatchReport, where: str, why: str, now: str) -> PatchReport:
-    """A report with a wait begun, or with one ended."""
+def held_report(report: PatchReport, where: str, why: str, now: str) -> PatchReport:
+    """A report with a wait begun, or with one ended; the same wait again changes nothing.
+
+    Args:
+        report: as it stands.
+        where: the step that waits.
+        why: what it waits for; empty where it goes on.
+        now: as people read it.
+    """
     held = list(report.held)
     begins, ends = f"{where}: ", " until "
     if held and held[-1].startswith(begins) and ends not in held[-1]:

@@ -22,7 +22,6 @@ from gpufleet.core.patching.outcomes import (
     recovery,
 )
 from gpufleet.core.patching.waves import batch_refusal
-from gpufleet.edges.host_version_table import HostVersionTable
 from gpufleet.edges.playbook_events import PlaybookResult
 from gpufleet.flows.durable import Run
 from gpufleet.flows.patch_gates import as_told, broken, read_gates, unanswered
@@ -279,7 +278,7 @@ class WaveRun:
             state, took_s = each.state.value, each.outcome.seconds
             error = each.outcome.error
             self._run.tell(HostProgress(each.host, self._wave.number, state, error, took_s))
-        table, now = HostVersionTable(self._run.ground.database), self._run.ground.clock()
+        table, now = self._run.ground.host_versions, self._run.ground.clock()
         for each in found:
             flow = self._run.id if each.proven and not each.is_bad else ""
             table.saw(each.host, {self._plan.order.part.value: each.outcome.after}, now, flow)
