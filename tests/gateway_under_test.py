@@ -232,6 +232,9 @@ def gateway_under_test(
         "repeated": declared.route(cache_ttl_s=60),
         "narrow": declared.route(concurrency_limit=3),
         "quick": declared.route(timeout_s=1.0),
+        "hurried": declared.route(
+            data_class="public", hosted=hosted, summary_tokens=20, timeout_s=4.0
+        ),
         "sales-chat": declared.route(team="sales"),
     }
     made.gateway = Gateway(workers=2, body_limit_bytes=100_000, body_time_limit_s=1.5)

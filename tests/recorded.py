@@ -1,11 +1,13 @@
 """Pulumi resources that are recorded, not made."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import pulumi
-from pulumi.runtime import mocks
+from pulumi.runtime import mocks, settings
 
 
 @dataclass
@@ -38,6 +40,20 @@ class Monitor(mocks.MockMonitor):
     def RegisterResource(self, request: Any) -> Any:  # noqa: ANN401, N802 - the protocol's
         self._recorder.requests[request.name] = request
         return super().RegisterResource(request)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def recording() -> Iterator[Recorder]:
+    """What programs declare is recorded from here on."""
+    before = settings.SETTINGS
+    found = Recorder()
+    # Pulumi wants the thread's own loop, which every `asyncio.run` in it takes away.
+    asyncio.set_event_loop(asyncio.new_event_loop())
+    mocks.set_mocks(found, project="test", stack="test", preview=False, monitor=Monitor(found))
+    try:
+        yield found
+    finally:
+        settings.configure(before)
 
 
 def declare(program: Callable[[], object]) -> None:

@@ -14,7 +14,7 @@ TEXT = "one two three four five six seven eight nine ten"
 @dataclass
 class StandIn:
     """One engine; its answers change with `mode`: ok, errors, refuses, hangs, truncates, ends,
-    floods."""
+    floods, stands."""
 
     port: int = 0
     mode: str = "ok"
@@ -96,6 +96,8 @@ class StandIn:
                 return response
             if number == 3 and self.mode == "ends":
                 return response
+            if number == 3 and self.mode == "stands":
+                await asyncio.sleep(3600)
         await response.write(_event([{"index": 0, "delta": {}, "finish_reason": "stop"}]))
         await response.write(_event([], usage=_USAGE))
         await response.write(b"data: [DONE]\n\n")

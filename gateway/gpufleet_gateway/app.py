@@ -9,13 +9,13 @@ from typing import Any, Final
 from gpufleet.core.gateway.queueing import loads_of, pool_wait_s
 from gpufleet.edges.audit_log import AuditLog
 from gpufleet.edges.in_flight import Board
-from gpufleet.edges.spend_ledger import SpendLedger, SpendUnknown
+from gpufleet.edges.spend_ledger import LEDGER_FILE, SpendLedger, SpendUnknown
 from gpufleet.spec.gateway import Routes
 from gpufleet_gateway import meters, proxy
 from gpufleet_gateway.answers import Receive, Refused, Scope, Send
 from gpufleet_gateway.batches import Batches
 from gpufleet_gateway.door import Door
-from gpufleet_gateway.folder import AUDIT, BOARD, SALT, SPEND, Folder, secret_file
+from gpufleet_gateway.folder import AUDIT, BOARD, SALT, Folder, secret_file
 from gpufleet_gateway.identity import Doorkeeper
 from gpufleet_gateway.traffic import Traffic, hosted_uid
 from gpufleet_gateway.warm import warm
@@ -43,7 +43,7 @@ class Worker:
         self._folder = folder
         self._litellm = proxy.application()
         self._traffic = Traffic(
-            folder, Board(folder.path / BOARD), SpendLedger(folder.path / SPEND)
+            folder, Board(folder.path / BOARD), SpendLedger(folder.path / LEDGER_FILE)
         )
         self._log = AuditLog(folder.path / AUDIT, "gateway")
         self._door = Door(

@@ -29,6 +29,8 @@ MOST_ATTEMPTS: Final = 3
 TIMED_OUT: Final = 504
 _BAD_GATEWAY: Final = 502
 _MILLION: Final = 1_000_000
+LONGEST_STREAM_S: Final = 600.0
+"""Longest time that a stream may go on after its deadline, however well it goes."""
 _LET_GO_S: Final = 5.0
 """Longest time that is waited for an attempt that was cancelled."""
 
@@ -154,11 +156,7 @@ class Attempts:
         if target.attempt is not None:
             self._live[id(target)] = (target, visit.client, task)
         try:
-            await asyncio.wait(
-                {task, gone},
-                timeout=max(0.0, deadline_s - time.monotonic()),
-                return_when=asyncio.FIRST_COMPLETED,
-            )
+            await _until_over(exchange, {task, gone}, deadline_s, route.timeout_s)
             ending = Ending(
                 exchange.answer,
                 task,
@@ -257,6 +255,28 @@ def headers_of_record(record: Record) -> dict[str, str]:
     if record.way == Way.SUMMARY:
         headers["x-gpufleet-summary"] = "true"
     return headers
+
+
+async def _until_over(
+    exchange: Exchange, waited_for: set["asyncio.Future[None]"], deadline_s: float, timeout_s: float
+) -> None:
+    """Until an attempt has ended, its client has gone or its time is over.
+
+    A stream that its client reads already cannot be asked for elsewhere: slow is better than broken
+    off. Its deadline moves on with each part.
+    """
+    ends_s = deadline_s
+    while True:
+        left_s = max(0.0, ends_s - time.monotonic())
+        done, _ = await asyncio.wait(
+            waited_for, timeout=left_s, return_when=asyncio.FIRST_COMPLETED
+        )
+        if done or exchange.passed_on_s is None:
+            return
+        moved_s = min(exchange.passed_on_s + timeout_s, deadline_s + LONGEST_STREAM_S)
+        if moved_s <= ends_s:
+            return
+        ends_s = moved_s
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -74,6 +75,8 @@ class Exchange:
         self._rest = b""
         self._body = b""
         self.answer = Answer()
+        self.passed_on_s: float | None = None
+        """When the client last got a part of a stream; monotonic."""
 
     async def run(self, scope: Scope, body: Mapping[str, Any]) -> None:
         """Ask, and pass the answer on."""
@@ -153,6 +156,7 @@ class Exchange:
             await self._client.stream(b"\n\n".join(kept) + b"\n\n")
             # Until now the client was waited for, and nobody else.
             self._on_byte()
+            self.passed_on_s = time.monotonic()
 
     def _event(self, event: bytes) -> bytes:
         """Note what an event says; what goes on to the client of it."""

@@ -20,7 +20,6 @@ from gpufleet.spec.quantities import Spec
 FOLDER_VARIABLE: Final = "GPUFLEET_GATEWAY_FOLDER"
 CONFIGURATION: Final = "litellm.yaml"
 BOARD: Final = "board"
-SPEND: Final = "spend.sqlite"
 AUDIT: Final = "audit"
 METRICS: Final = "metrics"
 SALT: Final = "salt"

@@ -1,13 +1,12 @@
 """What one request leaves behind: its audit record and its metrics."""
 
-import hashlib
-import hmac
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Final, Protocol
 
+from gpufleet.core.gateway.audit import salted
 from gpufleet.core.gateway.ladder import Way
 from gpufleet.spec.gateway import Route
 from gpufleet_gateway.answers import CLIENT_GONE
@@ -71,7 +70,7 @@ class Record:
             "key_id": self.key_id,
             "team": self.team,
             "use_case": self.use_case,
-            "prompt_hash": _hashed(salt, self.prompt),
+            "prompt_hash": salted(salt, self.prompt),
             **({"data_class": self.route.data_class.value} if self.route else {}),
         }
 
@@ -93,7 +92,7 @@ class Record:
             "ttft_s": self.ttft_s,
             "latency_s": round(time.monotonic() - self.began_s, 6),
             "cost": str(self.cost),
-            "answer_hash": _hashed(salt, self.answer),
+            "answer_hash": salted(salt, self.answer),
             **content,
         }
 
@@ -107,9 +106,3 @@ class Record:
         if self.status >= _SERVER_ERROR:
             return "error"
         return "limited" if self.limited else "refused"
-
-
-def _hashed(salt: bytes, text: str) -> str:
-    if not text:
-        return ""
-    return hmac.new(salt, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()

@@ -32,6 +32,9 @@ from gpufleet_gateway.folder import Folder
 _SHORTEST_SILENCE_S: Final = 3.0
 _SILENCE_FACTOR: Final = 2.0
 """A replica that is silent for this many times the promised 95th percentile hangs."""
+_SHORTEST_PROBE_S: Final = 0.5
+HOSTED_SHARE: Final = 0.5
+"""Share of a request's time that a silent hosted API gets: the next rung needs some too."""
 _MILLION: Final = 1_000_000
 
 
@@ -90,7 +93,7 @@ class Traffic:
         route = routes.use_cases[use_case]
         while True:
             loads = {
-                pool: self.loads(routes, route, pool, tried)
+                pool: self.loads(routes, route, pool, tried, stream=asked.stream)
                 for pool in (route.pool, route.fallback)
                 if pool is not None and pool in routes.pools
             }
@@ -110,20 +113,37 @@ class Traffic:
             tried = {*tried, *(load.replica.uid for load in loads[decision.pool])}
 
     def loads(
-        self, routes: Routes, route: Route, pool: str, tried: Collection[str] = ()
+        self,
+        routes: Routes,
+        route: Route,
+        pool: str,
+        tried: Collection[str] = (),
+        *,
+        stream: bool = True,
     ) -> list[Load]:
         """The replicas of a pool that may serve a route's data now, with their load."""
         known = self.folder.replicas().pools.get(pool, [])
-        ejected = self.outliers.ejected((each.uid for each in known), time.monotonic())
-        able = [
-            each
-            for each in serving(allowed(known, routes.regions, route.residency), ejected)
-            if each.uid not in tried
-        ]
+        able = self._able(routes, route, known, tried, stream=stream)
+        if not able and not stream:
+            able = self._able(routes, route, known, tried, stream=True)
         names = {each.uid: f"replica:{each.uid}" for each in able}
         counts = self.board.totals(list(names.values()))
         in_flight = {uid: counts[name] for uid, name in names.items()}
         return loads_of(able, routes.pools[pool], in_flight, time.time())
+
+    def _able(
+        self,
+        routes: Routes,
+        route: Route,
+        known: list[Replica],
+        tried: Collection[str],
+        *,
+        stream: bool,
+    ) -> list[Replica]:
+        uids = [each.uid for each in known]
+        ejected = self.outliers.ejected(uids, time.monotonic(), stream=stream)
+        found = serving(allowed(known, routes.regions, route.residency), ejected)
+        return [each for each in found if each.uid not in tried]
 
     def stalled_s(self) -> dict[str, float]:
         """How long engines have had work and given no token, by replica's uid."""
@@ -225,6 +245,9 @@ class Traffic:
                 _silence_limit_s(route, stream=asked.stream),
                 # An engine that works gives its first token within this time at the latest.
                 _silence_limit_s(route, stream=True),
+                probe_limit_s=max(_SHORTEST_PROBE_S, route.ttft_p95_s)
+                if asked.stream
+                else math.inf,
             ),
             counted=counted,
         )
@@ -270,7 +293,7 @@ class Traffic:
             attempt=self.outliers.started(
                 hosted_uid(use_case),
                 time.monotonic(),
-                _silence_limit_s(route, stream=asked.stream),
+                min(_silence_limit_s(route, stream=asked.stream), HOSTED_SHARE * route.timeout_s),
                 alone=True,
             ),
             reservation=request_id,

@@ -15,10 +15,9 @@ from typing import Any
 
 import pulumi
 import pytest
-from pulumi.runtime import mocks
 from tests.conftest import Embedded, Until
 from tests.contract.batch_worker import SITE, USE_CASE, batch_fleet, ground_in
-from tests.recorded import Monitor, Recorder, declare
+from tests.recorded import Recorder, declare, recording
 
 from gpufleet.components.serving_pool import PoolContext, ServingPool
 from gpufleet.components.site_platform import SitePlatform
@@ -71,8 +70,7 @@ def platform(binaries: Binaries, tmp_path_factory: pytest.TempPathFactory) -> It
 @pytest.fixture(scope="module")
 def declared() -> Recorder:
     """What the stacks declare for the site."""
-    fleet, found = batch_fleet(), Recorder()
-    mocks.set_mocks(found, project="test", stack="test", preview=False, monitor=Monitor(found))
+    fleet = batch_fleet()
 
     def program() -> None:
         SitePlatform(SitePlan.of(fleet, SITE))
@@ -80,7 +78,8 @@ def declared() -> Recorder:
         for pool in pools_at(fleet, SITE):
             ServingPool(pool, PoolContext(fleet.images.gpufleet, prometheus))
 
-    declare(program)
+    with recording() as found:
+        declare(program)
     return found
 
 

@@ -308,6 +308,15 @@ def test_a_hosted_api_that_fails_or_hangs_is_not_the_end_of_the_ladder(
     assert (cost > Decimal("0.0000255")) == (mode == "hangs")
 
 
+def test_a_hosted_api_that_hangs_leaves_time_for_the_next_rung(
+    gateway: UnderTest, key: str
+) -> None:
+    gateway.api.mode = "hangs"
+    with gateway.overload(chat=1):
+        answer = gateway.ask(key, "hurried")
+    assert (answer.status_code, answer.headers["x-gpufleet-route"]) == (200, "summary")
+
+
 def test_an_answer_is_given_again_to_the_same_key_only(gateway: UnderTest, key: str) -> None:
     other = gateway.new_key("support2")
     gateway.wait(lambda: gateway.ask(other).is_success)
@@ -364,6 +373,22 @@ def test_a_request_that_takes_too_long_is_ended(gateway: UnderTest, key: str) ->
     answer = gateway.ask(key, "quick")
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
     gateway.wait(lambda: sum(engine.cancelled for engine in gateway.large) == 1)
+
+
+def test_a_stream_that_goes_on_is_slow_rather_than_broken_off(gateway: UnderTest, key: str) -> None:
+    for engine in gateway.large:
+        engine.gap_s = 0.3
+    answer = gateway.ask(key, "quick", stream=True)
+    assert gateway.record_of(answer)["latency_s"] > gateway.use_cases["quick"].timeout_s
+    assert answer.text.endswith("data: [DONE]\n\n")
+
+
+def test_a_stream_that_stands_still_is_ended(gateway: UnderTest, key: str) -> None:
+    for engine in gateway.large:
+        engine.mode = "stands"
+    answer = gateway.ask(key, "quick", stream=True)
+    assert "error" in _events(answer.text)[-1]
+    assert "[DONE]" not in answer.text
 
 
 def test_a_revoked_key_is_refused_within_five_seconds(gateway: UnderTest) -> None:

@@ -1,318 +1,387 @@
-"""Playbooks in processes of their own: killed workers, left processes, results, secrets."""
+"""Playbooks pass the guard, and take nodes out of service and back, on a real API server."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
-import textwrap
-import threading
+import copy
+import shutil
+import uuid
 from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import psutil
 import pytest
-from tests.conftest import Until
+import yaml
+from tests.conftest import small_fleet
+from tests.playbooks import PLAYBOOKS, Told, run_playbook
 
-from gpufleet.edges.playbooks import (
-    MARK,
-    Playbook,
-    end_left,
-    find_left,
-    result_of,
-    run_playbook,
-)
-from gpufleet.spec.errors import BadInput, Failed
+from gpufleet.core.freeze import Purpose
+from gpufleet.edges.kube import Cluster
+from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.ground import Ground
+from gpufleet.flows.hosts import read_inventory
+from gpufleet.spec.records import Claim, JournalRecord
 
-pytestmark = pytest.mark.timeout(120)
-ROOT = Path(__file__).resolve().parents[2]
-REPORT = """
-    - name: Report
-      ansible.builtin.set_stats:
-        per_host: true
-        data: {gpufleet: {before: "1", after: "{{ gpufleet_version }}", validated: true}}
+if TYPE_CHECKING:
+    from tests.conftest import Embedded, Until
+
+SITE = "east"
+HOST, OTHER = "east-h100-001", "east-h100-002"
+SPACE = "drained"
+PODS = f"/api/v1/namespaces/{SPACE}/pods"
+DEPLOYMENTS = f"/apis/apps/v1/namespaces/{SPACE}/deployments"
+BUDGETS = f"/apis/policy/v1/namespaces/{SPACE}/poddisruptionbudgets"
+OURS = "gpufleet.dev/cordoned-by"
+CALENDAR = """BEGIN:VCALENDAR
+VERSION:2.0
+PRODID:-//gpufleet//tests//EN
+{events}END:VCALENDAR
 """
-WAITS = """
-    - name: Count
-      ansible.builtin.lineinfile:
-        path: "{{ folder }}/did-{{ inventory_hostname }}"
-        line: "{{ lookup('pipe', 'date +%s%N') }}"
-        create: true
-        mode: "0600"
-    - name: Wait for the file
-      ansible.builtin.wait_for:
-        path: "{{ folder }}/come"
-        timeout: 60
+EVENT = """BEGIN:VEVENT
+UID:{name}
+SUMMARY:{name}
+DTSTAMP:{stamp}
+DTSTART:{start}
+DTEND:{end}
+END:VEVENT
 """
+PLAY = """
+- name: Guard
+  ansible.builtin.import_playbook: {guard}
+- name: Take out of service, and back
+  hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role: {{name: host_lock}}
+    - ansible.builtin.include_role: {{name: node_cordon}}
+    - ansible.builtin.include_role: {{name: node_drain}}
+    - ansible.builtin.include_role: {{name: node_uncordon}}
+      when: uncordon | default(true) | bool
+    - ansible.builtin.include_role: {{name: host_lock}}
+      vars: {{host_lock_state: released}}
+    - ansible.builtin.include_role: {{name: host_report}}
+"""
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@dataclass
+class Patched:
+    """A fleet whose two hosts are this machine, and whose nodes are real."""
+
+    file: Path
+    folder: Path
+    kubeconfig: Path
+    cluster: Cluster
+    ground: Ground
+
+    def run(self, playbook: Path, *arguments: str, hosts: str = HOST) -> Told:
+        """Run a playbook on one host, or on others."""
+        return run_playbook(
+            self.file,
+            playbook,
+            *("--connection", "local", "--limit", hosts),
+            *("-e", f"gpufleet_kube_config={self.kubeconfig}", "-e", "ansible_become=false"),
+            *("-e", f"host_lock_path={self.folder}/lock/patch.json"),
+            *arguments,
+        )
+
+    def around(self, *arguments: str, hosts: str = HOST) -> Told:
+        """Cordon, drain and uncordon, as every playbook that patches does."""
+        return self.run(self.folder / "around.yml", *arguments, hosts=hosts)
+
+    def node(self, name: str = HOST) -> dict[str, Any]:
+        """A node as it is now."""
+        found = self.cluster.get(f"/api/v1/nodes/{name}")
+        assert found is not None
+        return found
+
+    def is_cordoned(self, name: str = HOST) -> bool:
+        """Whether a node takes no work."""
+        return bool(self.node(name)["spec"].get("unschedulable"))
+
+    def mark(self, name: str = HOST) -> str | None:
+        """Whose mark a node carries."""
+        return (self.node(name)["metadata"].get("annotations") or {}).get(OURS)
+
+    def freeze(self, name: str, begins_in: timedelta, lasts: timedelta) -> None:
+        """Let the company's calendar hold one event."""
+        start = datetime.now(UTC) + begins_in
+        form = "%Y%m%dT%H%M%SZ"
+        event = EVENT.format(
+            name=name,
+            stamp=f"{datetime.now(UTC):{form}}",
+            start=f"{start:{form}}",
+            end=f"{start + lasts:{form}}",
+        )
+        calendar = self.file.parent / "calendars" / "company.ics"
+        calendar.write_text(CALENDAR.format(events=event).replace("\n", "\r\n"))
+
+    def events(self, name: str) -> list[JournalRecord]:
+        """Facts of a kind in the journal."""
+        return [record for record in self.ground.journal.records() if record.event == name]
 
 
 @pytest.fixture
-def playbooks(tmp_path: Path) -> Path:
-    """A folder of playbooks that stands alone: two hosts of this machine."""
-    made = tmp_path / "playbooks"
-    made.mkdir()
-    (made / "ansible.cfg").write_text("[defaults]\ninventory = hosts.yml\n")
-    local = {"ansible_connection": "local", "ansible_python_interpreter": sys.executable}
-    hosts: dict[str, dict[str, str]] = {f"gpu-{number:03d}": {} for number in (1, 2)}
-    (made / "hosts.yml").write_text(json.dumps({"all": {"vars": local, "hosts": hosts}}))
-    return made
+def patched(
+    embedded: "Embedded", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: "Until"
+) -> Iterator[Patched]:
+    monkeypatch.setenv("GPUFLEET_DATABASE_URL", f"sqlite:///{tmp_path / 'fleet.db'}")
+    name = f"playbooks-{uuid.uuid4().hex[:8]}"
+    declared = small_fleet(SITE).model_dump(
+        mode="json", exclude_none=True, exclude_defaults=True, by_alias=True
+    )
+    declared["fleet"] = name
+    group = declared["node_groups"]["east-h100"]
+    group["ssh"] = {"known_hosts": "hosts/known_hosts"}
+    declared["node_groups"]["spare"] = copy.deepcopy({**group, "nodes": 1})
+    (tmp_path / "calendars").mkdir()
+    file = tmp_path / "production.yaml"
+    file.write_text(yaml.safe_dump(declared))
+    (tmp_path / "around.yml").write_text(PLAY.format(guard=PLAYBOOKS / "_guard.yml"))
+    ground = Ground.open(Workspace.here(), file)
+    cluster = embedded.cluster(SITE)
+    cluster.create(
+        "/api/v1/namespaces",
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}},
+    )
+    made = Patched(file, tmp_path, embedded.state.kubeconfig, cluster, ground)
+    made.freeze("long ago", timedelta(days=-9), timedelta(days=1))
+    try:
+        yield made
+    finally:
+        for path in (BUDGETS, DEPLOYMENTS):
+            for found in cluster.items(path):
+                cluster.delete(f"{path}/{found['metadata']['name']}")
+        for each in (HOST, OTHER):
+            cluster.merge(
+                f"/api/v1/nodes/{each}",
+                {
+                    "metadata": {
+                        "annotations": {OURS: None, "gpufleet.dev/quarantine-reason": None},
+                        "labels": {"gpufleet.dev/quarantined": None},
+                    },
+                    "spec": {
+                        "unschedulable": None,
+                        "taints": [
+                            taint
+                            for taint in made.node(each)["spec"].get("taints", [])
+                            if taint["key"] == "nvidia.com/gpu"
+                        ],
+                    },
+                },
+            )
+        until(lambda: not cluster.items(PODS))
+        cluster.close()
+        ground.close()
+        shutil.rmtree(Workspace.here().state / name)
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """The folder of one run; whatever of it still runs is ended after the test."""
-    made = tmp_path / "run"
-    yield made
-    end_left(made)
-
-
-def written(playbooks: Path, *tasks: str) -> Path:
-    file = playbooks / "play.yml"
-    parts = [textwrap.indent(textwrap.dedent(part).strip("\n"), "    ") for part in tasks]
-    head = "- name: Play\n  hosts: all\n  gather_facts: false\n  tasks:"
-    file.write_text("\n".join([head, *parts]) + "\n")
-    return file
-
-
-def book(file: Path, *hosts: str, **variables: str) -> Playbook:
-    extra = {"gpufleet_version": "2", "folder": str(file.parent)}
-    return Playbook(file, hosts or ("gpu-001", "gpu-002"), extra, variables)
-
-
-def did(playbooks: Path) -> dict[str, int]:
-    return {
-        file.name.removeprefix("did-"): len(file.read_text().splitlines())
-        for file in playbooks.glob("did-*")
+def serve(patched: Patched, until: "Until", *, replicas: int, at_least: int | None = None) -> None:
+    """Replicas that tolerate GPU nodes, with a disruption budget where one is asked for."""
+    labels = {"app": "served"}
+    container = {
+        "name": "main",
+        "image": "example/engine:1",
+        "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
     }
-
-
-def killed_worker(folder: Path, file: Path, until: Until) -> psutil.Process:
-    """A worker that ran a playbook and was killed; the process that it left."""
-    code = f"""
-import sys
-from pathlib import Path
-from gpufleet.edges.playbooks import Playbook, run_playbook
-extra = {{"gpufleet_version": "2", "folder": {str(file.parent)!r}}}
-book = Playbook(Path({str(file)!r}), ("gpu-001", "gpu-002"), extra, {{}})
-run_playbook(Path({str(folder)!r}), book, lambda event: None)
-"""
-    worker = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, start_new_session=True)
-    until(lambda: did(file.parent) == {"gpu-001": 1, "gpu-002": 1})
-    os.killpg(worker.pid, signal.SIGKILL)
-    assert worker.wait() == -signal.SIGKILL
-    left = find_left(folder)
-    assert left
-    return psutil.Process(left.pid)
-
-
-def marked(folder: Path) -> list[int]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK, "").startswith(str(folder)):
-                found.append(process.pid)
-        except psutil.Error:
-            continue
-    return found
-
-
-def test_a_run_tells_what_came_of_each_host(playbooks: Path, folder: Path) -> None:
-    file = written(
-        playbooks,
-        """
-        - name: Change
-          ansible.builtin.command: "true"
-        - name: Break
-          ansible.builtin.fail:
-            msg: no such package
-          when: inventory_hostname == "gpu-002"
-        """,
-        REPORT,
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            "containers": [container],
+            "volumes": [{"name": "cache", "emptyDir": {"medium": "Memory"}}],
+        },
+    }
+    spec = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
+    metadata = {"name": "served", "namespace": SPACE}
+    patched.cluster.apply(
+        f"{DEPLOYMENTS}/served",
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec},
     )
-    events: list[Any] = []
-    result = run_playbook(folder, book(file), events.append)
-    good, bad = result.hosts["gpu-001"], result.hosts["gpu-002"]
-    assert (good.failed, good.changed, good.report["after"]) == (False, True, "2")
-    assert (bad.failed, bad.failed_task, bad.error) == (True, "Break", "no such package")
-    assert dict(bad.report) == {}
-    assert {event["task"] for event in events if event.get("host") == "gpu-001"} >= {"Change"}
+    until(lambda: len(nodes_of(patched)) == replicas and all(nodes_of(patched)))
+    if at_least is not None:
+        budget = {"minAvailable": at_least, "selector": {"matchLabels": labels}}
+        patched.cluster.apply(
+            f"{BUDGETS}/served",
+            {
+                "apiVersion": "policy/v1",
+                "kind": "PodDisruptionBudget",
+                "metadata": metadata,
+                "spec": budget,
+            },
+        )
+        until(
+            lambda: (
+                (patched.cluster.get(f"{BUDGETS}/served") or {})
+                .get("status", {})
+                .get("currentHealthy")
+                == replicas
+            )
+        )
 
 
-def test_a_rescued_host_is_as_its_report_says(playbooks: Path, folder: Path) -> None:
-    file = written(
-        playbooks,
-        """
-        - name: Work
-          block:
-            - name: Break
-              ansible.builtin.fail:
-                msg: broken
-          rescue:
-            - name: Report
-              ansible.builtin.set_stats:
-                per_host: true
-                data: {gpufleet: {quarantined: true, reason: broken}}
-        """,
-    )
-    result = run_playbook(folder, book(file, "gpu-001"), lambda _: None)
-    host = result.hosts["gpu-001"]
-    assert (host.failed, host.report["quarantined"], host.failed_task) == (False, True, "Break")
-
-
-def test_only_the_hosts_that_were_named_are_touched(playbooks: Path, folder: Path) -> None:
-    file = written(playbooks, REPORT)
-    result = run_playbook(folder, book(file, "gpu-002"), lambda _: None)
-    assert set(result.hosts) == {"gpu-002"}
-
-
-def test_a_host_that_the_inventory_does_not_have_has_failed(playbooks: Path, folder: Path) -> None:
-    file = written(playbooks, REPORT)
-    result = run_playbook(folder, book(file, "gpu-001", "gpu-009"), lambda _: None)
-    assert not result.hosts["gpu-001"].failed
-    assert (result.hosts["gpu-009"].failed, result.hosts["gpu-009"].error) == (
-        True,
-        "nothing was done on it",
+def nodes_of(patched: Patched) -> list[str]:
+    """The nodes of the replicas that are not on their way out."""
+    return sorted(
+        str(pod["spec"].get("nodeName", ""))
+        for pod in patched.cluster.items(PODS)
+        if "deletionTimestamp" not in pod["metadata"]
     )
 
 
-def test_a_run_that_has_ended_is_read_and_not_run_again(playbooks: Path, folder: Path) -> None:
-    (playbooks / "come").touch()
-    file = written(playbooks, WAITS, REPORT)
-    first = run_playbook(folder, book(file), lambda _: None)
-    again = run_playbook(folder, book(file), lambda _: None)
-    assert again.hosts == first.hosts == result_of(folder, ["gpu-001", "gpu-002"]).hosts  # type: ignore[union-attr]
-    assert did(playbooks) == {"gpu-001": 1, "gpu-002": 1}
-
-
-def test_what_a_killed_worker_left_is_found_and_awaited(
-    playbooks: Path, folder: Path, until: Until
+def test_a_node_is_drained_under_our_mark_and_takes_work_again(
+    patched: Patched, until: "Until"
 ) -> None:
-    file = written(playbooks, WAITS, REPORT)
-    process = killed_worker(folder, file, until)
-    assert process.is_running()
-    results: list[Any] = []
-    waiting = threading.Thread(
-        target=lambda: results.append(run_playbook(folder, book(file), lambda _: None))
+    serve(patched, until, replicas=4)
+    told = patched.around("-e", "uncordon=false")
+    assert told.code == 0, told.messages
+    [begun] = patched.events("playbook.begun")
+    assert begun.body["hosts"] == [HOST]
+    assert patched.is_cordoned()
+    assert patched.mark() == f"patch/{begun.flow}"
+    until(lambda: set(nodes_of(patched)) == {OTHER})
+    assert not patched.is_cordoned(OTHER)
+
+    # Another run by hand has a higher token: it takes over what the first one has left.
+    told = patched.around("-e", "node_uncordon_validated=true")
+    assert told.code == 0, told.messages
+    assert not patched.is_cordoned()
+    assert patched.mark() is None
+    assert told.report(HOST)["uncordoned"] is True
+
+
+def test_check_mode_shows_the_cordon_and_changes_nothing(patched: Patched, until: "Until") -> None:
+    serve(patched, until, replicas=2)
+    before = nodes_of(patched)
+    told = patched.around("--check")
+    assert told.code == 0, told.messages
+    assert told.changed[HOST] > 0
+    assert not patched.is_cordoned()
+    assert patched.mark() is None
+    assert nodes_of(patched) == before
+    assert patched.events("playbook.begun") == []
+    assert not (patched.folder / "lock").exists()
+
+
+def test_a_node_that_somebody_else_cordoned_stays_theirs(patched: Patched) -> None:
+    patched.cluster.merge(f"/api/v1/nodes/{HOST}", {"spec": {"unschedulable": True}})
+    told = patched.around("-e", "node_uncordon_validated=true")
+    assert told.code != 0
+    assert "cordoned by somebody else" in told.messages
+    assert patched.is_cordoned()
+    assert patched.mark() is None
+
+
+def test_a_budget_that_blocks_is_told_and_the_node_is_given_back(
+    patched: Patched, until: "Until"
+) -> None:
+    serve(patched, until, replicas=4, at_least=4)
+    before = nodes_of(patched)
+    told = patched.around("-e", "node_drain_timeout_s=4", "-e", "node_drain_retry_s=1")
+    assert told.code != 0
+    assert "disruption budget" in told.messages
+    assert "host was not touched" in told.messages
+    assert not patched.is_cordoned()
+    assert patched.mark() is None
+    assert nodes_of(patched) == before
+
+
+def test_a_node_that_was_not_validated_stays_cordoned(patched: Patched) -> None:
+    told = patched.around()
+    assert told.code != 0
+    assert "was not validated" in told.messages
+    assert patched.is_cordoned()
+
+
+def test_a_freeze_holds_a_playbook_by_hand_in_check_mode_too(patched: Patched) -> None:
+    patched.freeze("quarter end", timedelta(hours=-1), timedelta(hours=3))
+    for arguments in ((), ("--check",)):
+        told = patched.around(*arguments)
+        assert told.code != 0
+        assert "freeze `quarter end`" in told.messages
+        assert "the next opening is" in told.messages
+    assert not patched.is_cordoned()
+
+
+def test_what_would_not_end_before_a_freeze_does_not_begin(patched: Patched) -> None:
+    patched.freeze("quarter end", timedelta(hours=2), timedelta(hours=3))
+    told = patched.around("-e", "gpufleet_needs_s=9000")
+    assert told.code != 0
+    assert "would not end, with its rollback, before freeze `quarter end`" in told.messages
+    assert patched.around("-e", "gpufleet_needs_s=60", "--check").code == 0
+
+
+def test_a_rollback_goes_on_in_a_freeze_and_is_journalled_as_such(patched: Patched) -> None:
+    patched.freeze("quarter end", timedelta(hours=-1), timedelta(hours=3))
+    told = patched.around(
+        "-e", f"gpufleet_purpose={Purpose.ROLLBACK.value}", "-e", "node_uncordon_validated=true"
     )
-    waiting.start()
-    (playbooks / "come").touch()
-    waiting.join(60)
-    assert [host.report["after"] for host in results[0].hosts.values()] == ["2", "2"]
-    assert did(playbooks) == {"gpu-001": 1, "gpu-002": 1}
-    assert find_left(folder) is None
+    assert told.code == 0, told.messages
+    [exempted] = patched.events("freeze.exempted")
+    assert exempted.body["purpose"] == "rollback"
+    assert "quarter end" in str(exempted.body["freeze"])
 
 
-def test_what_a_killed_worker_left_can_be_ended_with_all_its_children(
-    playbooks: Path, folder: Path, until: Until
-) -> None:
-    file = written(playbooks, WAITS, REPORT)
-    killed_worker(folder, file, until)
-    assert len(marked(folder)) > 1
-    assert end_left(folder) > 1
-    assert marked(folder) == []
-    assert find_left(folder) is None
+def test_one_operator_patches_a_site_at_a_time(patched: Patched, until: "Until") -> None:
+    with patched.ground.holding(f"patch:{SITE}", why="a patch"):
+        told = patched.around()
+        assert told.code != 0
+        assert "held by a patch by" in told.messages
+        assert not patched.is_cordoned()
+    told = patched.around("-e", "node_uncordon_validated=true")
+    assert told.code == 0, told.messages
+    # Its keeper has seen it end.
+    until(lambda: not patched.ground.leases.held())
 
 
-def test_a_run_that_was_cut_short_with_its_machine_is_begun_again(
-    playbooks: Path, folder: Path, until: Until
-) -> None:
-    file = written(playbooks, WAITS, REPORT)
-    killed_worker(folder, file, until)
-    for pid in marked(folder):
-        os.kill(pid, signal.SIGKILL)
-    until(lambda: not marked(folder))
-    (playbooks / "come").touch()
-    result = run_playbook(folder, book(file), lambda _: None)
-    assert [host.failed for host in result.hosts.values()] == [False, False]
-    assert did(playbooks) == {"gpu-001": 2, "gpu-002": 2}
-
-
-def test_ansible_left_without_its_runner_is_ended_before_it_is_begun_again(
-    playbooks: Path, folder: Path, until: Until
-) -> None:
-    file = written(playbooks, WAITS, REPORT)
-    runner = killed_worker(folder, file, until)
-    runner.kill()
-    until(lambda: find_left(folder) is None)
-    (playbooks / "come").touch()
-    run_playbook(folder, book(file), lambda _: None)
-    assert marked(folder) == []
-    assert did(playbooks) == {"gpu-001": 2, "gpu-002": 2}
-
-
-def test_another_process_with_the_same_id_is_never_taken_for_a_run(
-    playbooks: Path, folder: Path, until: Until
-) -> None:
-    file = written(playbooks, WAITS, REPORT)
-    killed_worker(folder, file, until)
-    kept = folder / "1" / "process.json"
-    told = json.loads(kept.read_text())
-    kept.write_text(json.dumps({**told, "started": told["started"] - 1}))
-    assert find_left(folder) is None
-
-
-def test_no_secret_is_in_a_command_line_a_log_or_an_artifact(playbooks: Path, folder: Path) -> None:
-    secret = "open-sesame-7f3a"
-    file = written(
-        playbooks,
-        """
-        - name: Use it
-          ansible.builtin.set_fact:
-            password: "{{ lookup('env', 'GPUFLEET_BMC_PASSWORD') }}"
-          no_log: true
-        - name: Have it
-          ansible.builtin.assert:
-            that: password | length > 0
-        """,
-        REPORT,
+def test_a_flow_that_has_lost_its_lease_touches_no_host(patched: Patched) -> None:
+    claim = Claim(target=f"patch:{SITE}", owner="flow-1", holder="flow-1")
+    old = patched.ground.leases.acquire(claim)
+    told = patched.around(
+        *("-e", "gpufleet_flow=flow-1", "-e", f"gpufleet_fence={old.token}"),
+        *("-e", "node_uncordon_validated=true"),
     )
-    lines: set[str] = set()
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(0.02):
-            for pid in marked(folder):
-                try:
-                    lines.add(" ".join(psutil.Process(pid).cmdline()))
-                except psutil.Error:
-                    continue
-
-    watching = threading.Thread(target=watch)
-    watching.start()
-    result = run_playbook(folder, book(file, GPUFLEET_BMC_PASSWORD=secret), lambda _: None)
-    ended.set()
-    watching.join()
-    assert not any(host.failed for host in result.hosts.values())
-    assert lines
-    assert not [line for line in lines if secret in line or "gpufleet_version" in line]
-    for file in folder.rglob("*"):
-        if file.is_file():
-            assert secret not in file.read_text(errors="replace"), file
-            assert file.stat().st_mode & 0o077 == 0, file
+    assert told.code == 0, told.messages
+    patched.ground.leases.acquire(claim)
+    told = patched.around("-e", "gpufleet_flow=flow-1", "-e", f"gpufleet_fence={old.token}")
+    assert told.code != 0
+    assert "another worker has taken over" in told.messages
+    assert not patched.is_cordoned()
 
 
-def test_host_keys_are_checked_whatever_the_runner_thinks(playbooks: Path, folder: Path) -> None:
-    file = written(
-        playbooks,
-        """
-        - name: Tell
-          ansible.builtin.set_stats:
-            per_host: true
-            data: {gpufleet: {after: "{{ lookup('config', 'HOST_KEY_CHECKING') }}"}}
-        """,
-    )
-    result = run_playbook(folder, book(file, "gpu-001"), lambda _: None)
-    assert result.hosts["gpu-001"].report["after"] in {True, "True"}
+def test_a_host_in_no_pool_and_a_wave_that_is_not_there_are_refused(patched: Patched) -> None:
+    told = patched.around(hosts="spare-001")
+    assert told.code != 0
+    assert "host spare-001: it is in no pool" in told.messages
+    told = patched.run(PLAYBOOKS / "validate.yml", "-e", "wave=9", hosts="all")
+    assert told.code != 0
+    assert "wave_9" in told.messages
 
 
-def test_a_playbook_that_is_not_there_is_bad_input(playbooks: Path, folder: Path) -> None:
-    with pytest.raises(BadInput, match="no such playbook"):
-        run_playbook(folder, book(playbooks / "play.yml"), lambda _: None)
+def test_a_node_in_quarantine_stays_there_until_it_is_validated(patched: Patched) -> None:
+    playbook = PLAYBOOKS / "quarantine.yml"
+    why = ("-e", '{"gpufleet_reason": "XID 79 twice"}')
+    told = patched.run(playbook, *why)
+    assert told.code == 0, told.messages
+    node = patched.node()
+    assert node["metadata"]["annotations"]["gpufleet.dev/quarantine-reason"] == "XID 79 twice"
+    assert node["metadata"]["labels"]["gpufleet.dev/quarantined"] == "true"
+    assert [taint["key"] for taint in node["spec"]["taints"]].count("gpufleet.dev/quarantined") == 1
+    assert patched.is_cordoned()
+    [event] = patched.events("host.quarantined")
+    assert event.target == HOST
+    groups = read_inventory(Workspace.here(), patched.file).groups
+    assert groups["state_quarantined"] == [HOST]
+    assert told.report(HOST)["quarantined"] is True
 
+    again = patched.run(playbook, *why)
+    assert again.code == 0, again.messages
+    assert again.changed[HOST] == 0
 
-def test_ansible_that_cannot_begin_says_why(playbooks: Path, folder: Path) -> None:
-    file = written(playbooks, REPORT)
-    file.write_text("- hosts: all\n  tasks: {no: list}\n")
-    with pytest.raises(Failed, match="without doing anything"):
-        run_playbook(folder, book(file), lambda _: None)
+    # This machine has no GPU, so that nothing lets it back.
+    back = patched.run(playbook, *why, "-e", "gpufleet_quarantine=absent")
+    assert back.code != 0
+    assert "is not fit to serve" in back.messages
+    assert patched.is_cordoned()
+    told = patched.around("-e", "node_uncordon_validated=true")
+    assert f"node {HOST} is quarantined: XID 79 twice" in told.messages

@@ -23,13 +23,20 @@ _ADA: Final = (
 )
 
 
-def fleet(*, degrades: bool, hosted_url: str | None = None) -> dict[str, Any]:
+def fleet(
+    *, degrades: bool, hosted_url: str | None = None, monthly_cap: float = 5
+) -> dict[str, Any]:
     """Sized for the mean; where it degrades, with burst, a smaller model, a hosted API, summaries.
 
     `answers` may go anywhere, `contracts` (restricted) may not leave, `triage` is cached.
     """
     degrading: dict[str, Any] = {"fallback": "small-1b", "summary_tokens": 24} if degrades else {}
-    hosted = {"provider": "openai", "model": "gpt-5-mini", "monthly_cap": 5, "url": hosted_url}
+    hosted = {
+        "provider": "openai",
+        "model": "gpt-5-mini",
+        "monthly_cap": monthly_cap,
+        "url": hosted_url,
+    }
     if degrades and hosted_url:
         degrading["hosted"] = hosted
     return {

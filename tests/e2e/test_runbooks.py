@@ -15,6 +15,11 @@ BLOCK = re.compile(r"^ *```sh\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 PAGES = sorted(page for page in (ROOT / "runbooks").glob("*.md") if page.name != "README.md")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _environment_that_alerts_are_about(clone: Clone) -> None:
+    clone.fleet("up", "--fleet", ARTICLE)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_every_command_of_a_runbook_works(clone: Clone, page: Path) -> None:
     script = "\n".join(textwrap.dedent(block) for block in BLOCK.findall(page.read_text()))

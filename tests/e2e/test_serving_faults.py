@@ -197,6 +197,34 @@ def test_a_hosted_api_that_fails_is_left_for_the_next_step(
     assert len(recorded_once(users, report)) == report["requests"]
 
 
+def test_a_slow_hosted_api_answers_late_and_nothing_is_lost(users: Users, hosted: StandIn) -> None:
+    hosted.gap_s = 0.3
+    report = users.load(SPIKE_RPS, LOAD_S)
+    assert report["routes"]["hosted"]
+    assert report["errors"].keys() <= CLEAR
+    assert len(recorded_once(users, report)) == report["requests"]
+
+
+def test_a_hosted_api_over_its_cap_is_asked_no_more(users: Users, hosted: StandIn) -> None:
+    cap = 0.002
+    url = f"{hosted.url}/v1"
+    write_fleet(users.clone, fleet(degrades=True, hosted_url=url, monthly_cap=cap))
+    users.clone.fleet("up", "--fleet", FLEET)
+    try:
+        report = users.load(SPIKE_RPS, LOAD_S)
+        spent = sum(
+            float(record["cost"])
+            for record in recorded_once(users, report)
+            if record["route"] == "hosted"
+        )
+        assert spent <= cap
+        assert report["routes"].get("summary") or report["errors"].get("http_429")
+        assert report["errors"].keys() <= CLEAR
+    finally:
+        write_fleet(users.clone, fleet(degrades=True, hosted_url=url))
+        users.clone.fleet("up", "--fleet", FLEET)
+
+
 def test_restricted_data_is_refused_before_it_leaves(users: Users, hosted: StandIn) -> None:
     client = users.client("legal")
     secret = "clause 7 of a contract"
@@ -222,12 +250,28 @@ def test_restricted_data_is_refused_before_it_leaves(users: Users, hosted: Stand
     assert hosted.asked
 
 
+def gateway_process(users: Users) -> psutil.Process:
+    rows = users.clone.json("status", "--fleet", FLEET)["processes"]
+    (pid,) = (row["pid"] for row in rows if row["process"] == "gateway")
+    return psutil.Process(pid)
+
+
+def test_a_gateway_that_is_restarted_lets_its_answers_end(users: Users) -> None:
+    report = under_load(
+        users, lambda: gateway_process(users).terminate(), rate_rps=4.0, stream_share="0.5"
+    )
+    # Whoever comes between the two finds nobody; what was begun is ended.
+    assert report["errors"].keys() <= {"connect", "disconnected", *CLEAR}
+    whole = sum(report["routes"].values())
+    answered = [each for each in recorded_once(users, report) if each["status"] == 200]
+    assert len(answered) == whole > 0
+    users.clone.fleet("audit.verify", "--fleet", FLEET)
+
+
 def test_a_gateway_that_is_killed_loses_and_doubles_no_record(users: Users) -> None:
     def kill() -> None:
-        rows = users.clone.json("status", "--fleet", FLEET)["processes"]
-        (pid,) = (row["pid"] for row in rows if row["process"] == "gateway")
-        family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
-        for process in family:
+        first = gateway_process(users)
+        for process in [first, *first.children(recursive=True)]:
             process.kill()
 
     report = under_load(users, kill, rate_rps=4.0, stream_share="0.5")

@@ -8,6 +8,7 @@ from gpufleet.core.gateway.outliers import (
     CONSECUTIVE_FAILURES,
     LONGEST_EJECTION_S,
     MOST_EJECTED,
+    STREAM_WAITED_FOR_S,
     Outliers,
 )
 
@@ -43,6 +44,28 @@ def test_one_request_tries_an_ejected_replica_and_a_failure_doubles_its_time() -
     again = outliers.started("a", BASE_EJECTION_S * 3, 3)
     outliers.succeeded(again, BASE_EJECTION_S * 3)
     assert not outliers.ejected(POOL, BASE_EJECTION_S * 3)
+
+
+def test_a_stream_is_waited_for_to_be_the_probe_but_not_for_ever() -> None:
+    outliers = Outliers()
+    for at_s in (0, 0, 0):
+        outliers.failed(outliers.started("a", at_s, 3), at_s, POOL)
+    over_s = BASE_EJECTION_S
+    assert not outliers.ejected(POOL, over_s)
+    assert outliers.ejected(POOL, over_s, stream=False) == {"a"}
+    assert not outliers.ejected(POOL, over_s + STREAM_WAITED_FOR_S, stream=False)
+
+
+def test_a_probe_is_missed_sooner_than_another_request() -> None:
+    outliers = Outliers()
+    first = outliers.started("a", 0, 3, probe_limit_s=0.5)
+    assert not outliers.hung(1)
+    outliers.failed(first, 1, POOL)
+    for _ in range(2):
+        outliers.failed(outliers.started("a", 1, 3), 1, POOL)
+    probe = outliers.started("a", 1 + BASE_EJECTION_S, 3, probe_limit_s=0.5)
+    assert not outliers.hung(1 + BASE_EJECTION_S + 0.4)
+    assert outliers.hung(1 + BASE_EJECTION_S + 0.6) == {"a": [probe]}
 
 
 def test_a_probe_whose_client_goes_away_leaves_room_for_the_next_one() -> None:

@@ -4,7 +4,12 @@ from collections.abc import Sequence
 
 import pytest
 
-from gpufleet.core.patching.compatibility import HostStack, architecture_of, demand_compatible
+from gpufleet.core.patching.compatibility import (
+    HostStack,
+    architecture_of,
+    demand_compatible,
+    demand_order_compatible,
+)
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.compatibility import (
@@ -16,7 +21,8 @@ from gpufleet.spec.compatibility import (
 from gpufleet.spec.errors import EXIT_BAD_INPUT, BadInput
 from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.load import built_in_gpus
-from gpufleet.spec.patching import Part, PatchOrder
+from gpufleet.spec.patch_cycle import InstalledVersion
+from gpufleet.spec.patching import HostChange, Part, PatchOrder
 
 SAMPLE = load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml")
 TABLE = built_in_compatibility()
@@ -161,6 +167,34 @@ def test_the_stack_after_an_order_has_its_version(part: Part, field: str) -> Non
     order = PatchOrder(component=PatchTarget.OS, part=part, version="1.2.3")
     assert getattr(stack().after(order), field) == "1.2.3"
     assert stack().after(order).driver == "580.105.08"
+
+
+def test_what_a_host_was_seen_with_counts_before_its_pins() -> None:
+    order = PatchOrder(component=PatchTarget.DRIVER, part=Part.DRIVER, version="580.105.08")
+    hosts = [
+        HostChange(
+            host=f"{GROUP}-{number:03d}",
+            site="fra1",
+            rack="fra1-r1",
+            node_group=GROUP,
+            pools=["chat"],
+            before="",
+            after=order.version,
+        )
+        for number in (1, 2)
+    ]
+    demand_order_compatible(SAMPLE, order, hosts, [])
+    old = InstalledVersion(node=f"{GROUP}-002", part="kernel", version="3.10.0-1160.el7")
+    with pytest.raises(BadInput, match=r"needs kernel 4\.15 or newer, and it is 3\.10\.0-1160"):
+        demand_order_compatible(SAMPLE, order, hosts, [old])
+    demand_order_compatible(SAMPLE, order, hosts[:1], [old])
+
+
+def test_a_running_hosts_fabric_manager_is_of_its_drivers_version() -> None:
+    pinned = HostStack.pinned(SAMPLE.node_groups[GROUP].pins)
+    assert pinned.seen({"driver": "575.57.08"}).fabric_manager == "575.57.08"
+    told = pinned.seen({"driver": "575.57.08", "fabric-manager": "1", "containerd": "2"})
+    assert told.fabric_manager == "1"
 
 
 @pytest.mark.parametrize("gpu", built_in_gpus())

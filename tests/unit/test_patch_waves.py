@@ -289,6 +289,9 @@ def test_the_samples_small_pools_are_told_and_everything_else_is_planned() -> No
     assert held == {"dub1-code", "dub1-reasoning", "fra1-documents", "dub1-documents"}
 
 
+READY = {"conditions": [{"type": "Ready", "status": "True"}]}
+
+
 def node(name: str, *, ready: bool = True, cordoned: bool = False) -> dict[str, object]:
     return {
         "metadata": {"name": name},
@@ -318,6 +321,24 @@ def test_the_load_is_what_the_cluster_shows() -> None:
     assert (found.wanted, found.ready, found.floor) == (12, 2, 10)
     assert found.slots == dict.fromkeys(names[2:], 2)
     assert found.idle == {*names[:2], *names[5:]}
+
+
+def test_what_others_hold_and_what_is_lost_is_no_room() -> None:
+    names = [f"fra1-chat-{number + 1:03d}" for number in range(8)]
+    nodes = [node(name) for name in names]
+    nodes[0]["status"] = {**READY, "allocatable": {"nvidia.com/gpu": "7"}}
+    job = {
+        "metadata": {"labels": {"gpufleet.dev/batch-pool": "chat"}},
+        "spec": {
+            "nodeName": names[1],
+            "containers": [{"resources": {"requests": {"nvidia.com/gpu": "5"}}}],
+        },
+        "status": {"phase": "Running"},
+    }
+    ended = {**job, "status": {"phase": "Succeeded"}}
+    found = observed_capacity(SAMPLE, "fra1", nodes=nodes, pods=[job, ended], workloads=[])
+    # Replicas of 4 GPUs on hosts of 8.
+    assert found["fra1", "chat"].slots == {**dict.fromkeys(names, 2), names[0]: 1, names[1]: 0}
 
 
 def test_a_replica_over_two_nodes_serves_only_as_a_whole() -> None:

@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = (".", "runbooks", "benchmarks", "docs")
 PAGES = sorted(page for folder in FOLDERS for page in (ROOT / folder).glob("*.md"))
 BLOCK = re.compile(r"^ *```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
-CALL = re.compile(r"\./fleet(?: +[^\s`|&;)\"#<>]+| +\"[^\"`]*\")*")
+CALL = re.compile(r"\./fleet(?: +'[^'`]*'| +[^\s`|&;)\"#<>]+| +\"[^\"`]*\")*")
 LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)[^)]*\)")
 ELLIPSES = {"TASK", "NAMESPACE.TASK", "..."}
 

@@ -123,6 +123,8 @@ class DeclaredSite:
                 context=context,
                 cluster_identifier=f"{self.fleet.slug}-{self.name}",
                 enable_server_side_apply=True,
+                # Whoever reads one (the gateway's routes) sees it change, and never missing.
+                enable_config_map_mutable=True,
                 kube_client_settings=_CLIENT,
                 opts=pulumi.ResourceOptions(depends_on=[*after]),
             )

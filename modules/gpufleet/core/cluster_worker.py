@@ -65,12 +65,14 @@ def worker_site(fleet: Fleet) -> str | None:
 
 
 def egress_ports(fleet: Fleet) -> list[int]:
-    """Ports that the worker reaches: API servers, PostgreSQL, the declared object stores.
+    """Ports that the worker reaches: API servers, PostgreSQL, declared object stores and calendars.
 
     And the engines, where it asks them for a token before a declared peak.
     """
     stores = (site.object_store for site in fleet.sites.values())
-    endpoints = (urlsplit(store.endpoint) for store in stores if store)
+    calendars = (calendar.url for calendar in fleet.freeze_calendars.values())
+    addresses = [*(store.endpoint for store in stores if store), *filter(None, calendars)]
+    endpoints = [urlsplit(address) for address in addresses]
     declared = {url.port or (80 if url.scheme == "http" else 443) for url in endpoints}
     engines = {ENGINE_PORT} if any(pool.prewarm for pool in fleet.pools.values()) else set[int]()
     return sorted({443, 6443, 5432} | declared | engines)

@@ -219,8 +219,7 @@ class Holding:
 
     def openings(self, now: datetime) -> list[Span]:
         """When the subject may change at all, from now on."""
-        blocks = [(_utc(block.start), _utc(block.end)) for block in self.blackouts]
-        found = gaps(blocks, (now, _FOREVER))
+        found = gaps([block.span for block in self.blackouts], (now, _FOREVER))
         for windows in self.maintained:
             found = intersection(found, _spans(windows))
         return found
@@ -230,19 +229,19 @@ class Holding:
     ) -> tuple[Cause, str, Window | None]:
         """Why a change that begins now is refused: a blackout first, since deny beats allow."""
         for block in self.blackouts:
-            if _utc(block.start) <= now < _utc(block.end):
+            if _holds(block, now):
                 return Cause.BLACKOUT, f"freeze `{block.name}`", block
         for windows in self.maintained:
             if not any(start <= now < end for start, end in _spans(windows)):
                 reason = f"it is outside of the maintenance windows of {subject.change} changes"
-                ahead = [window for window in windows if _utc(window.start) > now]
+                ahead = [window for window in windows if window.span[0] > now]
                 return Cause.MAINTENANCE, reason, min(ahead, key=_start, default=None)
         for block in self.blackouts:
-            if now < _utc(block.start) < now + needs:
+            if now < block.span[0] < now + needs:
                 reason = f"it would not end, with its rollback, before freeze `{block.name}`"
                 return Cause.BLACKOUT, reason, block
         closing = [
-            max((w for w in windows if _utc(w.start) <= now < _utc(w.end)), key=_end)
+            max((window for window in windows if _holds(window, now)), key=_end)
             for windows in self.maintained
         ]
         first = min(closing, key=_end)
@@ -256,8 +255,8 @@ class Holding:
     @cached_property
     def _edges(self) -> dict[datetime, datetime]:
         windows = [*self.blackouts, *(window for part in self.maintained for window in part)]
-        starts = {_utc(window.start): window.start for window in windows}
-        return starts | {_utc(window.end): window.end for window in windows}
+        starts = {window.span[0]: window.start for window in windows}
+        return starts | {window.span[1]: window.end for window in windows}
 
 
 def _may_hold(scope: Scope, subject: Subject, *pools: str) -> bool:
@@ -311,19 +310,16 @@ def _maintenance(calendars: Sequence[Calendar], subject: Subject, pool: str) -> 
 def merged(windows: Iterable[Window]) -> list[Window]:
     """Windows that touch or overlap as one, by time; its name is that of the parts, joined."""
     parts: list[list[Window]] = []
-    ends: list[datetime] = []
-    for start, end, window in sorted(
-        ((_utc(window.start), _utc(window.end), window) for window in windows),
-        key=lambda found: found[0],
-    ):
+    until = datetime.min.replace(tzinfo=UTC)
+    for window in sorted(windows, key=_start):
+        start, end = window.span
         if end <= start:
             continue
-        if parts and start <= ends[-1]:
+        if start <= until:
             parts[-1].append(window)
-            ends[-1] = max(ends[-1], end)
         else:
             parts.append([window])
-            ends.append(end)
+        until = max(until, end)
     return [block[0] if len(block) == 1 else _joined(block) for block in parts]
 
 
@@ -348,15 +344,19 @@ def refusal(site: str, decision: Decision) -> PolicyRefused:
 
 
 def _spans(windows: Iterable[Window]) -> list[Span]:
-    return union((_utc(window.start), _utc(window.end)) for window in windows)
+    return union(window.span for window in windows)
+
+
+def _holds(window: Window, now: datetime) -> bool:
+    return window.span[0] <= now < window.span[1]
 
 
 def _start(window: Window) -> datetime:
-    return _utc(window.start)
+    return window.span[0]
 
 
 def _end(window: Window) -> datetime:
-    return _utc(window.end)
+    return window.span[1]
 
 
 def _utc(moment: datetime) -> datetime:

@@ -47,9 +47,7 @@ def stretches(
     if refused := unknown(calendars, subject, required=required):
         return [Stretch(begin, end, Hold.UNKNOWN, refused.reason)]
     holding = Holding.of(calendars, subject)
-    blocks = [
-        (block.start.astimezone(UTC), block.end.astimezone(UTC)) for block in holding.blackouts
-    ]
+    blocks = [block.span for block in holding.blackouts]
     names = {span[0]: block.name for span, block in zip(blocks, holding.blackouts, strict=True)}
     opened = [span for span in holding.openings(begin) if span[0] < end]
     inside = Hold.MAINTENANCE if holding.maintained else Hold.OPEN
@@ -76,9 +74,7 @@ def days_of(begin: datetime, count: int, zone: tzinfo) -> Iterator[Span]:
 def windows_between(calendar: Calendar, begin: datetime, end: datetime) -> list[Window]:
     """The windows of a calendar that have a part between two moments, by their start."""
     begin, end = begin.astimezone(UTC), end.astimezone(UTC)
-    found = [
-        window
-        for window in calendar.windows
-        if window.start.astimezone(UTC) < end and window.end.astimezone(UTC) > begin
-    ]
-    return sorted(found, key=lambda window: window.start.astimezone(UTC))
+    found = (
+        window for window in calendar.windows if window.span[0] < end and window.span[1] > begin
+    )
+    return sorted(found, key=lambda window: window.span)

@@ -16,7 +16,6 @@ from zoneinfo import ZoneInfo
 import icalendar
 import recurring_ical_events
 
-from gpufleet.edges.calendar_copies import CalendarCopy
 from gpufleet.edges.calendar_events import demand_plain, first_moment, name_of, one_line
 from gpufleet.edges.calendar_scopes import scope_of
 from gpufleet.edges.calendar_trust import CLOCK_SKEW, MAX_BYTES, UntrustedError
@@ -78,6 +77,9 @@ def _declared(  # noqa: PLR0913, PLR0917 - where a calendar comes from, and for 
 ) -> Calendar:
     if declared.file is not None:
         return read_calendar(name, declared, base / declared.file, now, at=at, fleet=fleet)
+    # Only who declares an address pays for the HTTP client's import.
+    from gpufleet.edges.calendar_copies import CalendarCopy  # noqa: PLC0415
+
     copy = CalendarCopy(declared.url or "", kept / f"{name}.json", declared.stale_after_s)
     return _trusted(
         name, declared, copy.shown, lambda: _content(copy.read(now), declared, at), at, fleet
@@ -181,6 +183,11 @@ def _content_on(content: bytes, kind: WindowKind, time_zone: str | None, day: da
         tuple(_maintained(calendar, kind)),
         _stamped_at(calendar),
     )
+
+
+def forget() -> None:
+    """Read every calendar anew: for whoever measures how long that takes."""
+    _content_on.cache_clear()
 
 
 def _stamped_at(calendar: Any) -> datetime | None:  # noqa: ANN401 - the library's component

@@ -5,7 +5,8 @@ raises `SpendUnknown` then.
 """
 
 import sqlite3
-from collections.abc import Iterator
+import uuid
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from decimal import ROUND_UP, Decimal
 from pathlib import Path
 from typing import Final
 
+LEDGER_FILE: Final = "spend.sqlite"
+"""Name of the ledger in a gateway's folder."""
 _MICRO: Final = 1_000_000
 """Sums are whole millionths of the currency: SQLite has no decimals."""
 _BUSY_S: Final = 1.0
@@ -23,6 +26,10 @@ CREATE TABLE IF NOT EXISTS spend (
 CREATE TABLE IF NOT EXISTS reservation (
     request_id TEXT PRIMARY KEY, month TEXT NOT NULL, use_case TEXT NOT NULL,
     micro INTEGER NOT NULL, expires_at REAL NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS name (name TEXT PRIMARY KEY) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS gone (
+    month TEXT NOT NULL, use_case TEXT NOT NULL, micro INTEGER NOT NULL,
+    PRIMARY KEY (month, use_case)) WITHOUT ROWID;
 """
 
 
@@ -110,6 +117,38 @@ class SpendLedger:
         with self._transaction() as database:
             return Decimal(_committed(database, _month(now_s), use_case)) / _MICRO
 
+    @property
+    def name(self) -> str:
+        """Its own, made once: two ledgers never have the same."""
+        with self._transaction() as database:
+            row = database.execute("SELECT name FROM name").fetchone()
+            if row is None:
+                row = (uuid.uuid4().hex,)
+                database.execute("INSERT INTO name VALUES (?)", row)
+        return str(row[0])
+
+    def sums(self, now_s: float) -> dict[tuple[str, str], int]:
+        """What this pod has spent and reserved itself, millionths, by month and use case.
+
+        Of this month and those after it.
+        """
+        query = (
+            "SELECT month, use_case, sum(micro) FROM "
+            "(SELECT month, use_case, micro FROM spend UNION ALL "
+            "SELECT month, use_case, micro FROM reservation) "
+            "WHERE month >= ? GROUP BY month, use_case"
+        )
+        with self._transaction() as database:
+            rows = database.execute(query, (_month(now_s),)).fetchall()
+        return {(month, use_case): micro for month, use_case, micro in rows}
+
+    def put_gone(self, sums: Mapping[tuple[str, str], int]) -> None:
+        """Count this pod's part of what pods have spent that are gone, in place of earlier sums."""
+        with self._transaction() as database:
+            database.execute("DELETE FROM gone")
+            rows = [(month, use_case, micro) for (month, use_case), micro in sums.items()]
+            database.executemany("INSERT INTO gone VALUES (?, ?, ?)", rows)
+
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         """A transaction that has the write lock from its begin: no sum is read before it."""
@@ -151,8 +190,8 @@ def _add(database: sqlite3.Connection, month: str, use_case: str, micro: int) ->
 def _committed(database: sqlite3.Connection, month: str, use_case: str | None) -> int:
     """What is spent and reserved in a month and in those after it, millionths."""
     total = 0
-    for table in ("spend", "reservation"):
-        query = f"SELECT coalesce(sum(micro), 0) FROM {table} WHERE month >= ?"  # noqa: S608 - two fixed names
+    for table in ("spend", "reservation", "gone"):
+        query = f"SELECT coalesce(sum(micro), 0) FROM {table} WHERE month >= ?"  # noqa: S608 - fixed names
         row = (
             database.execute(query, (month,))
             if use_case is None

@@ -7,6 +7,7 @@ missed is noted, and copied when they answer again (`audit_copies`).
 import hashlib
 import json
 import sys
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -131,41 +132,11 @@ class Shipper:
         if segment is None or segment.size_bytes != len(content):
             _set_aside(self.ground, file, content)
             return None
-        lasts_s = retention_s(self.ground.fleet.retention, segment.data_class)
-        until = max(locked_until(segment, lasts_s, now), now + _LOCKED_AT_LEAST)
-        reached, missed = self._put(segment, content, until)
-        kept = KeptSegment(**segment.model_dump(), shipped_at=now, keep_until=until, sites=reached)
-        AuditTable(self.ground.database).add(kept, missed)
+        self._stores = self._stores or audit_stores(self.ground)
+        keep_segment(self.ground, self._stores, segment, content, now)
         KeyTable(self.ground.database).used(last_uses(lines))
         file.unlink()
         return segment
-
-    def _put(
-        self, segment: Segment, content: bytes, until: datetime
-    ) -> tuple[list[str], list[str]]:
-        """Put a segment into every store that may have it; sites that took it, and that did not."""
-        self._stores = self._stores or audit_stores(self.ground)
-        allowed = sites_for(self.ground.fleet, segment.data_class)
-        if not self._stores.keys() & allowed:
-            where = f"data class {segment.data_class}"
-            raise Failed("no site with an object store may keep these records", where=where)
-        reached: list[str] = []
-        failures: dict[str, FleetError] = {}
-        for site in sorted(self._stores.keys() & allowed):
-            try:
-                self._stores[site].put(segment, content, until)
-            except FleetError as error:
-                sys.stderr.write(f"audit records at {site}: {error.what}\n")
-                failures[site] = error
-            else:
-                reached.append(site)
-        if not reached:
-            raise Retryable(
-                f"no object store takes the audit records: {next(iter(failures.values())).what}",
-                where=segment.key,
-                mend="they are kept here and shipped when one does",
-            )
-        return reached, list(failures)
 
     def _note_heads(self, shipped: list[Segment], now: datetime) -> None:
         """Keep how far chains have come in the journal, which is anchored elsewhere; once a turn.
@@ -189,6 +160,52 @@ class Shipper:
         )
         self.ground.journal.append(fact)
         self._heads, self._heads_turn = {}, turn
+
+
+def keep_segment(
+    ground: Ground,
+    stores: Mapping[str, AuditStore],
+    segment: Segment,
+    content: bytes,
+    now: datetime,
+) -> None:
+    """Put a segment into every store that may have it, and keep in mind where it is.
+
+    Args:
+        ground: the environment.
+        stores: by site.
+        segment: what it is.
+        content: its lines.
+        now: the system's time.
+
+    Raises:
+        Failed: it may be kept nowhere.
+        Retryable: no store takes it.
+    """
+    lasts_s = retention_s(ground.fleet.retention, segment.data_class)
+    until = max(locked_until(segment, lasts_s, now), now + _LOCKED_AT_LEAST)
+    able = sorted(stores.keys() & sites_for(ground.fleet, segment.data_class))
+    if not able:
+        where = f"data class {segment.data_class}"
+        raise Failed("no site with an object store may keep these records", where=where)
+    reached: list[str] = []
+    failures: dict[str, FleetError] = {}
+    for site in able:
+        try:
+            stores[site].put(segment, content, until)
+        except FleetError as error:
+            sys.stderr.write(f"audit records at {site}: {error.what}\n")
+            failures[site] = error
+        else:
+            reached.append(site)
+    if not reached:
+        raise Retryable(
+            f"no object store takes the audit records: {next(iter(failures.values())).what}",
+            where=segment.key,
+            mend="they are kept here and shipped when one does",
+        )
+    kept = KeptSegment(**segment.model_dump(), shipped_at=now, keep_until=until, sites=reached)
+    AuditTable(ground.database).add(kept, failures)
 
 
 def unshipped_s(folder: Path, now: datetime) -> float:

@@ -11,10 +11,19 @@ from gpufleet.components.batch_pod import BatchWork, batch_job
 from gpufleet.core import batch_answers, batch_jobs
 from gpufleet.core import vocabulary as names
 from gpufleet.core.batch_jobs import JobView, ShardKeys
-from gpufleet.core.batch_requests import checked_for, ids_of, parse, read_shard, shards
+from gpufleet.core.batch_records import records
+from gpufleet.core.batch_requests import (
+    BatchRequest,
+    checked_for,
+    ids_of,
+    parse,
+    read_shard,
+    shards,
+)
 from gpufleet.core.serving import PoolAtSite
 from gpufleet.edges.kube import Cluster, Object
 from gpufleet.edges.kube_paths import collection_path
+from gpufleet.flows.batch_audit import keep_records, served_by
 from gpufleet.flows.batch_files import OUTPUT, store_of, table_of
 from gpufleet.flows.durable import CancelledError, Run, flow
 from gpufleet.flows.environment import cluster_of
@@ -71,6 +80,7 @@ def batch(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
         result = run.step(
             "results", lambda: work.put_together(site, sizes, outcome), patience=_UNTIL_IT_ANSWERS
         )
+        run.step("records", lambda: work.record(site, sizes, outcome), patience=_UNTIL_IT_ANSWERS)
         run.step("shards removed", lambda: work.remove_shards(site), patience=_UNTIL_IT_ANSWERS)
     except FleetError as error:
         state = work.give_up(error)
@@ -209,16 +219,9 @@ class _Work:
         self, site: str, sizes: list[int], outcome: BatchState
     ) -> dict[str, JsonValue]:
         """Write the files of answers and errors; returns the batch as it stands then."""
-        order, store = self._order, store_of(self._ground, site)
-        custom_ids: list[str] = []
-        answers: list[batch_answers.Line] = []
-        for index in range(len(sizes)):
-            keys = ShardKeys(order.id, index)
-            custom_ids += ids_of(read_shard(store.get(self._bucket, keys.requests)))
-            found = store.find(self._bucket, keys.answers)
-            if found is None:
-                found = store.find(self._bucket, keys.partial)
-            answers += batch_answers.read(found or b"")
+        order = self._order
+        requests, answers = self._asked(site, sizes)
+        custom_ids = ids_of(requests)
         merged = batch_answers.merged(order.id, custom_ids, answers, _GAPS[outcome])
         failed = outcome is BatchState.COMPLETED and not answers
         changed = self._table.change(
@@ -233,6 +236,29 @@ class _Work:
         )
         assert changed is not None  # noqa: S101 - `accept` has kept it
         return changed.model_dump(mode="json")
+
+    def record(self, site: str, sizes: list[int], outcome: BatchState) -> int:
+        """Leave an audit record of each request; returns how many."""
+        served = served_by(self._ground, self._order, self._homes[site])
+        requests, answers = self._asked(site, sizes)
+        lines = records(self._order, served, requests, answers, _GAPS[outcome])
+        return keep_records(self._ground, self._order, lines)
+
+    def _asked(
+        self, site: str, sizes: list[int]
+    ) -> tuple[list[BatchRequest], list[batch_answers.Line]]:
+        """Every request, and the answers that its shards' pods have kept."""
+        store = store_of(self._ground, site)
+        requests: list[BatchRequest] = []
+        answers: list[batch_answers.Line] = []
+        for index in range(len(sizes)):
+            keys = ShardKeys(self._order.id, index)
+            requests += read_shard(store.get(self._bucket, keys.requests))
+            found = store.find(self._bucket, keys.answers)
+            if found is None:
+                found = store.find(self._bucket, keys.partial)
+            answers += batch_answers.read(found or b"")
+        return requests, answers
 
     def remove_shards(self, site: str) -> None:
         """Delete what only the Job needed."""

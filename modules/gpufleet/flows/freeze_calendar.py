@@ -40,10 +40,22 @@ def outlook_of(
     now = clock(workspace, fleet)
     begin = moment_of(at) if at else now
     count = whole(days, "--days", MOST_DAYS)
+    return outlook_over(fleet, fleet_file, now, begin, count, _zone(zone) if zone else None)
+
+
+def outlook_over(  # noqa: PLR0913, PLR0917 - a fleet, and which of its days
+    fleet: Fleet,
+    fleet_file: Path,
+    now: datetime,
+    begin: datetime,
+    count: int,
+    zone: ZoneInfo | None = None,
+) -> FreezeOutlook:
+    """What holds on so many days from that of `begin` on; `now` is the time by the clock."""
     sites = {site: read_calendars(fleet, fleet_file, site, now, at=begin) for site in fleet.sites}
     cadences = cadence_calendars(fleet, begin, until=begin + timedelta(days=count + 1))
     calendars = [*cadences, *(each for read in sites.values() for each in read)]
-    shown = _zone(zone) if zone else _usual_zone(calendars)
+    shown = zone or _usual_zone(calendars)
     spans = list(days_of(begin, count, shown))
     first, last = spans[0][0], spans[-1][1]
     rows = [

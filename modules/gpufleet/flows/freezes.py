@@ -16,7 +16,6 @@ from gpufleet.core.maintenance import cadence_calendars
 from gpufleet.edges.calendars import read_calendars, read_undeclared
 from gpufleet.edges.clock import clock_of
 from gpufleet.edges.workspace import Workspace
-from gpufleet.local.platform import embedded_sites
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.freeze_scope import FORM, parse_scope, strangers
@@ -28,6 +27,7 @@ from gpufleet.spec.freezes import (
     SiteOpenings,
     WindowRow,
 )
+from gpufleet.spec.hardware import EmbeddedCluster
 from gpufleet.spec.windows import HORIZON, Calendar, ChangeKind, Scope, WindowKind
 
 LONGEST_S: Final = HORIZON.total_seconds()
@@ -241,7 +241,7 @@ def _source(fleet: Fleet, calendar: Calendar) -> str:
 
 def clock(workspace: Workspace, fleet: Fleet) -> datetime:
     """Now, by the environment's clock."""
-    simulated = len(embedded_sites(fleet)) == len(fleet.sites)
+    simulated = all(isinstance(site.cluster, EmbeddedCluster) for site in fleet.sites.values())
     return clock_of(workspace.for_fleet(fleet), simulated=simulated)()
 
 

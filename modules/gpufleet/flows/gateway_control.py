@@ -44,6 +44,7 @@ from gpufleet.flows.declared import DeclaredFleet, LiveGround
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.gateway_pods import PodBook, PodWatch, missing_routes
 from gpufleet.flows.ground import Ground
+from gpufleet.flows.hosted_spend import share_spend
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import Failed, FleetError
 from gpufleet.spec.gateway import (
@@ -74,6 +75,7 @@ _LAST_SHIP_S: Final = 10.0
 """Below the time that a supervisor and a pod's grace give."""
 _COPY_EVERY_S: Final = 30.0
 _BATCHES_EVERY_S: Final = 5.0
+_SPEND_EVERY_S: Final = 5.0
 _KEYS_EVERY_S: Final = 1.0
 """A revoked key is refused a second or so later."""
 _ROUTES_PATH: Final = f"/api/v1/namespaces/{GATEWAY_NAMESPACE}/configmaps/{GATEWAY_ROUTES}"
@@ -157,6 +159,7 @@ class Control:
             Chore("sites", _SITES_EVERY_S, self._follow_sites),
             Chore("routes", _ROUTES_EVERY_S, self._follow_routes),
             Chore("keys", _KEYS_EVERY_S, self._publish_keys),
+            Chore("hosted spend", _SPEND_EVERY_S, self._share_spend),
             Chore("audit", _SHIP_EVERY_S, self._ship),
             Chore("audit copies", _COPY_EVERY_S, self._copy_owed),
             Chore("batches", _BATCHES_EVERY_S, self._serve_batches),
@@ -260,7 +263,20 @@ class Control:
             Retryable: the database does not answer; the last keys stay.
         """
         ground = self._opened()
+        if not (self._folder / KEYS_FILE).is_file():
+            # Nobody is let in before it is known what the month has cost so far.
+            self._share_spend()
         publish_keys(ground, self._folder, system_clock())
+
+    def _share_spend(self) -> None:
+        """Exchange with the database what hosted APIs have cost.
+
+        Raises:
+            Retryable: the database or the ledger does not answer.
+        """
+        routes = read_published(self._folder / ROUTES_FILE, Routes)
+        pods = routes.pods if routes else 1
+        share_spend(self._opened().database, self._folder, pods, system_clock())
 
     def _serve_batches(self) -> None:
         """Serve files and batches on the workers' socket, from when the database answers first.

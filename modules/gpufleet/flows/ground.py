@@ -20,6 +20,7 @@ from gpufleet.edges.approval_table import ApprovalTable
 from gpufleet.edges.clock import Clock, clock_of
 from gpufleet.edges.database import Database, open_database
 from gpufleet.edges.exemption_table import ExemptionTable
+from gpufleet.edges.host_table import HostTable
 from gpufleet.edges.host_version_table import HostVersionTable
 from gpufleet.edges.journal_table import Journal, writer_of
 from gpufleet.edges.lease_table import LeaseTable
@@ -84,6 +85,11 @@ class Ground:
     def exemptions(self) -> ExemptionTable:
         """Who may change something in a freeze."""
         return ExemptionTable(self.database, self.clock)
+
+    @cached_property
+    def hosts(self) -> HostTable:
+        """What is remembered of hosts."""
+        return HostTable(self.database, self.clock)
 
     @cached_property
     def progress(self) -> ProgressTable:

@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from gpufleet.core.freeze import Purpose
+from gpufleet.edges.ansible_collections import LOCK, ansible_collections
 from gpufleet.edges.playbook_events import PlaybookResult
 from gpufleet.edges.playbooks import Playbook, run_playbook
 from gpufleet.flows.durable import Run
@@ -57,6 +58,8 @@ def run_errand(run: Run, plan: PatchPlan, errand: Errand) -> PlaybookResult:
         Failed: Ansible could not be started.
     """
     ground = run.ground
+    if (ground.workspace.playbooks / LOCK.name).is_file():
+        ansible_collections(run.tell)
     folder = ground.state.patches / run.id / errand.label
     playbook = Playbook(
         file=ground.workspace.playbooks / errand.playbook,

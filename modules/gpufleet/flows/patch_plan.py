@@ -6,14 +6,16 @@ from typing import Final
 
 from gpufleet.core import vocabulary as names
 from gpufleet.core.approvals import digest_of
+from gpufleet.core.claims import CLAIMS_PATH
 from gpufleet.core.freeze import Decision, Purpose, refusal
 from gpufleet.core.inventory import Node, expand
 from gpufleet.core.patching.capacity import PoolCapacity, PoolKey, observed_capacity
-from gpufleet.core.patching.compatibility import HostStack, demand_compatible
+from gpufleet.core.patching.compatibility import demand_order_compatible
 from gpufleet.core.patching.durations import batch_s, rollback_s
 from gpufleet.core.patching.gates import gates_of
 from gpufleet.core.patching.outcomes import FORWARD_ONLY
 from gpufleet.core.patching.waves import plan_waves
+from gpufleet.core.quotas import claims_gpus
 from gpufleet.edges.host_version_table import PINNED
 from gpufleet.edges.kube_paths import collection_path
 from gpufleet.flows.environment import cluster_of
@@ -68,9 +70,7 @@ def plan_patch(
     fleet = ground.fleet
     _demand_known(fleet, order)
     changes, left_out = _changes(ground, order, only)
-    for name in sorted({change.node_group for change in changes}):
-        stack = HostStack.pinned(fleet.node_groups[name].pins).after(order)
-        demand_compatible(fleet, name, stack)
+    demand_order_compatible(fleet, order, changes, ground.host_versions.rows())
     load = load_of(ground, {change.site for change in changes if change.pools})
     planned = plan_waves(changes, load, order)
     left_out |= planned.left_out
@@ -111,7 +111,8 @@ def load_of(ground: Ground, sites: Collection[str]) -> Load:
                 ground.fleet,
                 site,
                 nodes=cluster.items("/api/v1/nodes"),
-                pods=cluster.items("/api/v1/pods", labels=names.POOL),
+                pods=cluster.items("/api/v1/pods"),
+                claims=cluster.items(CLAIMS_PATH) if claims_gpus(ground.fleet, site) else (),
                 workloads=[
                     workload
                     for path in _WORKLOADS

@@ -23,7 +23,7 @@ from gpufleet.local.platform import embedded_sites
 from gpufleet.local.site_files import SCRAPES_AS, SiteFiles
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet
-from gpufleet.spec.slo_reports import SloReport
+from gpufleet.spec.slo_reports import SeriesValue, SloReport
 
 
 def slo_status(ground: Ground, *, use_case: str = "", url: str = "") -> SloReport:
@@ -39,10 +39,33 @@ def slo_status(ground: Ground, *, use_case: str = "", url: str = "") -> SloRepor
         Retryable: it does not answer.
     """
     fleet = ground.fleet
-    site = _embedded_site(fleet, url)
+    site = "" if url else _embedded_site(fleet)
     kept_s = retention_s(fleet, site) if site else CLUSTER_RETENTION_S
-    with Prometheus(url or f"http://127.0.0.1:{ground.state.port(site, 'prometheus')}") as server:
+    with _prometheus(ground, site, url) as server:
         return standing(fleet, server, kept_s, use_case)
+
+
+def answers_to(ground: Ground, query: str, *, site: str = "", url: str = "") -> list[SeriesValue]:
+    """What a Prometheus answers to a query now, sorted by labels.
+
+    Args:
+        ground: the environment.
+        query: PromQL.
+        site: whose Prometheus; that of the first embedded site where it is not given.
+        url: of a Prometheus, in place of a site's.
+
+    Raises:
+        BadInput: no such embedded site, or no Prometheus is known.
+        Failed: it refuses the query.
+        Retryable: it does not answer.
+    """
+    with _prometheus(ground, "" if url else _embedded_site(ground.fleet, site), url) as server:
+        found = [
+            SeriesValue(labels=dict(series.labels), value=value)
+            for series in server.now(query)
+            for value in series.values.values()
+        ]
+    return sorted(found, key=lambda each: sorted(each.labels.items()))
 
 
 def standing(fleet: Fleet, server: Prometheus, kept_s: int, use_case: str = "") -> SloReport:
@@ -105,17 +128,25 @@ def check_rules(fleet: Fleet, on_progress: OnProgress) -> int:
     return count
 
 
-def _embedded_site(fleet: Fleet, url: str) -> str:
-    if url:
-        return ""
+def _prometheus(ground: Ground, site: str, url: str) -> Prometheus:
+    return Prometheus(url or f"http://127.0.0.1:{ground.state.port(site, 'prometheus')}")
+
+
+def _embedded_site(fleet: Fleet, wanted: str = "") -> str:
     sites = embedded_sites(fleet)
-    if not sites:
+    if wanted and wanted not in fleet.sites:
+        raise BadInput(
+            "there is no such site",
+            where=f"--site {wanted}",
+            mend=f"one of {', '.join(fleet.sites)}",
+        )
+    if not sites or (wanted and wanted not in sites):
         raise BadInput(
             "the Prometheus of a site that is not embedded has to be named",
             where="--prometheus",
             mend="--prometheus https://prometheus.example.com",
         )
-    return sites[0]
+    return wanted or sites[0]
 
 
 def _ask(server: Prometheus, objective: Objective, window: str) -> Answers:

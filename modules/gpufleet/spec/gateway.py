@@ -216,8 +216,8 @@ class AuditRecord(Spec):
     """One request, as it is recorded; a line of JSON in the order of these fields."""
 
     writer: str
-    """The gateway process that recorded it, a dot, and the data class; each has a chain of its own,
-    so that retention can end for one class and not for another."""
+    """The gateway process that recorded it, or a batch, a dot, and the data class; each has a chain
+    of its own, so that retention can end for one class and not for another."""
     sequence: int
     """1, 2, 3 ... in a writer's chain."""
     previous: str
@@ -234,7 +234,8 @@ class AuditRecord(Spec):
     digest: str
     """Of the revision that answered; empty for a hosted one, or where nothing answered."""
     route: str
-    """primary, fallback, hosted, summary, cache, none, or gap: requests that were not recorded."""
+    """primary, fallback, hosted, summary, cache, none, batch, or gap: requests that were not
+    recorded."""
     reason: str
     """Why it went there."""
     replica: str

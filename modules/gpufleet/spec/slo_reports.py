@@ -45,6 +45,13 @@ class SloRow(Spec):
     state: SloState
 
 
+class SeriesValue(Spec):
+    """One series of a Prometheus' answer."""
+
+    labels: dict[str, str]
+    value: float
+
+
 class SloReport(Spec):
     """Every promise of an environment, or of one use case."""
 

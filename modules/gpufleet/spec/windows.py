@@ -1,8 +1,9 @@
 """Freeze calendars as they were read: windows of time with their scope, or why none is trusted."""
 
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from typing import Final
 
 HORIZON: Final = timedelta(days=400)
@@ -53,6 +54,11 @@ class Window:
     end: datetime
     kind: WindowKind = field(default=WindowKind.BLACKOUT, kw_only=True)
     scope: Scope = field(default=EVERYTHING, kw_only=True)
+
+    @cached_property
+    def span(self) -> tuple[datetime, datetime]:
+        """Both ends in UTC: in one zone Python compares wall clocks, which change."""
+        return self.start.astimezone(UTC), self.end.astimezone(UTC)
 
 
 @dataclass(frozen=True)

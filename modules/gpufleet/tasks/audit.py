@@ -18,7 +18,7 @@ _FILTERS = {
     "use-case": "Only of one use case.",
     "key": "Only by one key's id, or by a token: oidc:SUBJECT.",
     "request": "Only one request, by its x-gpufleet-request-id.",
-    "route": "Only by one route: primary, fallback, hosted, summary, cache, none or gap.",
+    "route": "Only by one route: primary, fallback, hosted, summary, cache, none, batch or gap.",
     "status": "Only with one HTTP status; 0 where it is not known.",
     "since": "Only from this time on, such as 2026-03-31 or 2026-03-31T22:00Z.",
     "until": "Only before this time.",

@@ -3,7 +3,14 @@
 from invoke import Context
 from invoke.exceptions import Exit
 
-from gpufleet.tasks.command import FLEET_HELP, JSON_HELP, command, print_json, workspace
+from gpufleet.tasks.command import (
+    FLEET_HELP,
+    JSON_HELP,
+    command,
+    opened_ground,
+    print_json,
+    workspace,
+)
 
 
 @command(
@@ -21,20 +28,47 @@ def status(
 
     Example: ./fleet slo.status --use-case support-chat
     """
-    from gpufleet.flows.ground import Ground
     from gpufleet.flows.slo import slo_status
     from gpufleet.spec.errors import EXIT_TARGET_MISSED
     from gpufleet.tasks import slo_view
 
-    here = workspace()
-    ground = Ground.open(here, here.find_fleet(fleet or None))
-    report = slo_status(ground, use_case=use_case, url=prometheus)
+    report = slo_status(opened_ground(fleet), use_case=use_case, url=prometheus)
     if json:
         print_json(report.model_dump(mode="json"))
     else:
         slo_view.show(report)
     if not report.is_good:
         raise Exit(code=EXIT_TARGET_MISSED)
+
+
+@command(
+    {
+        "site": "Whose Prometheus; the first embedded one if left out.",
+        "prometheus": "Its address, where no site is embedded.",
+        "fleet": FLEET_HELP,
+        "json": JSON_HELP,
+    },
+)
+def ask(
+    _: Context,
+    query: str,
+    site: str = "",
+    prometheus: str = "",
+    fleet: str = "",
+    json: bool = False,
+) -> None:
+    """What a site's Prometheus answers to a query now: a line for each series.
+
+    Example: ./fleet slo.ask 'ALERTS{alertstate="firing"}'
+    """
+    from gpufleet.flows.slo import answers_to
+    from gpufleet.tasks import slo_view
+
+    found = answers_to(opened_ground(fleet), query, site=site, url=prometheus)
+    if json:
+        print_json([row.model_dump(mode="json") for row in found])
+    else:
+        slo_view.show_answers(found)
 
 
 @command(

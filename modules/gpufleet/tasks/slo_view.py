@@ -1,12 +1,12 @@
 """How promises to users are shown."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import yaml
 
-from gpufleet.spec.slo_reports import SloReport, SloRow, SloState
+from gpufleet.spec.slo_reports import SeriesValue, SloReport, SloRow, SloState
 from gpufleet.tasks.console import facts, plain_table
 
 _NONE: Final = "-"
@@ -44,6 +44,15 @@ def show(report: SloReport) -> None:
     for row in report.rows:
         if row.bound_s != row.target_s:
             facts.print(f"note: {row.use_case} {row.slo}: {row.objective}", soft_wrap=True)
+
+
+def show_answers(found: Sequence[SeriesValue]) -> None:
+    """A value and its labels a line, as PromQL writes them."""
+    for row in found:
+        labels = ", ".join(f'{name}="{value}"' for name, value in sorted(row.labels.items()))
+        facts.print(f"{row.value:g}  {{{labels}}}", soft_wrap=True, markup=False, highlight=False)
+    if not found:
+        facts.print("no series")
 
 
 def bar(left: float | None) -> str:

@@ -5,6 +5,7 @@ record is shows by the heads: in the names of locked objects, in the database, a
 """
 
 import hashlib
+import hmac
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -39,6 +40,13 @@ _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 def hash_of(line: bytes) -> str:
     """SHA-256 of a record's line, without its end."""
     return hashlib.sha256(line).hexdigest()
+
+
+def salted(salt: bytes, text: str) -> str:
+    """HMAC-SHA-256 of a prompt or an answer; empty for no text."""
+    if not text:
+        return ""
+    return hmac.new(salt, text.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
 
 def read(line: bytes) -> AuditRecord | None:

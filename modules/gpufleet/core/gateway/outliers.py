@@ -18,6 +18,8 @@ MOST_EJECTED: Final = 0.5
 """Share of a pool that may be out; one replica always may."""
 FORGIVEN_AFTER_S: Final = 60.0
 """Good service that undoes one doubling."""
+STREAM_WAITED_FOR_S: Final = 20.0
+"""So long a stream is waited for to be the probe; then any request is."""
 
 
 @dataclass(eq=False)
@@ -55,26 +57,29 @@ class Outliers:
     """What one worker knows of the replicas that it has sent requests to. Times are monotonic.
 
     An ejected replica gets one request, a probe, when its time is over. An answer brings it back;
-    a failure ejects it for twice as long.
+    a failure ejects it for twice as long. A probe is a stream where there is one: its first token
+    is missed soon enough to be asked for elsewhere.
     """
 
     def __init__(self) -> None:
         self._records: dict[str, _Record] = {}
 
-    def started(
+    def started(  # noqa: PLR0913 - a limit for each kind of silence
         self,
         uid: str,
         now_s: float,
         silence_limit_s: float,
         stall_limit_s: float = math.inf,
         *,
+        probe_limit_s: float = math.inf,
         alone: bool = False,
     ) -> Attempt:
-        """A request is sent to a replica."""
+        """A request is sent to a replica; limits are those of `Attempt`, tighter for a probe."""
         record = self._records.setdefault(uid, _Record())
         over = record.ejected_until_s is not None and now_s >= record.ejected_until_s
         probe = over and not record.probing
-        attempt = Attempt(uid, now_s, silence_limit_s, stall_limit_s, probe=probe, alone=alone)
+        limit_s = min(silence_limit_s, probe_limit_s) if probe else silence_limit_s
+        attempt = Attempt(uid, now_s, limit_s, stall_limit_s, probe=probe, alone=alone)
         record.under_way.add(attempt)
         return attempt
 
@@ -158,14 +163,21 @@ class Outliers:
             return record.ejected_until_s is not None
         return self._eject_first(record, now_s)
 
-    def ejected(self, uids: Iterable[str], now_s: float) -> frozenset[str]:
-        """Which of these replicas get no request now: ejected, or with a probe under way."""
+    def ejected(self, uids: Iterable[str], now_s: float, *, stream: bool = True) -> frozenset[str]:
+        """Which of these replicas get no request now: ejected, or with a probe under way.
+
+        Args:
+            uids: of the replicas.
+            now_s: monotonic time.
+            stream: whether the request is one.
+        """
+        waited_s = 0.0 if stream else STREAM_WAITED_FOR_S
         return frozenset(
             uid
             for uid in uids
             if (record := self._records.get(uid)) is not None
             and record.ejected_until_s is not None
-            and (now_s < record.ejected_until_s or record.probing)
+            and (now_s < record.ejected_until_s + waited_s or record.probing)
         )
 
     def keep(self, uids: Collection[str]) -> None:

@@ -16,8 +16,9 @@ from types import MappingProxyType
 from typing import Any, Final
 
 from gpufleet.core import vocabulary as names
+from gpufleet.core.claims import allocated
 from gpufleet.core.inventory import expand_site
-from gpufleet.core.observed import is_ready
+from gpufleet.core.observed import gpus_held, has_ended, is_ready
 from gpufleet.core.serving import PoolAtSite, pools_at
 from gpufleet.spec.fleet import Fleet
 
@@ -25,6 +26,7 @@ PoolKey = tuple[str, str]
 """Site and pool: what a pool promises holds at each of its sites."""
 Object = Mapping[str, Any]
 _GROUP_INDEX: Final = "leaderworkerset.sigs.k8s.io/group-index"
+_NO_LIMIT: Final = 1_000_000
 _ROUNDING: Final = 1e-9
 """0.7 * 10 is 7.000000000000001 in floating point."""
 
@@ -127,13 +129,14 @@ def declared_capacity(fleet: Fleet) -> dict[PoolKey, PoolCapacity]:
     }
 
 
-def observed_capacity(
+def observed_capacity(  # noqa: PLR0913 - everything that a cluster shows of pools
     fleet: Fleet,
     site: str,
     *,
     nodes: Iterable[Object],
     pods: Iterable[Object],
     workloads: Iterable[Object],
+    claims: Iterable[Object] = (),
 ) -> dict[PoolKey, PoolCapacity]:
     """The load of one site as its cluster shows it.
 
@@ -141,28 +144,42 @@ def observed_capacity(
         fleet: the fleet.
         site: one of its sites.
         nodes: every Node of the site.
-        pods: those that carry a pool's label.
+        pods: every pod of the site: what is no replica of a pool, such as a batch job, takes room
+            from it.
         workloads: the Deployments and LeaderWorkerSets of the pools: an autoscaler may want more
             replicas than the fleet file.
+        claims: its ResourceClaims, where pods get their GPUs by them.
     """
-    takes = {node["metadata"]["name"] for node in nodes if _takes_pods(node)}
-    by_pool: defaultdict[str, list[Object]] = defaultdict(list)
-    for pod in pods:
-        by_pool[pod["metadata"]["labels"][names.POOL]].append(pod)
+    offered = {node["metadata"]["name"]: _offered(node) for node in nodes if _takes_pods(node)}
     wanted = {
         workload["metadata"]["name"]: int(workload["spec"].get("replicas", 1))
         for workload in workloads
     }
+    claimed = allocated(claims)
+    by_pool: defaultdict[str, list[Object]] = defaultdict(list)
+    others: Counter[str] = Counter()
+    for pod in pods:
+        pool_name = (pod["metadata"].get("labels") or {}).get(names.POOL)
+        if pool_name is not None:
+            by_pool[pool_name].append(pod)
+        elif not has_ended(pod):
+            others[pod["spec"].get("nodeName", "")] += gpus_held(pod, claimed)
     found = {}
     for pool in pools_at(fleet, site):
         hosts = _hosts(fleet, pool)
-        held = {pod["spec"].get("nodeName") for pod in by_pool[pool.name]}
+        declared = fleet.node_groups[pool.group_name].gpus_per_node
+        own = by_pool[pool.name]
+        held = {pod["spec"].get("nodeName") for pod in own}
         found[site, pool.name] = PoolCapacity(
             wanted=wanted.get(pool.name, pool.replicas),
-            ready=_serving(pool, by_pool[pool.name]),
+            ready=_serving(pool, own),
             min_available=fleet.pools[pool.name].min_available,
             slots=MappingProxyType(
-                {host: _slots(fleet, pool) for host in hosts if host in takes},
+                {
+                    host: max(0, min(declared, offered[host]) - others[host]) // pool.gpus_per_node
+                    for host in hosts
+                    if host in offered
+                }
             ),
             nodes_per_replica=pool.nodes_per_replica,
             idle=frozenset(host for host in hosts if host not in held),
@@ -176,6 +193,12 @@ def _hosts(fleet: Fleet, pool: PoolAtSite) -> list[str]:
 
 def _slots(fleet: Fleet, pool: PoolAtSite) -> int:
     return fleet.node_groups[pool.group_name].gpus_per_node // pool.gpus_per_node
+
+
+def _offered(node: Object) -> int:
+    """GPUs that a device plugin offers; no limit where they are claimed."""
+    allocatable = node.get("status", {}).get("allocatable") or {}
+    return int(allocatable.get(names.GPU_RESOURCE, _NO_LIMIT))
 
 
 def _takes_pods(node: Object) -> bool:

@@ -3,7 +3,7 @@
 What the table does not know is refused, unless the fleet file declares it as assumed.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -18,9 +18,19 @@ from gpufleet.spec.compatibility import (
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.hardware import DriverPin
-from gpufleet.spec.patching import Part, PatchOrder
+from gpufleet.spec.patch_cycle import InstalledVersion
+from gpufleet.spec.patching import HostChange, Part, PatchOrder
 
 _BUILT_IN: Final = "built in"
+_FIELDS: Final = {
+    "driver": "driver",
+    "fabric-manager": "fabric_manager",
+    "kernel": "kernel",
+    "container-toolkit": "container_toolkit",
+    "vbios": "vbios",
+    "bmc": "bmc",
+}
+"""Where a part that hosts report stands in a `HostStack`."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,18 @@ class HostStack:
             bmc=pins.bmc or "",
         )
 
+    def seen(self, versions: Mapping[str, str]) -> "HostStack":
+        """The same host with what was read from it, by part; what was not read stays as pinned."""
+        known = {
+            _FIELDS[part]: version
+            for part, version in versions.items()
+            if part in _FIELDS and version
+        }
+        if "driver" in known:
+            # Of a host that runs, both have the same version, or it would not.
+            known.setdefault("fabric_manager", known["driver"])
+        return replace(self, **known)
+
     def after(self, order: PatchOrder) -> "HostStack":
         """The same host once an order was carried out."""
         match order.part:
@@ -64,6 +86,39 @@ class HostStack:
                 return replace(self, bmc=order.version)
             case Part.CONTAINERD | Part.SECURITY:
                 return self
+
+
+def demand_order_compatible(
+    fleet: Fleet,
+    order: PatchOrder,
+    hosts: Iterable[HostChange],
+    seen: Iterable[InstalledVersion],
+) -> None:
+    """Refuse an order that would give a host what does not go together.
+
+    Args:
+        fleet: with its pins, requirements and assumptions.
+        order: what is to be installed.
+        hosts: that are to change.
+        seen: what hosts have reported; the pins of their group hold for the rest.
+
+    Raises:
+        BadInput: names the group, what does not go together, and what would.
+    """
+    found: dict[str, dict[str, str]] = {}
+    for row in seen:
+        found.setdefault(row.node, {})[row.part] = row.version
+    stacks = {
+        (
+            change.node_group,
+            HostStack.pinned(fleet.node_groups[change.node_group].pins)
+            .seen(found.get(change.host, {}))
+            .after(order),
+        ): None
+        for change in hosts
+    }
+    for node_group, stack in stacks:
+        demand_compatible(fleet, node_group, stack)
 
 
 def demand_compatible(fleet: Fleet, node_group: str, stack: HostStack) -> None:
