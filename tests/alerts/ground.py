@@ -4,6 +4,9 @@ from typing import Final
 
 from tests.alerts.case import Case, Cases, one
 
+from gpufleet.core.monitoring.platform import FREEZE_KNOWN_UNTIL
+
+_FRA1: Final = '{job="worker",site="fra1"}'
 CASES: Final[dict[tuple[str, str], Cases]] = {
     ("TargetDown", "ticket"): one(
         {'up{job="keda",instance="a:1"}': "0x60"},
@@ -32,6 +35,12 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
             'gpufleet_patch_overdue_seconds{component="firmware"}': "0x60",
         },
         {"component": "driver"},
+    ),
+    ("FreezeStateStale", "ticket"): one(
+        {f"{FREEZE_KNOWN_UNTIL}{_FRA1}": "90+60x30 1890x30"},
+        # Renewed a while ahead each minute.
+        {f"{FREEZE_KNOWN_UNTIL}{_FRA1}": "90+60x60"},
+        {"job": "worker", "site": "fra1"},
     ),
     ("ChoresFail", "ticket"): Cases(
         fires=(

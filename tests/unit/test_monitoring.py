@@ -217,6 +217,7 @@ def test_each_cluster_watches_its_own_gateway_and_none_where_none_is_declared() 
 OF_THE_WORKER = {
     "WorkerDown",
     "FreezeSyncStale",
+    "FreezeStateStale",
     "ChoresFail",
     "PatchOverdue",
     "PrewarmMissing",

@@ -85,6 +85,8 @@ class Decision:
     """Empty where nothing refuses it."""
     closes: datetime | None = None
     """When the opening ends that holds now, whether the change fits into it or not."""
+    overrides: tuple[str, ...] = ()
+    """The overrides that admitted it against the calendars."""
 
 
 def subject_of(
@@ -341,6 +343,13 @@ def refusal(site: str, decision: Decision) -> PolicyRefused:
     window = decision.window
     span = f" ({_shown(window.start)} to {_shown(window.end)})" if window else ""
     return PolicyRefused(f"frozen: {decision.reason}{span}", where=f"site {site}", mend=mend)
+
+
+def refusal_of_update(site: str, decision: Decision) -> PolicyRefused:
+    """The same for an update by hand, which does not wait: it says what does."""
+    error = refusal(site, decision)
+    mend = f"{error.mend}; ./fleet change --apply waits for the opening (./fleet freeze.queue)"
+    return PolicyRefused(error.what, where=error.where, mend=mend)
 
 
 def _spans(windows: Iterable[Window]) -> list[Span]:

@@ -24,6 +24,7 @@ from gpufleet.edges.host_table import HostTable
 from gpufleet.edges.host_version_table import HostVersionTable
 from gpufleet.edges.journal_table import Journal, writer_of
 from gpufleet.edges.lease_table import LeaseTable
+from gpufleet.edges.override_table import OverrideTable
 from gpufleet.edges.patch_table import PatchTable
 from gpufleet.edges.progress_table import ProgressTable
 from gpufleet.edges.usage_table import UsageTable
@@ -90,6 +91,11 @@ class Ground:
     def hosts(self) -> HostTable:
         """What is remembered of hosts."""
         return HostTable(self.database, self.clock)
+
+    @cached_property
+    def overrides(self) -> OverrideTable:
+        """Who has asked to change something in a freeze, and who has signed it."""
+        return OverrideTable(self.database, self.clock)
 
     @cached_property
     def progress(self) -> ProgressTable:

@@ -18,8 +18,10 @@ from gpufleet.core.patching.waves import plan_waves
 from gpufleet.core.quotas import claims_gpus
 from gpufleet.edges.host_version_table import PINNED
 from gpufleet.edges.kube_paths import collection_path
+from gpufleet.flows.durable import Run
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
+from gpufleet.flows.overrides import note_use, overrides_in_force
 from gpufleet.flows.windows import decision_at
 from gpufleet.spec.changes import Opening
 from gpufleet.spec.errors import BadInput
@@ -149,8 +151,9 @@ def decision_on(  # noqa: PLR0913, PLR0917 - what is to change where, for how lo
     hosts: Collection[str],
     needs_s: float,
     purpose: Purpose,
+    flow: str = "",
 ) -> Decision:
-    """Whether some hosts of a site may change now."""
+    """Whether some hosts of a site may change now; overrides for this flow alone count too."""
     return decision_at(
         ground.fleet,
         ground.fleet_file,
@@ -160,18 +163,23 @@ def decision_on(  # noqa: PLR0913, PLR0917 - what is to change where, for how lo
         purpose=purpose,
         change=ChangeKind(plan.order.component.value),
         pools=sorted({pool for host in hosts for pool in plan.hosts[host].pools}),
+        node_groups=sorted({plan.hosts[host].node_group for host in hosts}),
+        flow=flow,
+        overrides=lambda: overrides_in_force(ground),
     )
 
 
 def closed(
-    ground: Ground, plan: PatchPlan, hosts: Collection[str], needs_s: float, purpose: Purpose
+    run: Run, plan: PatchPlan, hosts: Collection[str], needs_s: float, purpose: Purpose
 ) -> str:
     """Why some hosts may not change now; empty where they may."""
+    ground = run.ground
     for site in sorted({plan.hosts[host].site for host in hosts}):
         there = [host for host in hosts if plan.hosts[host].site == site]
-        decision = decision_on(ground, plan, site, there, needs_s, purpose)
+        decision = decision_on(ground, plan, site, there, needs_s, purpose, run.id)
         if not decision.admitted:
             return str(refusal(site, decision)).replace("\n ", ";")
+        note_use(ground, decision, actor=run.actor, target=site, flow=run.id)
     return ""
 
 

@@ -76,14 +76,13 @@ def patch(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
 
 def decisions(ground: Ground, flow_id: str, order: dict[str, Any]) -> dict[str, Decision]:
     """What the calendars say now of each site that a patch waits for, by its name."""
-    del flow_id
     plan, purpose = PatchPlan.model_validate(order["plan"]), Purpose(order["purpose"])
     needs_s = plan.batch_s + plan.rollback_s
     hosts: dict[str, list[str]] = {}
     for change in plan.hosts.values():
         hosts.setdefault(change.site, []).append(change.host)
     return {
-        site: decision_on(ground, plan, site, names, needs_s, purpose)
+        site: decision_on(ground, plan, site, names, needs_s, purpose, flow_id)
         for site, names in hosts.items()
     }
 

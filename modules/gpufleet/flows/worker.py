@@ -31,6 +31,7 @@ from gpufleet.flows.durable import Host
 from gpufleet.flows.freeze_sync import FreezeKeeper
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.operations import REFUSED, listed
+from gpufleet.flows.overrides import settle
 from gpufleet.flows.patch_cycle import PatchCycleKeeper
 from gpufleet.flows.prewarm import PrewarmKeeper
 from gpufleet.flows.record_keeping import anchor
@@ -64,7 +65,15 @@ class Worker:
         self._flows = Gauge(platform.FLOWS, "Flows by state", ["state"], registry=self._registry)
         self._running = Chores(self._ended, self._registry)
         begun: set[str] = set()
-        keeper = FreezeKeeper(ground)
+        self._keeper = FreezeKeeper(ground)
+        self._known_until = Gauge(
+            platform.FREEZE_KNOWN_UNTIL,
+            "Until when a cluster knows whether a freeze holds; later it counts as frozen",
+            ["site"],
+            registry=self._registry,
+        )
+        self._sites: set[str] = set()
+        granted: set[str] = set()
         self._missing = Gauge(
             series.PREWARM_MISSING,
             "Replicas of a declared peak that are not warm in time",
@@ -87,7 +96,8 @@ class Worker:
         self._chores = [
             Chore("adopt", 2, self._host.adopt),
             Chore("schedules", 5, lambda: begin_due(live.now(), begun)),
-            Chore("freeze", 5, keeper.keep),
+            Chore("freeze", 5, self._keep_freeze),
+            Chore("overrides", 5, lambda: settle(live.now(), granted)),
             Chore("anchor", 2, lambda: anchor(live.now())),
             Chore("state backup", 10, lambda: back_up(live.now())),
             Chore("audit retention", 600, lambda: delete(live.now(), system_clock())),
@@ -133,6 +143,17 @@ class Worker:
             else:
                 self._ground.note("worker.started", actor=self.executor, code=code_version())
                 return
+
+    def _keep_freeze(self) -> None:
+        try:
+            self._keeper.keep()
+        finally:
+            known = self._keeper.known_until
+            for gone in self._sites - known.keys():
+                self._known_until.remove(gone)
+            self._sites = set(known)
+            for site, at in known.items():
+                self._known_until.labels(site).set(at.timestamp())
 
     def _set_missing(self, window: Window, count: int | None) -> None:
         labels = (window.pool.name, window.pool.site, window.peak.name)

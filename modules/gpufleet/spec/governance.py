@@ -237,6 +237,8 @@ class Governance(Spec):
     """Signatures by others that a change of this environment needs, once it stands."""
     calendar_required: bool = True
     """Whether an environment without any freeze calendar counts as frozen."""
+    override_max_s: Seconds = 14_400
+    """Longest time that an override of a freeze may hold."""
     image_sources: list[ImageSource] = Field(default_factory=list)
     """Further sources of images, such as those of batch jobs; declared images' are allowed anyway.
 

@@ -14,6 +14,7 @@ PATCH_OVERDUE_S: Final = "gpufleet_patch_overdue_seconds"
 """By component: how long it has been due; 0 while it is not."""
 OLDEST_CRITICAL_S: Final = "gpufleet_oldest_critical_seconds"
 """How long the oldest critical vulnerability that is still installed has been known; 0 without."""
+FREEZE_KNOWN_UNTIL: Final = "gpufleet_freeze_known_until_timestamp_seconds"
 _FREEZE_STALE_S: Final = 120
 _PREWARM_STALE_S: Final = 300
 """The worker looks at declared peaks every ten seconds, and waits for a token from each replica."""
@@ -95,6 +96,19 @@ def _worker() -> tuple[Alert, ...]:
             runbook="platform#freeze-sync",
             summary="Clusters have not been told of freezes for {{ $value | humanizeDuration }}",
             description="Once their state is too old they count as frozen.",
+        ),
+        Alert(
+            name="FreezeStateStale",
+            expr=f"time() - {FREEZE_KNOWN_UNTIL} > 0",
+            severity=Severity.TICKET,
+            for_s=60,
+            runbook="platform#freeze-state",
+            summary=(
+                # The worker's own label, where a target's of the same name takes its place.
+                "{{ or $labels.exported_site $labels.site }}: its cluster counts as frozen, since "
+                "nobody has told it otherwise for {{ $value | humanizeDuration }}"
+            ),
+            description="The worker runs, and cannot tell this cluster whether a freeze holds.",
         ),
         Alert(
             name="PrewarmMissing",
