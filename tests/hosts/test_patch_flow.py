@@ -1,7 +1,7 @@
 """Patches of real hosts by the flow and its own playbooks: a canary, a version that breaks."""
 
-import dataclasses
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from tests.conftest import Until
 from tests.contract.patch_site import order
 from tests.contract.test_patch_flow import Flow, first_wave, steps  # noqa: F401 - a fixture
 from tests.hosts.lab import Lab
-from tests.hosts.nodes import SITE, nodes
+from tests.hosts.nodes import nodes
 from tests.hosts.packages import CURRENT, FAILS_TO_INSTALL, GOOD
 from tests.hosts.requirements import why_not
 
 from gpufleet.edges.kube import Cluster
-from gpufleet.edges.workspace import EnvironmentDir, Workspace
+from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.patch_plan import plan_patch
 from gpufleet.spec.errors import TargetMissed
@@ -62,18 +62,16 @@ def patched(tmp_path_factory: pytest.TempPathFactory, until: Until) -> Iterator[
         for name, value in lab.environment.items():
             patch.setenv(name, value)
         patch.setenv("GPUFLEET_DATABASE_URL", f"sqlite:///{folder / 'fleet.db'}")
-        patch.setenv("KUBECONFIG", str(kubeconfig))
         file = lab.write_fleet(folder / "fleet")
         declared = json.loads(file.read_text(encoding="utf-8"))
-        declared["sites"][SITE]["cluster"] = {"provider": "existing", "context": SITE}
-        file.write_text(json.dumps(declared), encoding="utf-8")
+        file.write_text(json.dumps({**declared, "fleet": "patched-lab"}), encoding="utf-8")
         populate(cluster, list(lab.hosts))
-        opened = Ground.open(Workspace.here(), file)
-        # The clone's own state stays as it is.
-        state = EnvironmentDir(folder / "state").make()
-        ground = dataclasses.replace(opened, state=state)
+        # Playbooks find the environment in the clone that they are in.
+        ground = Ground.open(Workspace.here(), file)
+        ground.state.kubeconfig.write_bytes(kubeconfig.read_bytes())
         yield Patched(lab, cluster, ground)
         ground.close()
+        shutil.rmtree(ground.state.root)
 
 
 def populate(cluster: Cluster, hosts: list[str]) -> None:
