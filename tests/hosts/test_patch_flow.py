@@ -91,7 +91,7 @@ def populate(cluster: Cluster, hosts: list[str]) -> None:
         cluster.merge(f"/api/v1/namespaces/{space}/pods/chat-{number}/status", {"status": ready})
 
 
-def test_a_canary_gets_the_driver_and_a_version_that_breaks_goes_back(patched: Patched) -> None:
+def test_a_canary_gets_the_driver_and_serves_again(patched: Patched) -> None:
     flow, report = patched.run("patch-good", GOOD)
     assert flow.error is None
     [canary] = report.hosts
@@ -100,6 +100,8 @@ def test_a_canary_gets_the_driver_and_a_version_that_breaks_goes_back(patched: P
     assert patched.lab[canary].driver() == GOOD
     assert not patched.is_cordoned(canary)
 
+
+def test_a_version_that_breaks_is_rolled_back_by_itself(patched: Patched) -> None:
     flow, report = patched.run("patch-bad", FAILS_TO_INSTALL)
     assert isinstance(flow.error, TargetMissed)
     [canary] = report.hosts

@@ -49,6 +49,7 @@ _OBSERVED: Final[Mapping[str, tuple[str, ...]]] = {
     "discovery.k8s.io": ("endpointslices",),
     "leaderworkerset.x-k8s.io": ("leaderworkersets",),
     "rbac.authorization.k8s.io": ("clusterrolebindings", "clusterroles", "rolebindings", "roles"),
+    "resource.k8s.io": ("resourceclaims",),
 }
 """What is only looked at, in every namespace: no Secret."""
 
@@ -81,11 +82,13 @@ def egress_ports(fleet: Fleet) -> list[int]:
 def cluster_rules() -> list[dict[str, list[str]]]:
     """RBAC rules over the whole cluster: what belongs to no namespace, and what is looked at.
 
-    Nodes are labelled and tainted, never made or removed. Roles are only read: Kubernetes lets
+    Nodes are labelled and tainted, never made or removed; before one is patched its pods are
+    evicted, which their disruption budgets may refuse. Roles are only read: Kubernetes lets
     nobody grant what he has not, so an administrator's `up` widens the worker's own rights.
     """
     nodes = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]}
-    return [*_rules(CLUSTER_KINDS, _WRITE), *_rules(_OBSERVED, _READ), nodes]
+    drains = {"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]}
+    return [*_rules(CLUSTER_KINDS, _WRITE), *_rules(_OBSERVED, _READ), nodes, drains]
 
 
 def namespace_rules(namespace: str) -> list[dict[str, list[str]]]:
