@@ -111,8 +111,8 @@ class Flow:
     def report(self) -> PatchReport:
         return self.ground.patches.report(self.id)
 
-    def end(self) -> PatchReport:
-        self._thread.join(200)
+    def end(self, within_s: float = 200) -> PatchReport:
+        self._thread.join(within_s)
         assert not self._thread.is_alive()
         if self.error and not isinstance(self.error, FleetError):
             raise self.error

@@ -70,6 +70,12 @@ ANYTHING = st.builds(
         (Told({**GOOD, "validated": False}), HostState.FAILED, False),
         (Told({**GOOD, "after": OLD, "reason": "back"}, failed=True), HostState.ROLLED_BACK, True),
         (Told({"before": OLD, "after": OLD, "reason": "blocked"}), HostState.FAILED, False),
+        (
+            Told({"before": OLD, "after": OLD, "reason": "no space", "touched": False}),
+            HostState.FAILED,
+            True,
+        ),
+        (Told({"reason": "no space", "touched": False}, unreachable=True), HostState.FAILED, False),
         (Told({"before": NEW, "after": NEW, "validated": "False"}), HostState.UNCHANGED, True),
         (Told({"before": OLD, "after": NEW, "validated": "False"}), HostState.FAILED, False),
         (Told({"before": OLD, "after": NEW, "validated": "True"}), HostState.DONE, True),

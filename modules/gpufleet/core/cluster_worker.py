@@ -49,6 +49,7 @@ _OBSERVED: Final[Mapping[str, tuple[str, ...]]] = {
     "discovery.k8s.io": ("endpointslices",),
     "leaderworkerset.x-k8s.io": ("leaderworkersets",),
     "rbac.authorization.k8s.io": ("clusterrolebindings", "clusterroles", "rolebindings", "roles"),
+    "resource.k8s.io": ("resourceclaims",),
 }
 """What is only looked at, in every namespace: no Secret."""
 

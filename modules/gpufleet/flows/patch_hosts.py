@@ -8,6 +8,7 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from gpufleet.core.freeze import Purpose
+from gpufleet.edges.ansible_collections import LOCK, ansible_collections
 from gpufleet.edges.playbook_events import PlaybookResult
 from gpufleet.edges.playbooks import Playbook, run_playbook
 from gpufleet.flows.durable import Run
@@ -57,6 +58,8 @@ def run_errand(run: Run, plan: PatchPlan, errand: Errand) -> PlaybookResult:
         Failed: Ansible could not be started.
     """
     ground = run.ground
+    if (ground.workspace.playbooks / LOCK.name).is_file():
+        ansible_collections(run.tell)
     folder = ground.state.patches / run.id / errand.label
     playbook = Playbook(
         file=ground.workspace.playbooks / errand.playbook,
@@ -69,6 +72,7 @@ def run_errand(run: Run, plan: PatchPlan, errand: Errand) -> PlaybookResult:
 
 def _extra_vars(run: Run, plan: PatchPlan, errand: Errand) -> dict[str, JsonValue]:
     sites = {plan.hosts[host].site for host in errand.hosts}
+    reason = errand.reason[:_REASON] or f"patch {run.id}"
     return {
         "gpufleet_component": plan.order.component.value,
         "gpufleet_part": plan.order.part.value,
@@ -79,7 +83,8 @@ def _extra_vars(run: Run, plan: PatchPlan, errand: Errand) -> dict[str, JsonValu
         "gpufleet_purpose": errand.purpose.value,
         "gpufleet_actor": run.actor,
         "gpufleet_needs_s": plan.batch_s + plan.rollback_s,
-        "gpufleet_reason": errand.reason[:_REASON] or f"patch {run.id}",
+        # Elsewhere playbooks find the reason themselves, and a variable from here would win.
+        **({"gpufleet_reason": reason} if errand.purpose is Purpose.QUARANTINE else {}),
     }
 
 

@@ -6,14 +6,16 @@ from typing import Final
 
 from gpufleet.core import vocabulary as names
 from gpufleet.core.approvals import digest_of
+from gpufleet.core.claims import CLAIMS_PATH
 from gpufleet.core.freeze import Decision, Purpose, refusal
 from gpufleet.core.inventory import Node, expand
 from gpufleet.core.patching.capacity import PoolCapacity, PoolKey, observed_capacity
-from gpufleet.core.patching.compatibility import HostStack, demand_compatible
+from gpufleet.core.patching.compatibility import demand_order_compatible
 from gpufleet.core.patching.durations import batch_s, rollback_s
 from gpufleet.core.patching.gates import gates_of
 from gpufleet.core.patching.outcomes import FORWARD_ONLY
 from gpufleet.core.patching.waves import plan_waves
+from gpufleet.core.quotas import claims_gpus
 from gpufleet.edges.host_version_table import PINNED
 from gpufleet.edges.kube_paths import collection_path
 from gpufleet.flows.durable import Run
@@ -70,9 +72,7 @@ def plan_patch(
     fleet = ground.fleet
     _demand_known(fleet, order)
     changes, left_out = _changes(ground, order, only)
-    for name in sorted({change.node_group for change in changes}):
-        stack = HostStack.pinned(fleet.node_groups[name].pins).after(order)
-        demand_compatible(fleet, name, stack)
+    demand_order_compatible(fleet, order, changes, ground.host_versions.rows())
     load = load_of(ground, {change.site for change in changes if change.pools})
     planned = plan_waves(changes, load, order)
     left_out |= planned.left_out
@@ -113,7 +113,8 @@ def load_of(ground: Ground, sites: Collection[str]) -> Load:
                 ground.fleet,
                 site,
                 nodes=cluster.items("/api/v1/nodes"),
-                pods=cluster.items("/api/v1/pods", labels=names.POOL),
+                pods=cluster.items("/api/v1/pods"),
+                claims=cluster.items(CLAIMS_PATH) if claims_gpus(ground.fleet, site) else (),
                 workloads=[
                     workload
                     for path in _WORKLOADS
@@ -150,9 +151,9 @@ def decision_on(  # noqa: PLR0913, PLR0917 - what is to change where, for how lo
     hosts: Collection[str],
     needs_s: float,
     purpose: Purpose,
-    flow: str,
+    flow: str = "",
 ) -> Decision:
-    """Whether some hosts of a site may change now, by a flow; by none yet where it is empty."""
+    """Whether some hosts of a site may change now; overrides for this flow alone count too."""
     return decision_at(
         ground.fleet,
         ground.fleet_file,
@@ -171,13 +172,14 @@ def decision_on(  # noqa: PLR0913, PLR0917 - what is to change where, for how lo
 def closed(
     run: Run, plan: PatchPlan, hosts: Collection[str], needs_s: float, purpose: Purpose
 ) -> str:
-    """Why some hosts may not change now; empty where they may, which uses the overrides."""
+    """Why some hosts may not change now; empty where they may."""
+    ground = run.ground
     for site in sorted({plan.hosts[host].site for host in hosts}):
         there = [host for host in hosts if plan.hosts[host].site == site]
-        decision = decision_on(run.ground, plan, site, there, needs_s, purpose, run.id)
+        decision = decision_on(ground, plan, site, there, needs_s, purpose, run.id)
         if not decision.admitted:
             return str(refusal(site, decision)).replace("\n ", ";")
-        note_use(run.ground, decision, actor=run.actor, target=site, flow=run.id)
+        note_use(ground, decision, actor=run.actor, target=site, flow=run.id)
     return ""
 
 

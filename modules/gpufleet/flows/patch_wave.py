@@ -23,7 +23,7 @@ from gpufleet.core.patching.outcomes import (
 )
 from gpufleet.core.patching.waves import batch_refusal
 from gpufleet.edges.playbook_events import PlaybookResult
-from gpufleet.flows.durable import Run
+from gpufleet.flows.durable import WINDOW, Run
 from gpufleet.flows.patch_gates import as_told, broken, read_gates, unanswered
 from gpufleet.flows.patch_hosts import (
     PLAYBOOKS,
@@ -39,8 +39,6 @@ from gpufleet.spec.errors import Failed, PolicyRefused, Retryable
 from gpufleet.spec.patching import HostState, PatchPlan, Wave
 from gpufleet.spec.progress import HostProgress
 
-WINDOW: Final = "window"
-"""How the name of each wait for an opening of the calendars begins."""
 _WITHIN: Final = timedelta(days=400)
 """How long a patch waits for a window, for whoever paused it, or for another operator."""
 _REFUSED_PAUSE: Final = timedelta(seconds=10)

@@ -133,6 +133,8 @@ def _standing(told: Told) -> tuple[HostState, bool]:
         return HostState.QUARANTINED, False
     if not report or told.unreachable:
         return HostState.FAILED, False
+    if report.get("reason") and str(report.get("touched", True)).lower() == "false":
+        return HostState.FAILED, True
     if report.get("reason"):
         # Brought back by its own playbook; or perhaps never touched, which nobody has proven.
         back = validated and same
