@@ -52,7 +52,7 @@ class Controllers:
     @classmethod
     @contextlib.contextmanager
     def started(
-        cls, folder: Path, address: str, hosts: Sequence[str], power_url: str
+        cls, folder: Path, address: str, hosts: Sequence[str], power_url: str = ""
     ) -> Iterator["Controllers"]:
         """Start the service of these hosts' controllers; ended with the context.
 
@@ -60,7 +60,7 @@ class Controllers:
             folder: a new one, for what it keeps.
             address: that it listens on.
             hosts: their names.
-            power_url: where `power/NAME` tells and takes a host's power.
+            power_url: where `power/NAME` tells and takes a host's power; none without hosts.
         """
         (folder / "faults").mkdir(parents=True)
         port = _free_port(address)

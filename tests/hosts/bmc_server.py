@@ -19,17 +19,22 @@ from werkzeug.serving import make_server
 
 
 class _Hosts(FakeDriver):  # type: ignore[misc]  # sushy-tools ships no types
-    """Systems whose power is that of the lab's hosts."""
+    """Systems whose power is that of the lab's hosts; of none, where nobody answers for it."""
 
     power_url = ""
 
     def get_power_state(self, identity: str) -> str:
         """Whether the host is on."""
+        if not self.power_url:
+            return str(super().get_power_state(identity))
         return self._ask(identity)
 
     def set_power_state(self, identity: str, state: str) -> None:
         """Press the host's button."""
-        self._ask(identity, state.encode())
+        if self.power_url:
+            self._ask(identity, state.encode())
+        else:
+            super().set_power_state(identity, state)
 
     def _ask(self, identity: str, order: bytes | None = None) -> str:
         address = f"{self.power_url}power/{self.name(identity)}"
