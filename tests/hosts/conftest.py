@@ -2,12 +2,26 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
 
 import pytest
 from tests.hosts.debian_root import NoDebian
 from tests.hosts.lab import Lab
 from tests.hosts.network import CannotMake
 from tests.hosts.requirements import why_not
+
+_TIMEOUT_S: Final = 1200
+"""Of a test here: the first one on a machine makes the hosts' Debian."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what stands in this folder."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.hosts)
+            if item.get_closest_marker("timeout") is None:
+                item.add_marker(pytest.mark.timeout(_TIMEOUT_S))
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ keeps it until it is interrupted. What a killed lab left is removed by the next 
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -293,6 +294,7 @@ def _public(private: str) -> str:
 def main() -> None:
     """Keep a lab until this process is interrupted: FOLDER of its fleet file, number of HOSTS."""
     folder, *count = sys.argv[1:]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     with Lab(*map(int, count)) as lab, contextlib.suppress(KeyboardInterrupt):
         file = lab.write_fleet(Path(folder))
         sys.stdout.write(f"GPUFLEET_FLEET={file}\n")

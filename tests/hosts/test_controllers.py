@@ -10,7 +10,6 @@ from tests.conftest import Until
 from tests.hosts import bmc
 from tests.hosts.lab import Lab
 
-pytestmark = pytest.mark.hosts
 ONE = "gpu-001"
 INVENTORY = "/redfish/v1/UpdateService/FirmwareInventory"
 

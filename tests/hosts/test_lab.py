@@ -19,7 +19,6 @@ from tests.hosts.slots import take_slot
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import load_fleet
 
-pytestmark = pytest.mark.hosts
 ONE = "gpu-001"
 
 

@@ -274,6 +274,54 @@ def test_a_csaf_document_is_matched_by_its_product_tree(
         assert found.exposures[0].aliases == ["NV-2026-1"]
 
 
+@pytest.mark.parametrize(
+    ("status", "version", "is_hit"),
+    [
+        ("first_affected", "580.95.05", True),
+        ("first_affected", "590.44.01", True),
+        ("first_affected", "575.57.08", False),
+        ("last_affected", "575.57.08", True),
+        ("last_affected", "580.105.08", False),
+    ],
+)
+def test_the_first_or_last_affected_product_is_a_bound(
+    tmp_path: Path, status: str, version: str, *, is_hit: bool
+) -> None:
+    document = csaf("580.95.05", "product_version")
+    document["vulnerabilities"][0]["product_status"] = {status: ["P1"]}
+    assert bool(report(tmp_path, document, has("driver", version)).exposures) == is_hit
+
+
+def test_a_fixed_product_ends_a_range_that_has_no_end(tmp_path: Path) -> None:
+    document = csaf(">=580", "product_version_range")
+    driver = document["product_tree"]["branches"][0]["branches"][0]
+    mended = {"product_id": "P2", "name": "driver 580.105.08"}
+    driver["branches"].append(
+        {"category": "product_version", "name": "580.105.08", "product": mended}
+    )
+    document["vulnerabilities"][0]["product_status"]["fixed"] = ["P2"]
+    (exposure,) = report(tmp_path, document, has("driver", "580.95.05")).exposures
+    assert exposure.fixed == ["580.105.08"]
+    assert not report(tmp_path, document, has("driver", "580.105.08")).exposures
+
+
+def test_a_version_holds_for_the_architectures_below_it_and_for_what_it_is_part_of(
+    tmp_path: Path,
+) -> None:
+    document = csaf()
+    version = document["product_tree"]["branches"][0]["branches"][0]["branches"][0]
+    product = version.pop("product")
+    version["branches"] = [{"category": "architecture", "name": "x86_64", "product": product}]
+    assert report(tmp_path, document, has("driver", "580.95.05")).exposures
+    assert not report(tmp_path, document, has("driver", "580.105.08")).exposures
+    whole = {"product_id": "P9", "name": "driver as part of a system"}
+    document["product_tree"]["relationships"] = [
+        {"category": "default_component_of", "product_reference": "P1", "full_product_name": whole}
+    ]
+    document["vulnerabilities"][0]["product_status"] = {"known_affected": ["P9"]}
+    assert report(tmp_path, document, has("driver", "580.95.05")).exposures
+
+
 def test_a_range_in_words_is_undecided(tmp_path: Path) -> None:
     found = report(tmp_path, csaf("see the bulletin"), has("driver", "580.95.05"))
     assert len(found.undecided) == 1
@@ -399,6 +447,14 @@ def test_a_component_is_overdue_by_the_host_that_has_waited_longest() -> None:
     assert cycle(SAMPLE, rows[1:], [], NOW).is_good
 
 
+def test_a_component_tells_when_its_next_window_opens() -> None:
+    rows = {row.component: row.window_opens for row in cycle(SAMPLE, [], [], NOW).cadences}
+    # It is Thursday; drivers are patched on Tuesdays and Wednesdays at ten in the evening.
+    opens = rows[PatchTarget.DRIVER]
+    assert opens is not None
+    assert opens.isoformat() == "2026-12-01T22:00:00+01:00"
+
+
 def test_pins_stand_in_for_hosts_that_nobody_has_seen() -> None:
     seen = has("driver", "580.105.08", since=NOW, seen_at=NOW)
     rows = installed(SAMPLE, [seen])
@@ -498,6 +554,8 @@ def test_the_worker_tells_what_is_overdue_and_begins_the_clock_of_unseen_hosts(
     assert told.overdue == dict.fromkeys(ground.fleet.patching, 0.0) | {PatchTarget.OS: None}
     assert told.oldest_s == 0
     every_s = ground.fleet.patching[PatchTarget.DRIVER].every_s
+    (driver, *_) = patch_cycle(ground).cadences
+    assert (driver.unknown, driver.hosts) == (64, 64)
     later = replace(ground, clock=lambda: NOW + timedelta(seconds=every_s + 60))
     keeper = PatchCycleKeeper(LiveGround(later), told.set_overdue, told.set_oldest)
     keeper.keep()

@@ -1,6 +1,7 @@
 """Gates, the breaker, and how long a batch takes."""
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.watched_fleets import on_clusters
@@ -151,6 +152,24 @@ def test_without_a_history_a_batch_takes_what_its_steps_may_take() -> None:
     assert durations.batch_s(Part.DRIVER, []) == first
     assert durations.batch_s(Part.DRIVER, [first + 60]) == first + 60
     assert durations.batch_s(Part.CONTAINERD, []) < first
+
+
+@pytest.mark.parametrize(
+    ("step", "role", "limit", "share"),
+    [
+        ("drain", "node_drain", "node_drain_timeout_s", 1),
+        ("stop clients", "gpu_clients", "gpu_clients_timeout_s", 1),
+        ("packages", "gpu_driver", "gpu_driver_install_timeout_s", 0.25),
+        ("packages", "runtime", "runtime_install_timeout_s", 0.25),
+        ("firmware", "gpu_firmware", "gpu_firmware_within_s", 1),
+        ("validate", "gpu_validate", "gpu_validate_diagnostics_timeout_s", 1),
+    ],
+)
+def test_first_estimates_follow_from_the_limits_of_the_roles(
+    step: str, role: str, limit: str, share: float
+) -> None:
+    defaults = PROJECT_ROOT / "playbooks" / "roles" / role / "defaults" / "main.yml"
+    assert durations.STEPS_S[step] == share * yaml.safe_load(defaults.read_text())[limit]
 
 
 @given(st.lists(st.floats(1, 1e5), min_size=durations.MIN_HISTORY, max_size=200))

@@ -12,7 +12,8 @@ from gpufleet.spec.advisories import CsafDocument, OsvEntry
 from gpufleet.spec.errors import BadInput
 
 MAX_BYTES: Final = 512 * 2**20
-"""Of a file, and of all members of a zip together."""
+MAX_ZIPPED_BYTES: Final = 4 * 2**30
+"""Of all members of a zip together, which are read one after the other."""
 MAX_MEMBER_BYTES: Final = 64 * 2**20
 _CSAF_VERSION: Final = "2.0"
 
@@ -43,8 +44,8 @@ def _zipped(file: Path) -> Iterator[OsvEntry | CsafDocument]:
             members = [each for each in archive.infolist() if each.filename.endswith(".json")]
             if not members:
                 raise BadInput("holds no .json file", where=str(file))
-            if sum(each.file_size for each in members) > MAX_BYTES:
-                raise BadInput(f"holds more than {MAX_BYTES // 2**20} MiB", where=str(file))
+            if sum(each.file_size for each in members) > MAX_ZIPPED_BYTES:
+                raise BadInput(f"holds more than {MAX_ZIPPED_BYTES // 2**30} GiB", where=str(file))
             for member in members:
                 place = f"{file}!{member.filename}"
                 with archive.open(member) as opened:

@@ -7,8 +7,10 @@ from typing import Final
 import sqlalchemy as sa
 
 from gpufleet.edges.database import Database, Moment, tables
+from gpufleet.spec import patch_cycle
 from gpufleet.spec.patch_cycle import InstalledVersion
 
+PINNED: Final = patch_cycle.PINNED
 _versions: Final = sa.Table(
     "fleet_host_versions",
     tables,
@@ -99,10 +101,6 @@ class HostVersionTable:
             )
         )
         return [InstalledVersion.model_validate(dict(row)) for row in found]
-
-
-PINNED: Final = "fleet file"
-"""In place of a flow: nobody has seen the host."""
 
 
 def _keep(  # noqa: PLR0913, PLR0917 - of one part of one host

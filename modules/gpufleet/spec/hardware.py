@@ -148,6 +148,7 @@ class SshAccess(Spec):
     user: Name = "gpufleet"
     """Login name; it may become root by sudo."""
     port: Port = 22
+    """Where its SSH server listens."""
     domain: HostName | None = None
     """Hosts are called `NODE.DOMAIN`; `NODE` where it is not given."""
     addresses: dict[Name, HostName] = Field(default_factory=dict)

@@ -1,11 +1,15 @@
 """What `patch.cycle` reports: what is overdue, and which known vulnerabilities are installed."""
 
 from datetime import datetime
+from typing import Final
 
 from pydantic import Field
 
 from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.quantities import Spec
+
+PINNED: Final = "fleet file"
+"""In place of a flow: nobody has seen the host, and its age counts from when that was noticed."""
 
 
 class InstalledVersion(Spec):
@@ -32,7 +36,7 @@ class CadenceRow(Spec):
     hosts: int
     """Hosts of which its age is known."""
     unknown: int
-    """Hosts of which nobody has seen a version yet."""
+    """Hosts of which nobody has seen a version yet; with a worker their age counts too."""
     oldest_node: str = ""
     """The host that was patched longest ago."""
     oldest_s: float | None = None
@@ -43,6 +47,8 @@ class CadenceRow(Spec):
     """How long the oldest critical vulnerability that is still installed has been known."""
     critical_late_s: float = 0
     """By how much that is above `critical_within_s`; 0 where it is not."""
+    window_opens: datetime | None = None
+    """When its next declared window opens, or has opened; a freeze may still close it."""
 
     @property
     def overdue_s(self) -> float:

@@ -27,7 +27,7 @@ def show(report: PatchCycleReport) -> None:
 def _show_cadences(report: PatchCycleReport) -> None:
     table = plain_table()
     table.add_column("COMPONENT", no_wrap=True)
-    for name in ("EVERY", "OLDEST", "HOST", "UNSEEN", "OLDEST CRITICAL", "OVERDUE"):
+    for name in ("EVERY", "OLDEST", "HOST", "UNSEEN", "OLDEST CRITICAL", "OVERDUE", "NEXT WINDOW"):
         table.add_column(name, justify="right", no_wrap=True)
     for row in report.cadences:
         late = bool(row.overdue_s)
@@ -39,6 +39,7 @@ def _show_cadences(report: PatchCycleReport) -> None:
             str(row.unknown),
             "-" if row.oldest_critical_s is None else duration(row.oldest_critical_s),
             Text(duration(row.overdue_s) if late else "no", style="red" if late else "green"),
+            row.window_opens.strftime("%Y-%m-%d %H:%M %Z") if row.window_opens else "-",
         )
     facts.print(table)
 

@@ -201,15 +201,16 @@ def from_csaf(document: CsafDocument) -> Iterator[KnownAdvisory]:
 
 
 def _csaf_products(
-    branches: Iterable[CsafBranch], above: tuple[str, ...]
+    branches: Iterable[CsafBranch], above: tuple[str, ...], version: str = ""
 ) -> Iterator[tuple[str, tuple[str, str]]]:
     """Product ids with the names above each, joined, and its version or range of versions."""
     for branch in branches:
         is_version = branch.category.startswith("product_version")
         path = above if is_version else (*above, branch.name)
+        known = branch.name if is_version else version
         if branch.product is not None:
-            yield branch.product.product_id, (" ".join(path), branch.name if is_version else "")
-        yield from _csaf_products(branch.branches, path)
+            yield branch.product.product_id, (" ".join(path), known)
+        yield from _csaf_products(branch.branches, path, known)
 
 
 def _csaf_severity(vulnerability: CsafVulnerability) -> str:
@@ -230,12 +231,16 @@ def _csaf_affected(
     for product_id in (*status.fixed, *status.first_fixed):
         name, version = products.get(product_id, ("", ""))
         mended.setdefault(name, []).append(version)
-    for product_id in (*status.known_affected, *status.first_affected, *status.last_affected):
+    for product_id, kind in (
+        *((each, "") for each in status.known_affected),
+        *((each, "first") for each in status.first_affected),
+        *((each, "last") for each in status.last_affected),
+    ):
         if product_id not in products:
             continue
         name, version = products[product_id]
         branch = _BRANCH.search(name)
-        span = span_of(version)
+        span = Span(**{kind: version}) if kind and version else span_of(version)
         fixed = mended.get(name, [])
         if span and not span.fixed and not span.last and len(fixed) == 1:
             span = Span(span.first, fixed[0])

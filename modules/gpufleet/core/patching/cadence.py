@@ -2,10 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 from gpufleet.core.inventory import expand
+from gpufleet.core.maintenance import cadence_calendars
 from gpufleet.core.patching.advisories import (
     COMPONENTS,
     Affected,
@@ -16,8 +17,17 @@ from gpufleet.core.patching.matching import is_affected
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.governance import PatchCadence, PatchTarget
 from gpufleet.spec.hardware import DriverPin
-from gpufleet.spec.patch_cycle import CadenceRow, Exposure, InstalledVersion, PatchCycleReport
+from gpufleet.spec.patch_cycle import (
+    PINNED,
+    CadenceRow,
+    Exposure,
+    InstalledVersion,
+    PatchCycleReport,
+)
+from gpufleet.spec.windows import ChangeKind
 
+_A_WEEK: Final = timedelta(days=8)
+"""Within it each weekday's window opens once at least."""
 _FIRST: Final = {
     PatchTarget.DRIVER: "driver",
     PatchTarget.FIRMWARE: "bmc",
@@ -83,7 +93,9 @@ def cycle(
         environment=fleet.environment,
         at=now,
         cadences=[
-            _row(target, cadence, rows, exposures, now)
+            _row(target, cadence, rows, exposures, now).model_copy(
+                update={"window_opens": _window_opens(fleet, target, now)}
+            )
             for target, cadence in fleet.patching.items()
         ],
         exposures=exposures,
@@ -141,7 +153,9 @@ def _row(
     exposures: Iterable[Exposure],
     now: datetime,
 ) -> CadenceRow:
-    patched = _patched(target, rows)
+    of_target = [row for row in rows if COMPONENTS.get(row.part) is target]
+    patched = _patched(of_target)
+    seen = {row.node for row in of_target if row.since is not None and row.flow != PINNED}
     times = {node: at for node, at in patched.items() if at is not None}
     node = min(times, key=lambda name: (times[name], name), default="")
     oldest_s = (now - times[node]).total_seconds() if node else None
@@ -154,7 +168,7 @@ def _row(
         every_s=cadence.every_s,
         critical_within_s=cadence.critical_within_s,
         hosts=len(times),
-        unknown=len(patched) - len(times),
+        unknown=len(patched.keys() - seen),
         oldest_node=node,
         oldest_s=oldest_s,
         late_s=max(0.0, (oldest_s or 0.0) - cadence.every_s),
@@ -163,13 +177,17 @@ def _row(
     )
 
 
-def _patched(
-    target: PatchTarget, rows: Iterable[InstalledVersion]
-) -> Mapping[str, datetime | None]:
-    """When each host had anything of a component installed last; None where nobody has seen it."""
+def _window_opens(fleet: Fleet, target: PatchTarget, now: datetime) -> datetime | None:
+    (calendar,) = cadence_calendars(
+        fleet, now, change=ChangeKind(target.value), until=now + _A_WEEK
+    )
+    return calendar.windows[0].start if calendar.windows else None
+
+
+def _patched(rows: Iterable[InstalledVersion]) -> Mapping[str, datetime | None]:
+    """When each host had any of some parts installed last; None where nobody knows."""
     found: dict[str, datetime | None] = {}
     for row in rows:
-        if COMPONENTS.get(row.part) is target:
-            last = found.get(row.node)
-            found[row.node] = row.since if last is None else max(last, row.since or last)
+        last = found.get(row.node)
+        found[row.node] = row.since if last is None else max(last, row.since or last)
     return found

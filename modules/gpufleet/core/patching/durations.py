@@ -11,15 +11,15 @@ MIN_HISTORY: Final = 3
 STEPS_S: Final[Mapping[str, float]] = {
     "cordon": 60,
     "drain": 900,
-    "stop clients": 180,
+    "stop clients": 120,
     "packages": 900,
-    "firmware": 2700,
+    "firmware": 3600,
     "reboot": 900,
-    "validate": 900,
+    "validate": 1200,
     "uncordon": 60,
 }
-"""First estimate of each step, s, well above what it usually takes; roles give up later still. The
-hosts of a batch go side by side."""
+"""First estimate of each step, s: when the roles give up. Of packages a quarter of that: they wait
+an hour for a mirror that crawls. The hosts of a batch go side by side."""
 _ALWAYS: Final = ("cordon", "drain", "stop clients", "validate", "uncordon")
 _OF_PART: Final[Mapping[Part, tuple[str, ...]]] = {
     Part.DRIVER: ("packages", "reboot"),
