@@ -18,6 +18,8 @@ from gpufleet.tasks import (
     gateway,
     images,
     journal,
+    overrides,
+    patch,
     plan,
     prewarm,
     simulate,
@@ -42,6 +44,7 @@ for module in (
     gateway,
     images,
     journal,
+    patch,
     plan,
     prewarm,
     simulate,
@@ -49,3 +52,5 @@ for module in (
     state,
 ):
     namespace.add_collection(Collection.from_module(module))
+for task in Collection.from_module(overrides).tasks.values():
+    namespace.collections["freeze"].add_task(task)

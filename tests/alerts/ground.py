@@ -4,6 +4,9 @@ from typing import Final
 
 from tests.alerts.case import Case, Cases, one
 
+from gpufleet.core.monitoring.platform import FREEZE_KNOWN_UNTIL
+
+_FRA1: Final = '{job="worker",site="fra1"}'
 CASES: Final[dict[tuple[str, str], Cases]] = {
     ("TargetDown", "ticket"): one(
         {'up{job="keda",instance="a:1"}': "0x60"},
@@ -24,6 +27,20 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         {'gpufleet_chore_last_success_timestamp_seconds{chore="freeze"}': "0+60x30 1800x30"},
         {'gpufleet_chore_last_success_timestamp_seconds{chore="freeze"}': "0+60x60"},
         {},
+    ),
+    ("PatchOverdue", "ticket"): one(
+        {'gpufleet_patch_overdue_seconds{component="driver"}': "0+60x60"},
+        {
+            'gpufleet_patch_overdue_seconds{component="driver"}': "0x60",
+            'gpufleet_patch_overdue_seconds{component="firmware"}': "0x60",
+        },
+        {"component": "driver"},
+    ),
+    ("FreezeStateStale", "ticket"): one(
+        {f"{FREEZE_KNOWN_UNTIL}{_FRA1}": "90+60x30 1890x30"},
+        # Renewed a while ahead each minute.
+        {f"{FREEZE_KNOWN_UNTIL}{_FRA1}": "90+60x60"},
+        {"job": "worker", "site": "fra1"},
     ),
     ("ChoresFail", "ticket"): Cases(
         fires=(

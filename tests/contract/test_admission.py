@@ -3,6 +3,8 @@
 The policies are applied as the platform stack declares them, and asked by plain API calls.
 """
 
+import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from copy import deepcopy
@@ -15,19 +17,30 @@ import yaml
 from tests.conftest import Embedded
 
 from gpufleet.components.pod_template import metadata, pod_spec
-from gpufleet.core import admission, freeze_admission
+from gpufleet.core import admission, freeze_admission, freeze_state
 from gpufleet.core import vocabulary as names
-from gpufleet.core.freeze_admission import KNOWN_FOR, FreezeState
+from gpufleet.core.freeze import Purpose
+from gpufleet.core.freeze_state import ALL, KNOWN_FOR, OPEN, FreezeState, key_of
 from gpufleet.core.serving import PoolAtSite, pools_at
+from gpufleet.edges.clock import system_clock
+from gpufleet.edges.database import Database
 from gpufleet.edges.engines import Binaries
+from gpufleet.edges.exemption_table import TOKEN_VARIABLE
 from gpufleet.edges.kube import Cluster, Object
 from gpufleet.edges.kube_paths import collection_path, object_path
-from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir
-from gpufleet.flows.freeze_sync import write_state
+from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
+from gpufleet.flows import overrides
+from gpufleet.flows.approvals import Signer, give
+from gpufleet.flows.environment import Environment
+from gpufleet.flows.exemptions import exempted
+from gpufleet.flows.freeze_sync import sync, write_state
+from gpufleet.flows.ground import Ground
+from gpufleet.flows.overrides import Wish
 from gpufleet.local.platform import Platform
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import Failed
 from gpufleet.spec.serving import Pool, ServingClass
+from gpufleet.spec.windows import ChangeKind
 
 if TYPE_CHECKING:
     from tests.conftest import Until
@@ -36,7 +49,6 @@ pytestmark = pytest.mark.timeout(240)
 
 DIGEST = "sha256:" + "a" * 64
 INTERACTIVE, BATCH = names.INTERACTIVE_NAMESPACE, names.BATCH_NAMESPACE
-OPEN = "open"
 
 
 def two_classes() -> Fleet:
@@ -87,7 +99,7 @@ def cluster(platform: Embedded, until: "Until") -> Iterator[Cluster]:
         )
     for thing in (
         admission.parameters(FLEET),
-        freeze_admission.first_state(),
+        freeze_state.first_state(),
         *freeze_admission.service_accounts(),
         *admission.policies(),
         *freeze_admission.policies(),
@@ -120,7 +132,7 @@ def cluster(platform: Embedded, until: "Until") -> Iterator[Cluster]:
     )
     tell(connected, frozen=False)
     until(lambda: "digest" in refusal(connected, pod(image="docker.io/vllm/vllm-openai:latest")))
-    until(lambda: "only the worker" in refusal(connected, freeze_admission.first_state()))
+    until(lambda: "only the worker" in refusal(connected, freeze_state.first_state()))
     for thing in freeze_admission.clock_policies():
         connected.apply(object_path(thing), thing)
     yield connected
@@ -137,12 +149,20 @@ def open_again(request: pytest.FixtureRequest, until: "Until") -> Iterator[None]
     tell(cluster, frozen=False)
 
 
-def tell(cluster: Cluster, *, frozen: bool, known_for: timedelta = KNOWN_FOR) -> None:
-    """Write the state of freezes as the worker does."""
+FROZEN = "frozen: freeze `Audit week`; the next opening is Monday"
+
+
+def tell(
+    cluster: Cluster, *, frozen: bool = False, known_for: timedelta = KNOWN_FOR, **answers: str
+) -> None:
+    """Write the state of freezes as the worker does; `stacks_answers="..."` is one of a pool."""
     now = datetime.now(UTC)
-    message = "frozen: freeze `Audit week`; the next opening is Monday" if frozen else OPEN
+    told = FROZEN if frozen else OPEN
+    given = {key.replace("_", "."): answer for key, answer in answers.items()}
+    state = {**dict.fromkeys(("stacks", "release"), told), **given}
+    shut = next((answer for answer in state.values() if answer != OPEN), OPEN)
     writer = cluster.as_service_account(names.SYSTEM_NAMESPACE, names.FREEZE_SYNC)
-    write_state(writer, FreezeState(frozen, message, now + known_for), now, now)
+    write_state(writer, FreezeState({**state, ALL: shut}, now + known_for), now, now)
     writer.close()
 
 
@@ -517,6 +537,260 @@ def test_a_freeze_refuses_every_change_with_its_window(frozen: Cluster) -> None:
         assert "the next opening is Monday" in told
 
 
+@pytest.fixture
+def two_pools(cluster: Cluster, until: "Until") -> Iterator[Cluster]:
+    """The cluster with a Deployment of the pool `answers`, and one of no pool's."""
+    made = workload("Deployment", pod())
+    made["spec"]["replicas"] = 1
+    cluster.create(DEPLOYMENTS, made)
+    kept = of_pool("answers")
+    kept["metadata"]["name"] = "kept"
+    cluster.create(SERVICES, kept)
+    until(lambda: ready_pods(cluster))
+    yield cluster
+    tell(cluster)
+    until(lambda: not refusal(cluster, of_pool("answers")))
+    cluster.delete(f"{SERVICES}/kept")
+    cluster.delete(f"{DEPLOYMENTS}/one")
+    until(lambda: not cluster.items(PODS))
+
+
+def of_pool(pool: str) -> Object:
+    made = service(f"of-{pool}")
+    made["metadata"]["labels"][names.POOL] = pool
+    return made
+
+
+SERVICES = f"/api/v1/namespaces/{INTERACTIVE}/services"
+ONE = f"/apis/apps/v1/namespaces/{INTERACTIVE}/deployments/one"
+NEW_IMAGE = {
+    "spec": {
+        "template": {
+            "spec": {
+                "containers": [
+                    {
+                        **pod()["spec"]["containers"][0],
+                        "image": f"docker.io/vllm/vllm-openai@{DIGEST}",
+                    }
+                ]
+            }
+        }
+    }
+}
+"""Of a pool's workload: a release."""
+
+
+def revision() -> Object:
+    """A change to another revision, whose weights are restored by its digest."""
+    before = pod()["metadata"]["annotations"][names.REVISION_DIGEST]
+    restore = pod()["spec"]["initContainers"]
+    for container in restore:
+        container["args"] = [given.replace(before, DIGEST) for given in container["args"]]
+    annotations = {names.REVISION_DIGEST: DIGEST}
+    spec = {"initContainers": restore}
+    return {"spec": {"template": {"metadata": {"annotations": annotations}, "spec": spec}}}
+
+
+def test_a_freeze_of_one_pool_refuses_what_belongs_to_it_and_nothing_else(
+    two_pools: Cluster, until: "Until"
+) -> None:
+    tell(two_pools, stacks_answers=FROZEN, release_answers=FROZEN)
+    until(lambda: "Audit week" in refusal(two_pools, of_pool("answers")))
+    relabel = {"metadata": {"labels": {names.POOL: "nightly"}}}
+    unlabel = {"metadata": {"labels": {names.POOL: None}}}
+    for told in (
+        refusal(two_pools, workload("Deployment", pod())),
+        asked(two_pools, "PATCH", ONE, {"metadata": {"annotations": {"a": "b"}}}),
+        asked(two_pools, "PATCH", ONE, relabel),
+        asked(two_pools, "PATCH", f"{SERVICES}/kept", unlabel),
+        asked(two_pools, "PATCH", ONE, NEW_IMAGE),
+        asked(two_pools, "PATCH", f"{ONE}/scale", {"spec": {"replicas": 0}}),
+        asked(two_pools, "DELETE", ONE),
+        asked(two_pools, "DELETE", DEPLOYMENTS),
+        # Every pool stands on its namespace.
+        asked(two_pools, "DELETE", f"/api/v1/namespaces/{INTERACTIVE}"),
+    ):
+        assert "gpufleet: frozen: freeze `Audit week`" in told
+    assert refusal(two_pools, of_pool("nightly")) == ""
+    assert refusal(two_pools, service("of-none")) == ""
+    assert refusal(two_pools, workload("Deployment", pod("nightly"))) == ""
+
+
+def test_a_freeze_of_releases_lets_every_other_change_through(
+    two_pools: Cluster, until: "Until"
+) -> None:
+    tell(two_pools, release=FROZEN)
+    until(lambda: "Audit week" in asked(two_pools, "PATCH", f"{ONE}?dryRun=All", NEW_IMAGE))
+    declared = admission.parameters(FLEET)
+    more = {**declared["data"], "digests": f"{declared['data']['digests']}\n{DIGEST}"}
+    two_pools.apply(object_path(declared), {**declared, "data": more})
+    try:
+        until(lambda: "Audit week" in asked(two_pools, "PATCH", f"{ONE}?dryRun=All", revision()))
+    finally:
+        two_pools.apply(object_path(declared), declared)
+    assert asked(two_pools, "PATCH", f"{ONE}/scale?dryRun=All", {"spec": {"replicas": 2}}) == ""
+    assert refusal(two_pools, of_pool("answers")) == ""
+
+
+def test_where_releases_alone_are_open_a_release_takes_no_other_size_with_it(
+    two_pools: Cluster, until: "Until"
+) -> None:
+    tell(two_pools, frozen=True, release=OPEN)
+    until(lambda: not asked(two_pools, "PATCH", f"{ONE}?dryRun=All", NEW_IMAGE))
+    assert "Audit week" in asked(two_pools, "PATCH", f"{ONE}?dryRun=All", {"spec": {"replicas": 2}})
+    both = {"spec": {**NEW_IMAGE["spec"], "replicas": 2}}
+    assert "Audit week" in asked(two_pools, "PATCH", f"{ONE}?dryRun=All", both)
+
+
+def test_an_override_opens_its_pool_in_a_freeze_of_everything(
+    two_pools: Cluster, until: "Until"
+) -> None:
+    tell(two_pools, frozen=True, stacks_answers=OPEN)
+    until(lambda: "Audit week" in refusal(two_pools, of_pool("nightly")))
+    assert refusal(two_pools, of_pool("answers")) == ""
+    assert asked(two_pools, "PATCH", f"{ONE}/scale?dryRun=All", {"spec": {"replicas": 2}}) == ""
+    assert "Audit week" in asked(two_pools, "PATCH", f"{ONE}?dryRun=All", NEW_IMAGE)
+    assert "Audit week" in refusal(two_pools, service("of-none"))
+
+
+def test_a_leader_worker_set_is_scaled_as_the_pool_of_its_name(
+    two_pools: Cluster, until: "Until"
+) -> None:
+    sets = f"/apis/leaderworkerset.x-k8s.io/v1/namespaces/{INTERACTIVE}/leaderworkersets"
+    made = workload("LeaderWorkerSet", pod())
+    made["metadata"] = {**made["metadata"], "name": "answers"}
+    made["spec"]["replicas"] = 0
+    assert two_pools.create(sets, made)
+    try:
+        tell(two_pools, stacks_answers=FROZEN)
+        until(lambda: "Audit week" in refusal(two_pools, of_pool("answers")))
+        scale = {"spec": {"replicas": 1}}
+        assert "Audit week" in asked(two_pools, "PATCH", f"{sets}/answers/scale", scale)
+    finally:
+        tell(two_pools)
+        until(lambda: not refusal(two_pools, of_pool("answers")))
+        two_pools.delete(f"{sets}/answers")
+
+
+@pytest.fixture
+def frozen_pool(
+    platform: Embedded, keys: dict[str, Path], tmp_path: Path
+) -> Iterator[tuple[Ground, dict[str, Path]]]:
+    """The site's environment, whose calendar freezes the pool `answers` now."""
+    home = tmp_path / "article"
+    shutil.copytree(PROJECT_ROOT / "fleets" / "article", home)
+    now = datetime.now(UTC)
+    day = timedelta(days=1)
+    (home / "calendars" / "company.ics").write_text(
+        "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//test//EN\r\nBEGIN:VEVENT\r\nUID:1@test\r\n"
+        f"DTSTAMP:{now:%Y%m%dT%H%M%SZ}\r\nSUMMARY:Audit week\r\n"
+        f"X-GPUFLEET-SCOPE:pools=answers\r\nDTSTART:{now - day:%Y%m%dT%H%M%SZ}\r\n"
+        f"DTEND:{now + day:%Y%m%dT%H%M%SZ}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+    )
+    file = home / "production.yaml"
+    declared = yaml.safe_load(file.read_text())
+    person = declared["identities"]["ada"]
+    for name in ("mara", "jonas"):
+        public = keys[name].with_suffix(".pub").read_text().strip()
+        declared["identities"][name] = {**person, "ssh_keys": [public]}
+    file.write_text(json.dumps(declared, default=str))
+    database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
+    database.migrate()
+    workspace = Workspace(PROJECT_ROOT)
+    yield (
+        Ground(workspace, file, load_fleet(file), platform.state, database, system_clock),
+        keys,
+    )
+    database.close()
+
+
+def test_the_worker_tells_a_scoped_freeze_and_the_override_of_it(
+    two_pools: Cluster, frozen_pool: tuple[Ground, dict[str, Path]], until: "Until"
+) -> None:
+    ground, keys = frozen_pool
+    [row] = sync(ground)
+    assert row.message == "open, but not for release.answers, stacks.answers"
+    until(lambda: "Audit week" in refusal(two_pools, of_pool("answers")))
+    assert refusal(two_pools, of_pool("nightly")) == ""
+    wish = Wish(
+        sites=["main"],
+        changes=["stacks"],
+        why="mends it",
+        pools=["answers"],
+        node_groups=[],
+        hours="1",
+    )
+    override = overrides.planned(ground, wish, "jonas")
+    overrides.ask(ground, Signer("jonas", keys["jonas"]), override)
+    sync(ground)
+    assert "Audit week" in refusal(two_pools, of_pool("answers"))
+    give(ground, Signer("mara", keys["mara"]), override.id)
+    sync(ground)
+    until(lambda: not refusal(two_pools, of_pool("answers")))
+    assert "Audit week" in asked(two_pools, "PATCH", f"{ONE}?dryRun=All", NEW_IMAGE)
+    overrides.revoke(ground, override.id, "jonas")
+    sync(ground)
+    until(lambda: "Audit week" in refusal(two_pools, of_pool("answers")))
+
+
+def test_an_override_of_one_flow_hands_that_flow_a_token_and_opens_nothing_else(
+    two_pools: Cluster,
+    frozen_pool: tuple[Ground, dict[str, Path]],
+    platform: Embedded,
+    until: "Until",
+) -> None:
+    ground, keys = frozen_pool
+    wish = Wish(
+        sites=["main"],
+        changes=["stacks"],
+        why="mends it",
+        pools=[],
+        node_groups=[],
+        flow="change-1",
+        hours="0.5",
+    )
+    override = overrides.planned(ground, wish, "jonas")
+    overrides.ask(ground, Signer("jonas", keys["jonas"]), override)
+    give(ground, Signer("mara", keys["mara"]), override.id)
+    sync(ground)
+    until(lambda: "Audit week" in refusal(two_pools, of_pool("answers")))
+    environment = Environment(
+        ground.fleet,
+        ground.fleet_file,
+        ground.workspace,
+        ground.state,
+        platform.platform.binaries,
+        None,
+    )
+    with exempted(ground, environment, "main", Purpose.CHANGE, "change-2") as variables:
+        assert variables == {}
+    with exempted(ground, environment, "main", Purpose.CHANGE, "change-1") as variables:
+        file = Path(variables["KUBECONFIG"].split(":")[0])
+        assert refusal(Cluster(file, "main"), of_pool("answers")) == ""
+        found = ground.exemptions.find(variables[TOKEN_VARIABLE], "main")
+        assert found is not None
+        assert found.expires_at == override.ends_at
+        assert found.purpose == f"override {override.id}"
+    assert not file.exists()
+    told = [record.event for record in ground.journal.records()]
+    assert told[-3:] == ["override.granted", "override.used", "freeze.exempted"]
+
+
+def test_a_state_without_an_answer_means_frozen(cluster: Cluster, until: "Until") -> None:
+    writer = cluster.as_service_account(names.SYSTEM_NAMESPACE, names.FREEZE_SYNC)
+    state = object_path(freeze_state.first_state())
+    assert asked(writer, "PATCH", state, {"data": {key_of(ChangeKind.STACKS): None}}) == ""
+    told = until(lambda: refusal(cluster, service("new")))
+    assert "the state of freezes cannot be read" in told
+
+
+def test_a_node_can_be_taken_out_of_service_in_a_freeze(frozen: Cluster) -> None:
+    node = frozen.items("/api/v1/nodes")[0]["metadata"]["name"]
+    taint = {"key": "gpufleet.dev/quarantined", "effect": "NoSchedule"}
+    body = {"spec": {"unschedulable": True, "taints": [taint]}}
+    assert asked(frozen, "PATCH", f"/api/v1/nodes/{node}?dryRun=All", body) == ""
+
+
 def test_plain_kubectl_is_refused_in_a_freeze(frozen: Cluster, platform: Embedded) -> None:
     kubectl = str(platform.platform.binaries.path("kubectl"))
     config = f"--kubeconfig={platform.state.kubeconfig}"
@@ -602,8 +876,8 @@ def test_an_exempt_flow_goes_on_in_a_freeze_with_its_token(
 
 
 def test_what_the_worker_tells_leaves_the_labels_of_the_stacks(cluster: Cluster) -> None:
-    state = object_path(freeze_admission.first_state())
-    labelled = freeze_admission.first_state()
+    state = object_path(freeze_state.first_state())
+    labelled = freeze_state.first_state()
     labelled["metadata"]["labels"] = {names.MANAGED: "true"}
     writer = cluster.as_service_account(names.SYSTEM_NAMESPACE, names.FREEZE_SYNC)
     writer.apply(state, labelled)
@@ -615,7 +889,7 @@ def test_what_the_worker_tells_leaves_the_labels_of_the_stacks(cluster: Cluster)
 
 
 def test_only_the_worker_may_say_that_no_freeze_holds(frozen: Cluster) -> None:
-    state = object_path(freeze_admission.first_state())
+    state = object_path(freeze_state.first_state())
     thaw = {"data": {"frozen": "false"}}
     later = {"metadata": {"annotations": {names.FREEZE_KNOWN_UNTIL: "2999-01-01T00:00:00Z"}}}
     for told in (
@@ -628,12 +902,11 @@ def test_only_the_worker_may_say_that_no_freeze_holds(frozen: Cluster) -> None:
 
 
 def test_a_state_that_nobody_keeps_means_frozen(cluster: Cluster, until: "Until") -> None:
-    services = f"/api/v1/namespaces/{INTERACTIVE}/services"
-    cluster.create(services, service("kept"))
+    cluster.create(SERVICES, service("kept"))
     tell(cluster, frozen=False, known_for=timedelta(seconds=-30))
     told = until(lambda: refusal(cluster, service("new")))
     assert "nobody has told whether a freeze holds" in told
-    assert "nobody has told" in asked(cluster, "DELETE", f"{services}/kept")
+    assert "nobody has told" in asked(cluster, "DELETE", f"{SERVICES}/kept")
     tell(cluster, frozen=False)
     until(lambda: not refusal(cluster, service("new")))
-    assert asked(cluster, "DELETE", f"{services}/kept") == ""
+    assert asked(cluster, "DELETE", f"{SERVICES}/kept") == ""

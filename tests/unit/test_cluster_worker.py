@@ -14,6 +14,7 @@ from gpufleet.edges.pulumi import PulumiCli
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import BadInput
+from gpufleet.spec.governance import FreezeCalendar
 from gpufleet.spec.hardware import ObjectStorage
 
 SAMPLE = PROJECT_ROOT / "fleets/sample/production.yaml"
@@ -70,6 +71,9 @@ def test_the_worker_reaches_the_ports_of_the_declared_stores() -> None:
     declared = fleet.model_copy(update={"sites": {**fleet.sites, "fra1": site}})
     assert egress_ports(fleet) == [443, 5432, 6443]
     assert egress_ports(declared) == [443, 5432, 6443, 9000]
+    calendar = FreezeCalendar(url="https://calendar.example:8443/c.ics", stale_after_s=3600)
+    told = fleet.model_copy(update={"freeze_calendars": {"company": calendar}})
+    assert egress_ports(told) == [443, 5432, 6443, 8443]
 
 
 def test_the_kubeconfig_of_the_pod_names_files_and_holds_no_token() -> None:

@@ -6,11 +6,22 @@ import pytest
 
 from gpufleet.core import admission, freeze_admission
 from gpufleet.core import vocabulary as names
-from gpufleet.core.freeze import decide
-from gpufleet.core.freeze_admission import KNOWN_FOR, FreezeState, state_of
+from gpufleet.core.freeze import Decision, Subject, decide
+from gpufleet.core.freeze_state import (
+    KNOWN_FOR,
+    NO_POOL,
+    OPEN,
+    SEEN,
+    FreezeState,
+    key_of,
+    pools_named,
+    state_of,
+)
+from gpufleet.core.overrides import Target, lifted, open_until
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import load_fleet
-from gpufleet.spec.windows import Calendar, Window
+from gpufleet.spec.overrides import Override
+from gpufleet.spec.windows import Calendar, ChangeKind, Scope, Window, WindowKind
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -21,12 +32,87 @@ def told(*windows: tuple[timedelta, timedelta], problem: str = "") -> FreezeStat
         tuple(Window("quarter end", NOW + start, NOW + end) for start, end in windows),
         problem,
     )
-    return state_of("fra1", decide([calendar], NOW), decide([calendar], NOW, needs=KNOWN_FOR), NOW)
+    return answers([calendar], [])
+
+
+def answers(calendars: list[Calendar], overrides: list[Override]) -> FreezeState:
+    """What the worker works out for one site."""
+    decided = {}
+    for change in SEEN:
+        for pool in ("", *pools_named(calendars, overrides)):
+            target = Target("fra1", change, (pool or NO_POOL,))
+            subject = Subject("production", "fra1", target.pools, change)
+
+            def judge(at: datetime, needs: timedelta, subject: Subject = subject) -> Decision:
+                return decide(calendars, at, needs=needs, subject=subject)
+
+            soon = lifted(judge, overrides, target, NOW, KNOWN_FOR)
+            until = open_until(soon, overrides, NOW, NOW + KNOWN_FOR)
+            decided[key_of(change, pool)] = (lifted(judge, overrides, target, NOW), until)
+    return state_of("fra1", decided, NOW)
+
+
+def shut(state: FreezeState) -> set[str]:
+    return {key for key, answer in state.answers.items() if answer != OPEN}
 
 
 def test_an_open_cluster_knows_so_for_a_while() -> None:
     found = told((timedelta(days=1), timedelta(days=2)))
-    assert found == FreezeState(frozen=False, message="open", known_until=NOW + KNOWN_FOR)
+    assert found == FreezeState(
+        {"stacks": OPEN, "release": OPEN, "all": OPEN}, known_until=NOW + KNOWN_FOR
+    )
+    assert found.message == OPEN
+
+
+DAY = timedelta(days=1)
+
+
+def scoped(kind: WindowKind = WindowKind.BLACKOUT, **scope: frozenset[str]) -> Calendar:
+    window = Window("quarter end", NOW - DAY, NOW + DAY, kind=kind, scope=Scope(**scope))  # type: ignore[arg-type]
+    return Calendar("company", (window,))
+
+
+@pytest.mark.parametrize(
+    ("calendar", "expected"),
+    [
+        (scoped(), {"stacks", "release", "all"}),
+        (scoped(pools=frozenset({"chat"})), {"stacks.chat", "release.chat", "all"}),
+        (scoped(changes=frozenset({ChangeKind.RELEASE})), {"release", "all"}),
+        (
+            scoped(pools=frozenset({"chat"}), changes=frozenset({ChangeKind.STACKS})),
+            {"stacks.chat", "all"},
+        ),
+        (scoped(sites=frozenset({"dub1"})), set()),
+        (scoped(changes=frozenset({ChangeKind.DRIVER})), set()),
+    ],
+)
+def test_a_scoped_freeze_shuts_what_belongs_to_it_alone(
+    calendar: Calendar, expected: set[str]
+) -> None:
+    assert shut(answers([calendar], [])) == expected
+
+
+def test_an_override_opens_its_scope_alone_and_no_longer_than_it_holds() -> None:
+    override = Override(
+        id="override-1",
+        sites=["fra1"],
+        changes=[ChangeKind.RELEASE],
+        pools=["chat"],
+        why="mends it",
+        requester="jonas",
+        begins_at=NOW - DAY,
+        ends_at=NOW + timedelta(seconds=40),
+    )
+    found = answers([scoped()], [override])
+    assert shut(found) == {"stacks", "release", "stacks.chat", "all"}
+    assert found.frozen
+    assert found.known_until == NOW + timedelta(seconds=40)
+
+
+def test_a_partly_frozen_cluster_says_what_is_not_open() -> None:
+    found = answers([scoped(pools=frozenset({"chat"}))], [])
+    assert not found.frozen
+    assert found.message == "open, but not for release.chat, stacks.chat"
 
 
 @pytest.mark.parametrize("seconds", [1, 45, 89])

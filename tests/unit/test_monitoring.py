@@ -214,7 +214,15 @@ def test_each_cluster_watches_its_own_gateway_and_none_where_none_is_declared() 
         assert not {"GatewayDown", "AvailabilityBudgetBurn"} & told
 
 
-OF_THE_WORKER = {"WorkerDown", "FreezeSyncStale", "ChoresFail", "PrewarmMissing", "PrewarmStale"}
+OF_THE_WORKER = {
+    "WorkerDown",
+    "FreezeSyncStale",
+    "FreezeStateStale",
+    "ChoresFail",
+    "PatchOverdue",
+    "PrewarmMissing",
+    "PrewarmStale",
+}
 
 
 def test_the_worker_is_watched_by_one_site() -> None:

@@ -126,6 +126,10 @@ def test_a_missing_field_points_at_the_part_that_lacks_it(tmp_path: Path) -> Non
         (KEY, KEY[:-4], "is not a whole ssh-ed25519 public key"),
         ("calendars/company", "../company", "has to be a path below the fleet file's folder"),
         ("calendars/company", "/etc/company", "has to be a path below the fleet file's folder"),
+        ("file: calendars/company.ics", "url: http://example.com/c.ics", "be an https address"),
+        ("file: calendars/company.ics", "url: https://me:pw@example.com/c.ics", "https address"),
+        ("ics, stale", "ics, changes: [drivers], stale", "has to be one of stacks, release,"),
+        ("ics, stale", "ics, kind: freeze, stale", "has to be one of blackout, maintenance"),
         (
             *extra(f"patching: {{driver: {{every_s: 1d, window_starts: 22:00Z, {SHIFT}}}}}"),
             "has to be a local time without an offset",
@@ -154,6 +158,9 @@ def test_a_wrong_value_says_what_it_has_to_be_and_what_it_is(
         ("cases: [answers]", "cases: [answer]", "there is no use case `answer`", "`answers`"),
         ("      h100: {", "      h10: {", "there is no node group `h10`", "`h100`"),
         ("[eu]", "[us]", "there is no region `us`", "valid here: eu"),
+        ("ics, stale", "ics, sites: [mian], stale", "there is no site `mian`", "`main`"),
+        ("ics, stale", "ics, pools: [answer], stale", "there is no pool `answer`", "`answers`"),
+        ("ics, stale", "ics, time_zone: Europe/Bonn, stale", "no time zone", "such as"),
         ("{rate_rps: 50}", "{rate_rps: 50, time_zone: Europe/Bonn}", "no time zone", "such as"),
         ("{rate_rps: 50}", "{rate_rps: 50, time_zone: ../etc}", "no time zone", "such as"),
     ],
@@ -189,6 +196,8 @@ def test_a_reference_to_nothing_names_the_nearest_thing_there_is(
             "restricted data may not leave",
         ),
         ("rto_s: 30min", "rto_s: 30min\n    fallback: llama-3.1-8b", "is the same revision"),
+        ("file: calendars/company.ics, ", "", "has neither `file` nor `url`"),
+        ("ics, stale", "ics, url: https://a.example/c.ics, stale", "has both `file` and `url`"),
     ],
 )
 def test_sections_that_contradict_each_other_are_refused(
@@ -203,6 +212,13 @@ def test_a_model_too_large_says_how_many_gpus_it_needs(tmp_path: Path) -> None:
     assert "weights 149.6" in error.what
     assert "offer 72.0 GiB" in error.what
     assert error.mend == "give a replica at least 3 GPUs of this type"
+
+
+def test_an_address_of_a_calendar_may_be_secret_and_is_not_repeated(tmp_path: Path) -> None:
+    slip = "url: http://calendar.example/private-4711/c.ics"
+    error = refused(tmp_path, "file: calendars/company.ics", slip)
+    assert error.where.endswith(": freeze_calendars.company.url")
+    assert "4711" not in str(error)
 
 
 def test_two_pools_cannot_claim_one_node_group(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pulumi
 import pulumi_kubernetes as k8s
 
-from gpufleet.core import admission, freeze_admission
+from gpufleet.core import admission, freeze_admission, freeze_state
 from gpufleet.core import vocabulary as names
 from gpufleet.spec.fleet import Fleet
 
@@ -48,7 +48,7 @@ class Admission(pulumi.ComponentResource):
         )
         accounts = self._all(freeze_admission.service_accounts(), [home])
         # The worker writes it from then on.
-        state = self._one(freeze_admission.first_state(), [home], ignore_changes=["data"])
+        state = self._one(freeze_state.first_state(), [home], ignore_changes=["data"])
         parameters = self._one(admission.parameters(fleet), [home])
         self.resources: list[pulumi.Resource] = self._all(
             [*admission.policies(), *freeze_admission.policies()], [state, parameters, *accounts]

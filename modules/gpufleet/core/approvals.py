@@ -13,9 +13,9 @@ from typing import Final
 
 from pydantic import BaseModel
 
-from gpufleet.spec.approvals import ROLES, Approval, ApprovalRequest, Standing
+from gpufleet.spec.approvals import ROLES, Action, Approval, ApprovalRequest, Standing
 from gpufleet.spec.errors import PolicyRefused
-from gpufleet.spec.governance import Identity
+from gpufleet.spec.governance import Governance, Identity
 
 CLOCK_SKEW: Final = timedelta(minutes=5)
 
@@ -30,6 +30,14 @@ def statement_of(content: BaseModel) -> str:
 def digest_of(content: BaseModel) -> str:
     """`sha256:` and the digest of the canonical JSON."""
     return f"sha256:{hashlib.sha256(statement_of(content).encode()).hexdigest()}"
+
+
+def needed_for(action: Action, governance: Governance) -> int:
+    """How many others have to sign.
+
+    An override is always signed by one; what it lets through still needs its own approvals.
+    """
+    return 1 if action is Action.OVERRIDE else governance.approvals_required
 
 
 def standing(

@@ -49,6 +49,7 @@ _OBSERVED: Final[Mapping[str, tuple[str, ...]]] = {
     "discovery.k8s.io": ("endpointslices",),
     "leaderworkerset.x-k8s.io": ("leaderworkersets",),
     "rbac.authorization.k8s.io": ("clusterrolebindings", "clusterroles", "rolebindings", "roles"),
+    "resource.k8s.io": ("resourceclaims",),
 }
 """What is only looked at, in every namespace: no Secret."""
 
@@ -65,12 +66,14 @@ def worker_site(fleet: Fleet) -> str | None:
 
 
 def egress_ports(fleet: Fleet) -> list[int]:
-    """Ports that the worker reaches: API servers, PostgreSQL, the declared object stores.
+    """Ports that the worker reaches: API servers, PostgreSQL, declared object stores and calendars.
 
     And the engines, where it asks them for a token before a declared peak.
     """
     stores = (site.object_store for site in fleet.sites.values())
-    endpoints = (urlsplit(store.endpoint) for store in stores if store)
+    calendars = (calendar.url for calendar in fleet.freeze_calendars.values())
+    addresses = [*(store.endpoint for store in stores if store), *filter(None, calendars)]
+    endpoints = [urlsplit(address) for address in addresses]
     declared = {url.port or (80 if url.scheme == "http" else 443) for url in endpoints}
     engines = {ENGINE_PORT} if any(pool.prewarm for pool in fleet.pools.values()) else set[int]()
     return sorted({443, 6443, 5432} | declared | engines)
@@ -79,11 +82,13 @@ def egress_ports(fleet: Fleet) -> list[int]:
 def cluster_rules() -> list[dict[str, list[str]]]:
     """RBAC rules over the whole cluster: what belongs to no namespace, and what is looked at.
 
-    Nodes are labelled and tainted, never made or removed. Roles are only read: Kubernetes lets
-    nobody grant what he has not, so an administrator's `up` widens the worker's own rights.
+    Nodes are labelled, tainted and cordoned, never made or removed; pods are evicted from those
+    that are patched, as disruption budgets allow. Roles are only read: Kubernetes lets nobody grant
+    what he has not, so an administrator's `up` widens the worker's own rights.
     """
     nodes = {"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]}
-    return [*_rules(CLUSTER_KINDS, _WRITE), *_rules(_OBSERVED, _READ), nodes]
+    evictions = {"apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"]}
+    return [*_rules(CLUSTER_KINDS, _WRITE), *_rules(_OBSERVED, _READ), nodes, evictions]
 
 
 def namespace_rules(namespace: str) -> list[dict[str, list[str]]]:

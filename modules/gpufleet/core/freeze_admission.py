@@ -1,27 +1,28 @@
 """A freeze inside the cluster: what plain kubectl is refused, and by which state.
 
-CEL has no clock. Whether a cluster is frozen reaches it in a ConfigMap that the worker keeps true,
-and until when that is known in an annotation of our namespaces. The clock is the API server's own:
-each API server renews a Lease of its identity every ten seconds, and the second policy compares
-that with the annotation. So a worker that dies before a window does not leave it open: nothing is
-known any more, and that means frozen.
+CEL has no clock. Whether a cluster is frozen, and for which pools and kinds of change, reaches it
+in a ConfigMap that the worker keeps true, and until when that is known in an annotation of our
+namespaces. The clock is the API server's own: each API server renews a Lease of its identity every
+ten seconds, and the second policy compares that with the annotation. So a worker that dies before a
+window does not leave it open: nothing is known any more, and that means frozen.
 
 The limit: objects without a namespace (ClusterQueue, PriorityClass, the Namespaces themselves) have
 no annotation to look at, so a state that is no longer kept holds for them as it was written last;
 and Kubernetes does not let a policy guard policies, so whoever may delete these is not bound.
+
+Nodes are not governed: a cordon or a taint is quarantine, and goes on in a freeze. What is
+installed on their hosts no API server sees; the guard of the playbooks holds that.
 """
 
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from collections.abc import Mapping
 from typing import Any, Final
 
 from gpufleet.core import vocabulary as names
 from gpufleet.core.admission import API, binding, selector
-from gpufleet.core.freeze import Decision, refusal
+from gpufleet.core.freeze_requests import ANSWER, variables
+from gpufleet.core.freeze_state import OPEN
 
 Object = dict[str, Any]
-KNOWN_FOR: Final = timedelta(seconds=90)
-"""How long a state holds that nobody renews: six rounds of the worker."""
 UNKNOWN: Final = "gpufleet-freeze-unknown"
 """Name of the policy, and of its binding."""
 _CLOCK: Final = {"apiserver.kubernetes.io/identity": "kube-apiserver"}
@@ -68,59 +69,6 @@ _SYSTEM_GROUPS: Final = (
     names.CONTROLLERS_GROUP,
 )
 """Controllers and operators: autoscaling and self-healing go on in a freeze."""
-
-
-@dataclass(frozen=True)
-class FreezeState:
-    """What one cluster is told."""
-
-    frozen: bool
-    message: str
-    """What a person is told who is refused."""
-    known_until: datetime
-    """When this ends to hold unless it is renewed; by the clock of the one who writes it."""
-
-
-def state_of(site: str, now_: Decision, soon: Decision, now: datetime) -> FreezeState:
-    """What a site's cluster is told.
-
-    Args:
-        site: its name.
-        now_: on a change that would begin now and take no time.
-        soon: on one that would take `KNOWN_FOR`.
-        now: by the environment's clock.
-    """
-    until = now + KNOWN_FOR
-    if not now_.admitted:
-        error = refusal(site, now_)
-        return FreezeState(frozen=True, message=f"{error.what}; {error.mend}", known_until=until)
-    # A state of "open" ends to be known when the next window starts, whoever lives then.
-    starts = soon.window.start if soon.window and not soon.admitted else until
-    return FreezeState(frozen=False, message="open", known_until=min(until, starts))
-
-
-def config_map(state: FreezeState, synced_at: datetime) -> Object:
-    """The ConfigMap that carries a state."""
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": names.FREEZE_STATE, "namespace": names.SYSTEM_NAMESPACE},
-        "data": {
-            "frozen": str(state.frozen).lower(),
-            "message": state.message,
-            "synced-at": synced_at.isoformat(timespec="seconds"),
-        },
-    }
-
-
-def first_state() -> Object:
-    """The ConfigMap before anybody has written it: a first provisioning passes a freeze."""
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {"name": names.FREEZE_STATE, "namespace": names.SYSTEM_NAMESPACE},
-        "data": {"frozen": "false", "message": "nobody has told the state of freezes yet"},
-    }
 
 
 def policies() -> list[Object]:
@@ -234,12 +182,11 @@ def _frozen() -> Object:
                 f"({labelled.format('object')}) || ({labelled.format('oldObject')})"
             ),
         },
-        expression=(
-            "has(params.data) && 'frozen' in params.data && params.data['frozen'] == 'false'"
-        ),
+        variables_=variables(),
+        expression=f"variables.kinds.all(k, variables.pools.all(p, {ANSWER} == '{OPEN}'))",
         message=(
-            "'gpufleet: ' + (has(params.data) && 'message' in params.data ? "
-            "params.data['message'] : 'frozen: the state of freezes cannot be read')"
+            f"'gpufleet: ' + variables.kinds.map(k, variables.pools.map(p, {ANSWER})"
+            f".filter(a, a != '{OPEN}')).filter(found, found.size() > 0)[0][0]"
         ),
     )
 
@@ -330,6 +277,7 @@ def _policy(  # noqa: PLR0913 - a policy has that many parts
     conditions: dict[str, str],
     expression: str,
     message: str,
+    variables_: Mapping[str, str] | None = None,
 ) -> Object:
     kind = {"paramKind": {"apiVersion": param[0], "kind": param[1]}} if param else {}
     return {
@@ -346,11 +294,17 @@ def _policy(  # noqa: PLR0913 - a policy has that many parts
             "matchConditions": [
                 {"name": condition, "expression": text} for condition, text in conditions.items()
             ],
+            **_named(variables_ or {}),
             "validations": [
                 {"expression": expression, "messageExpression": message, "reason": "Forbidden"}
             ],
         },
     }
+
+
+def _named(given: Mapping[str, str]) -> Object:
+    found = [{"name": name, "expression": text} for name, text in given.items()]
+    return {"variables": found} if found else {}
 
 
 def _rules(governed: tuple[tuple[str, tuple[str, ...]], ...]) -> list[Object]:

@@ -41,8 +41,8 @@ def _row(
     racks: Mapping[str, str],
     claimed: Mapping[tuple[str, str], int],
 ) -> PoolRow:
-    placed = [pod for pod in pods if pod["spec"].get("nodeName") and not _has_ended(pod)]
-    used = sum(_gpus(pod, claimed) for pod in placed)
+    placed = [pod for pod in pods if pod["spec"].get("nodeName") and not has_ended(pod)]
+    used = sum(gpus_held(pod, claimed) for pod in placed)
     nodes = {pod["spec"]["nodeName"] for pod in placed}
     return PoolRow(
         site=pool.site,
@@ -96,7 +96,8 @@ def _is_rolled_out(deployment: Object) -> bool:
     )
 
 
-def _has_ended(pod: Object) -> bool:
+def has_ended(pod: Object) -> bool:
+    """Whether a pod has run to its end, and holds nothing any more."""
     return pod.get("status", {}).get("phase") in {"Succeeded", "Failed"}
 
 
@@ -104,7 +105,7 @@ def _digest(pod: Object) -> str | None:
     return (pod["metadata"].get("annotations") or {}).get(names.REVISION_DIGEST)
 
 
-def _gpus(pod: Object, claimed: Mapping[tuple[str, str], int]) -> int:
+def gpus_held(pod: Object, claimed: Mapping[tuple[str, str], int]) -> int:
     """GPUs that a pod holds: those that it requests, and those that its claims were given."""
     requested = sum(
         int(container.get("resources", {}).get("requests", {}).get(names.GPU_RESOURCE, 0))

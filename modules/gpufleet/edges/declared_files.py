@@ -14,7 +14,7 @@ def read_declared(fleet: Fleet, fleet_file: Path) -> dict[str, str]:
     Raises:
         BadInput: one cannot be read.
     """
-    calendars = [calendar.file for calendar in fleet.freeze_calendars.values()]
+    calendars = [each.file for each in fleet.freeze_calendars.values() if each.file]
     shared = [f"shared/{name}.yaml" for name in fleet.include]
     plan = plan_path(fleet_file)
     planned = [plan.name] if plan.exists() else []

@@ -11,14 +11,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-_SHELL: Final = ("fleet", ".ci/run")
+from gpufleet.edges.ansible_collections import collections_path
+
+_SHELL: Final = ("fleet", ".ci/run", "tests/hosts/boot.sh")
 _OWN_GO: Final = ("controlplane", "oci", "pulumi-resource-kubernetes")
 _BENCHMARKS: Final = (
     *("benchmarks/capacity", "benchmarks/capacity_fit", "benchmarks/capacity_parts"),
     *("benchmarks/engine", "benchmarks/gateway", "benchmarks/gateway_parts"),
     *("benchmarks/ground", "benchmarks/provision", "benchmarks/up"),
 )
-_PYTHON: Final = ("gateway", "modules", "stacks", "tests", "tools", *_BENCHMARKS, "tasks.py")
+_PYTHON: Final = (
+    *("gateway", "modules", "playbooks", "stacks", "tests", "tools"),
+    *(*_BENCHMARKS, "tasks.py"),
+)
 
 
 @dataclass(frozen=True)
@@ -64,9 +69,30 @@ def checks(root: Path) -> list[Check]:
         *(_rules(root, fleet) for fleet in sorted(root.glob("fleets/*/*.yaml"))),
         *(_go_vet(root, module) for module in _OWN_GO),
     ]
-    if any((root / "playbooks").glob("**/*.yml")):
-        found.append(Check("ansible-lint", (tool("ansible-lint", "--offline", "playbooks"),), root))
-    return found
+    return [*found, _playbooks(root, tools)]
+
+
+def _playbooks(root: Path, tools: Path) -> Check:
+    """ansible-lint and Ansible's own syntax check, with the collections that playbooks use."""
+    playbooks = root / "playbooks"
+    named = sorted(file.name for file in playbooks.glob("*.yml"))
+    return Check(
+        "ansible-lint",
+        (
+            # It makes the collections where they are not there yet.
+            (sys.executable, "-P", "-m", "gpufleet.tasks", "env"),
+            (str(tools / "ansible-lint"), "--offline", "--nocolor"),
+            (str(tools / "ansible-playbook"), "--syntax-check", *named),
+        ),
+        playbooks,
+        environment={
+            "ANSIBLE_CONFIG": str(playbooks / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(collections_path()),
+            "GPUFLEET_FLEET": str(root / "fleets" / "sample" / "production.yaml"),
+            # ansible-lint looks for its programs there.
+            "PATH": os.pathsep.join([str(tools), os.environ.get("PATH", "")]),
+        },
+    )
 
 
 def _rules(root: Path, fleet: Path) -> Check:

@@ -3,17 +3,24 @@
 import os
 from pathlib import Path
 
+from gpufleet.edges.ansible_collections import collections_path
 from gpufleet.edges.workspace import EnvironmentDir, Workspace
 
 
 def variables_for(
-    workspace: Workspace, state: EnvironmentDir, *, embedded: bool, existing: bool
+    workspace: Workspace,
+    state: EnvironmentDir,
+    fleet_file: Path,
+    *,
+    embedded: bool,
+    existing: bool,
 ) -> dict[str, str]:
     """The variables with which plain `pulumi`, `kubectl` and `ansible-playbook` see a fleet.
 
     Args:
         workspace: the clone.
         state: the environment's state.
+        fleet_file: what Ansible's inventory reads.
         embedded: whether it has sites that gpufleet runs itself.
         existing: whether it has clusters of the caller's own kubeconfig.
     """
@@ -30,6 +37,8 @@ def variables_for(
         "PULUMI_IGNORE_AMBIENT_PLUGINS": "true",
         "PULUMI_DISABLE_REGISTRY_RESOLVE": "true",
         "ANSIBLE_CONFIG": str(workspace.root / "playbooks" / "ansible.cfg"),
+        "ANSIBLE_COLLECTIONS_PATH": str(collections_path()),
+        "GPUFLEET_FLEET": str(fleet_file),
     }
     if embedded:
         ours = str(state.kubeconfig)

@@ -60,6 +60,11 @@ class EnvironmentDir:
         return self.root / "gateway"
 
     @property
+    def patches(self) -> Path:
+        """What playbooks of patches left, by flow and batch; mode 0700."""
+        return self.root / "patches"
+
+    @property
     def logs(self) -> Path:
         """Logs of processes and tasks."""
         return self.root / "logs"
@@ -138,6 +143,11 @@ class Workspace:
     def stack_folder(self, project: str) -> Path:
         """The folder of a Pulumi project: `platform` or `pools`."""
         return self.root / "stacks" / project
+
+    @property
+    def playbooks(self) -> Path:
+        """The folder of the playbooks, with `ansible.cfg` and the inventory."""
+        return self.root / "playbooks"
 
     def find_fleet(self, given: str | None) -> Path:
         """A fleet file as people name it: by path from here, or from the project's root.

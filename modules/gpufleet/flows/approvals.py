@@ -2,13 +2,13 @@
 
 import re
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from pydantic import JsonValue
 
-from gpufleet.core.approvals import demand_signable, standing, statement_of
+from gpufleet.core.approvals import demand_signable, needed_for, standing, statement_of
 from gpufleet.edges.approval_table import is_by
 from gpufleet.edges.ssh_signatures import sign
 from gpufleet.flows.ground import Ground
@@ -45,6 +45,8 @@ class Question:
     scope: Scope
     plan_digest: str
     summary: dict[str, JsonValue]
+    expires_at: datetime | None = None
+    """When approvals end to count; after `EXPIRES_WITHIN` where it is not given."""
 
 
 def ask(ground: Ground, signer: Signer, question: Question) -> ApprovalRequest:
@@ -62,7 +64,7 @@ def ask(ground: Ground, signer: Signer, question: Question) -> ApprovalRequest:
         summary=question.summary,
         requester=signer.identity,
         requested_at=now,
-        expires_at=now + EXPIRES_WITHIN,
+        expires_at=question.expires_at or now + EXPIRES_WITHIN,
     )
     signed = _signed(ground, signer, statement_of(request), REQUEST)
     ground.approvals.ask(request, signed)
@@ -136,7 +138,8 @@ def stands(ground: Ground) -> list[tuple[ApprovalRequest, Standing]]:
     found = []
     for request in ground.approvals.requests():
         good, bad = ground.approvals.approvals(request.id, ground.fleet.identities)
-        now, needed = ground.clock(), ground.fleet.governance.approvals_required
+        now = ground.clock()
+        needed = needed_for(request.scope.action, ground.fleet.governance)
         judged = standing(request, good, ground.fleet.identities, needed=needed, now=now)
         judged = judged.model_copy(update={"refused": [*bad, *judged.refused]})
         found.append((request, judged))

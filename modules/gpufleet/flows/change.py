@@ -6,22 +6,22 @@ from typing import Any, Final
 
 from pydantic import JsonValue
 
-from gpufleet.core.approvals import digest_of, standing
+from gpufleet.core.approvals import digest_of
 from gpufleet.core.changes import expected_s, pool_changes
 from gpufleet.core.freeze import Decision, refusal
-from gpufleet.edges.approval_table import demand_signed_request
 from gpufleet.edges.declared_files import write_declared
-from gpufleet.flows.durable import Run, flow
+from gpufleet.flows.approved import wait_approved
+from gpufleet.flows.durable import WINDOW, Run, flow
 from gpufleet.flows.environment import Environment, OnProgress
 from gpufleet.flows.ground import ENVIRONMENT, Ground
 from gpufleet.flows.outlook import outlook
+from gpufleet.flows.overrides import note_use, overrides_in_force
 from gpufleet.flows.provision import previews, update_site
 from gpufleet.flows.readiness import wait_ready
 from gpufleet.flows.stacks import stacks_of
 from gpufleet.flows.state_backup import back_up
 from gpufleet.flows.windows import decision_at
 from gpufleet.spec import Fleet, load_fleet
-from gpufleet.spec.approvals import ApprovalRequest
 from gpufleet.spec.changes import ChangePlan, ChangeReport, Opening
 from gpufleet.spec.errors import PolicyRefused
 
@@ -45,7 +45,7 @@ def plan_change(ground: Ground, on_progress: OnProgress) -> ChangePlan:
     fleet = environment.fleet
     last = ground.applied.last()
     expected = expected_s(ground.applied.durations_s())
-    decisions = {site: _decision(ground, fleet, site, expected) for site in fleet.sites}
+    decided = {site: _decision(ground, fleet, site, expected, "") for site in fleet.sites}
     return ChangePlan(
         fleet=fleet.fleet,
         environment=fleet.environment,
@@ -59,7 +59,7 @@ def plan_change(ground: Ground, on_progress: OnProgress) -> ChangePlan:
                 reason=decision.reason,
                 opens=decision.opens.isoformat() if decision.opens else "",
             )
-            for site, decision in decisions.items()
+            for site, decision in decided.items()
         ],
         expected_s=expected,
         rollback_s=expected,
@@ -78,19 +78,16 @@ def change(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
     try:
         _demand_as_many_approvals(ground, plan)
         if plan.approvals_needed:
-            run.wait(
-                "approvals",
-                lambda: _missing(run, plan),
-                within=ground.approvals.request(run.id)[0].expires_at - ground.clock(),
-                late=lambda: PolicyRefused(
-                    f"was not approved in time: {_missing(run, plan)}",
-                    where=f"flow {run.id}",
-                    mend="ask again: ./fleet change --apply",
-                ),
+            wait_approved(
+                run,
+                plan,
+                needed=plan.approvals_needed,
+                event="change.approved",
+                again="./fleet change --apply",
             )
         run.wait(
-            "window",
-            lambda: _closed(ground, load_fleet(fleet_file), plan),
+            WINDOW,
+            lambda: _closed(run, load_fleet(fleet_file), plan),
             within=_WINDOW_WITHIN,
             late=lambda: PolicyRefused("no window has opened in 400 days", where=f"flow {run.id}"),
         )
@@ -138,7 +135,7 @@ def _ready(run: Run, environment: Environment) -> list[JsonValue]:
 def _update(run: Run, plan: ChangePlan, fleet_file: Path, site: str) -> list[JsonValue]:
     """One site's stacks, if it is still the fleet file that was planned, and still allowed."""
     environment = _same_environment(run, plan, fleet_file)
-    if closed := _closed(run.ground, environment.fleet, plan, only=site):
+    if closed := _closed(run, environment.fleet, plan, only=site):
         raise PolicyRefused(closed, where=f"site {site}", mend="the sites before it are changed")
     environment.platform.declare_engines()
     cli = environment.cli
@@ -183,50 +180,33 @@ def _demand_as_many_approvals(ground: Ground, plan: ChangePlan) -> None:
         )
 
 
-def _missing(run: Run, plan: ChangePlan) -> str:
-    """What the approvals still lack; empty where there are enough.
-
-    Judged by the identities of the worker's own fleet file, never by those of a file sent along.
-
-    Raises:
-        PolicyRefused: the request itself does not count.
-    """
-    fleet = load_fleet(run.ground.fleet_file)
-    request, signed = run.ground.approvals.request(run.id)
-    demand_signed_request(request, signed, fleet.identities)
-    _demand_about(request, plan)
-    good, bad = run.ground.approvals.approvals(run.id, fleet.identities)
-    found = standing(
-        request, good, fleet.identities, needed=plan.approvals_needed, now=run.ground.clock()
-    )
-    if found.is_granted:
-        run.note("change.approved", by=list(found.valid))
-        return ""
-    refused = "".join(f"; {fault}" for fault in (*bad, *found.refused))
-    return (
-        f"{len(found.valid)} of {found.needed} approvals{refused} (./fleet approve.sign {run.id})"
-    )
+def decisions(ground: Ground, flow_id: str, order: dict[str, Any]) -> dict[str, Decision]:
+    """What the calendars say now of each site that a change waits for, by its name."""
+    plan = ChangePlan.model_validate(order["plan"])
+    given = Path(order["fleet_file"])
+    fleet = load_fleet(given) if given.is_file() else ground.fleet
+    return {site: _decision(ground, fleet, site, plan.expected_s, flow_id) for site in fleet.sites}
 
 
-def _demand_about(request: ApprovalRequest, plan: ChangePlan) -> None:
-    scope = request.scope
-    if request.plan_digest != digest_of(plan) or (scope.fleet, scope.environment) != (
-        plan.fleet,
-        plan.environment,
-    ):
-        raise PolicyRefused("is for another plan", where=f"request {request.id}")
-
-
-def _closed(ground: Ground, fleet: Fleet, plan: ChangePlan, only: str = "") -> str:
+def _closed(run: Run, fleet: Fleet, plan: ChangePlan, only: str = "") -> str:
     """Why a site may not change now; empty where all may."""
     for site in fleet.sites:
-        decision = _decision(ground, fleet, site, plan.expected_s)
+        decision = _decision(run.ground, fleet, site, plan.expected_s, run.id)
         if not decision.admitted and only in {"", site}:
             return str(refusal(site, decision)).replace("\n ", ";")
+        if site == only:
+            note_use(run.ground, decision, actor=run.actor, target=site, flow=run.id)
     return ""
 
 
-def _decision(ground: Ground, fleet: Fleet, site: str, takes_s: float) -> Decision:
+def _decision(ground: Ground, fleet: Fleet, site: str, takes_s: float, flow_id: str) -> Decision:
     """Whether a site may change now, with the time to go back before the next freeze."""
-    needs = timedelta(seconds=2 * takes_s)
-    return decision_at(fleet, ground.fleet_file, site, ground.clock(), needs=needs)
+    return decision_at(
+        fleet,
+        ground.fleet_file,
+        site,
+        ground.clock(),
+        needs=timedelta(seconds=2 * takes_s),
+        flow=flow_id,
+        overrides=lambda: overrides_in_force(ground),
+    )

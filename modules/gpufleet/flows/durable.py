@@ -34,6 +34,8 @@ from gpufleet.spec.records import Claim, Fact, Lease
 
 QUEUE: Final = "flows"
 APPLICATION: Final = "gpufleet"
+WINDOW: Final = "window"
+"""How the name of each wait for an opening of the calendars begins: `freeze.queue` finds it."""
 PATIENCE: Final = timedelta(minutes=2)
 """How long a step tries again what may pass by itself."""
 _FIRST_PAUSE: Final = timedelta(seconds=1)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from gpufleet.edges.ansible_collections import ansible_collections
 from gpufleet.edges.engines import FOR_STACKS, Binaries, resolve
 from gpufleet.edges.gateway_environment import gateway_python
 from gpufleet.edges.kube import Cluster
@@ -14,7 +15,7 @@ from gpufleet.edges.workspace import EnvironmentDir, Workspace
 from gpufleet.local.platform import Platform, embedded_sites
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.clusters import ProvisionedCluster
-from gpufleet.spec.errors import Failed
+from gpufleet.spec.errors import Failed, Retryable
 from gpufleet.spec.hardware import EmbeddedCluster
 from gpufleet.spec.progress import Progress
 
@@ -61,7 +62,7 @@ class Environment:
     @property
     def cli(self) -> PulumiCli:
         """Pulumi for this environment."""
-        variables = _variables(self.workspace, self.fleet)
+        variables = _variables(self.workspace, self.fleet, self.fleet_file)
         return PulumiCli(self.workspace, self.state, self.binaries, variables)
 
     def cluster(self, site: str) -> Cluster:
@@ -109,14 +110,30 @@ def variables_of(workspace: Workspace, fleet_file: Path) -> dict[str, str]:
     Raises:
         BadInput: the fleet file is not valid.
     """
-    return _variables(workspace, load_fleet(fleet_file))
+    return _variables(workspace, load_fleet(fleet_file), fleet_file)
 
 
-def _variables(workspace: Workspace, fleet: Fleet) -> dict[str, str]:
+def tools_ready(on_progress: OnProgress) -> str:
+    """Have what plain ansible-playbook needs beside the variables; says what is missing.
+
+    Without a network there is no reason to keep kubectl and pulumi from whoever asks.
+
+    Raises:
+        Failed: Ansible's collections are not those of the lock.
+    """
+    try:
+        ansible_collections(on_progress)
+    except Retryable as error:
+        return str(error)
+    return ""
+
+
+def _variables(workspace: Workspace, fleet: Fleet, fleet_file: Path) -> dict[str, str]:
     embedded = embedded_sites(fleet)
     return variables_for(
         workspace,
         workspace.for_fleet(fleet),
+        fleet_file,
         embedded=bool(embedded),
         existing=len(embedded) < len(fleet.sites),
     )

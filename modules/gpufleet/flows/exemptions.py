@@ -10,14 +10,17 @@ from typing import Final
 import yaml
 
 from gpufleet.core import vocabulary as names
-from gpufleet.core.freeze import Purpose
+from gpufleet.core.freeze import Decision, Purpose
 from gpufleet.edges.exemption_table import TOKEN_VARIABLE
+from gpufleet.edges.kube import TOKEN_FOR
 from gpufleet.edges.kube_paths import collection_path
 from gpufleet.edges.variables import own_kubeconfig
 from gpufleet.flows.environment import Environment, variables_of
 from gpufleet.flows.ground import Ground, whoami
+from gpufleet.flows.overrides import note_use, overrides_in_force
 from gpufleet.flows.windows import decision_at
 from gpufleet.local.files import remove_older, write_private
+from gpufleet.spec.overrides import Override
 from gpufleet.spec.records import Exemption
 
 EXEMPT_FOR: Final = timedelta(hours=1)
@@ -25,7 +28,7 @@ EXEMPT_FOR: Final = timedelta(hours=1)
 
 @contextmanager
 def exempted(
-    ground: Ground, environment: Environment, site: str, purpose: Purpose
+    ground: Ground, environment: Environment, site: str, purpose: Purpose, flow: str
 ) -> Iterator[dict[str, str]]:
     """Variables with which a stack of a site is updated for an exempt purpose.
 
@@ -33,21 +36,35 @@ def exempted(
     stack's program accepts, and a kubeconfig as the account that the cluster's policies let
     through; both end within the hour, and the journal says who had them, and why.
 
+    An override that is for this flow alone is such an exemption, which ends with it: program and
+    cluster do not know whose change they meet. Any other override they know themselves.
+
     Raises:
         FleetError: the database or the cluster does not answer.
     """
     now = ground.clock()
-    decision = decision_at(environment.fleet, environment.fleet_file, site, now, purpose=purpose)
-    if not decision.exempt:
+    decision = decision_at(
+        environment.fleet,
+        environment.fleet_file,
+        site,
+        now,
+        purpose=purpose,
+        flow=flow,
+        overrides=lambda: overrides_in_force(ground),
+    )
+    note_use(ground, decision, actor=whoami(), target=site, flow=flow)
+    alone = [found for found in _used(ground, decision) if found.flow]
+    if not decision.exempt and not alone:
         yield {}
         return
+    ends = min([now + EXEMPT_FOR, *(found.ends_at for found in alone)])
     exemption = Exemption(
         id=f"exempt-{secrets.token_hex(6)}",
-        purpose=purpose.value,
+        purpose=f"override {alone[0].id}" if alone else purpose.value,
         target=site,
         actor=whoami(),
         granted_at=now,
-        expires_at=now + EXEMPT_FOR,
+        expires_at=ends,
     )
     ground.note(
         "freeze.exempted",
@@ -62,7 +79,7 @@ def exempted(
     kubeconfig = ground.state.root / f"{exemption.id}.kubeconfig"
     remove_older(ground.state.root, "exempt-*.kubeconfig", EXEMPT_FOR.total_seconds())
     try:
-        if entered := _entered_as_exempt(environment, site):
+        if entered := _entered_as_exempt(environment, site, max(ends - now, TOKEN_FOR)):
             write_private(kubeconfig, entered)
             # The first file that names a context wins; a management cluster's is in the others.
             known = variables_of(environment.workspace, environment.fleet_file)
@@ -74,14 +91,21 @@ def exempted(
         ground.exemptions.end(exemption)
 
 
-def _entered_as_exempt(environment: Environment, site: str) -> str | None:
+def _used(ground: Ground, decision: Decision) -> list[Override]:
+    """The overrides that a decision is due to."""
+    if not decision.overrides:
+        return []
+    return [found for found in overrides_in_force(ground) if found.id in decision.overrides]
+
+
+def _entered_as_exempt(environment: Environment, site: str, ends_after: timedelta) -> str | None:
     """A kubeconfig as the exempt account; None before the platform stack has made it."""
     cluster = environment.cluster(site)
     try:
         accounts = collection_path("v1", "ServiceAccount", names.SYSTEM_NAMESPACE)
         if cluster.get(f"{accounts}/{names.EXEMPT}") is None:
             return None
-        entered = cluster.kubeconfig_as(names.SYSTEM_NAMESPACE, names.EXEMPT, EXEMPT_FOR)
+        entered = cluster.kubeconfig_as(names.SYSTEM_NAMESPACE, names.EXEMPT, ends_after)
         return yaml.safe_dump(entered)
     finally:
         cluster.close()

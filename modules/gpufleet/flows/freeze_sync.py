@@ -1,14 +1,26 @@
 """Keeps each cluster's state of freezes true, so that plain kubectl is refused in one too."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import product
 from typing import Final
 
 from gpufleet.core import vocabulary as names
 from gpufleet.core.admission import API
-from gpufleet.core.freeze import decide
-from gpufleet.core.freeze_admission import KNOWN_FOR, UNKNOWN, FreezeState, config_map, state_of
+from gpufleet.core.freeze import Decision, decide, subject_of
+from gpufleet.core.freeze_admission import UNKNOWN
+from gpufleet.core.freeze_state import (
+    KNOWN_FOR,
+    NO_POOL,
+    SEEN,
+    FreezeState,
+    config_map,
+    key_of,
+    pools_named,
+    state_of,
+)
+from gpufleet.core.overrides import Judge, Target, in_force, lifted, open_until
 from gpufleet.edges.calendars import read_calendars
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.kube import TOKEN_FOR, Cluster
@@ -16,8 +28,11 @@ from gpufleet.edges.kube_paths import collection_path, object_path
 from gpufleet.flows.declared import DeclaredFleet
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
-from gpufleet.spec.errors import FleetError
+from gpufleet.spec import Fleet
+from gpufleet.spec.errors import FleetError, Retryable
+from gpufleet.spec.overrides import Override
 from gpufleet.spec.reports import FreezeRow
+from gpufleet.spec.windows import Calendar
 
 _RENEW_EVERY: Final = KNOWN_FOR / 6
 _TOKEN_FOR_S: Final = TOKEN_FOR.total_seconds() * 0.7
@@ -49,6 +64,8 @@ class FreezeKeeper:
         self._declared = DeclaredFleet(ground.fleet_file, ground.fleet)
         self._writers: dict[str, tuple[Cluster, float]] = {}
         self._told: dict[str, tuple[FreezeState, datetime]] = {}
+        self.known_until: dict[str, datetime] = {}
+        """Until when each cluster knows whether it is frozen, by the system's clock."""
         self.rows: list[FreezeRow] = []
 
     def keep(self, sites: Iterable[str] | None = None) -> None:
@@ -60,37 +77,60 @@ class FreezeKeeper:
         failures: list[FleetError] = []
         self.rows = []
         fleet = self._fleet = self._declared.now()
+        for gone in self.known_until.keys() - fleet.sites:
+            del self.known_until[gone]
+        overrides = self._overrides(fleet)
         for site in fleet.sites if sites is None else sites:
             if fleet.awaits_cluster(site):
                 continue
             try:
-                self._keep_site(site)
+                self._keep_site(site, overrides)
             except FleetError as error:
                 self._writers.pop(site, None)
                 failures.append(error)
         if failures:
             raise failures[0]
 
-    def _keep_site(self, site: str) -> None:
-        ground, fleet, now = self._ground, self._fleet, self._ground.clock()
-        calendars = read_calendars(fleet, ground.fleet_file, site, now)
-        required = fleet.governance.calendar_required
-        state = state_of(
-            site,
-            decide(calendars, now, required=required),
-            decide(calendars, now, required=required, needs=KNOWN_FOR),
-            now,
-        )
+    def _overrides(self, fleet: Fleet) -> list[Override]:
+        now = self._ground.clock()
+        try:
+            evidence = self._ground.overrides.current(fleet.identities, now)
+        except Retryable:
+            # The calendars are known even so: without its overrides a freeze is whole.
+            return []
+        # Whose change it meets, a cluster does not know: a flow's own override it is not told.
+        return [found for found in in_force(evidence, fleet, now) if not found.flow]
+
+    def _keep_site(self, site: str, overrides: Sequence[Override]) -> None:
+        now = self._ground.clock()
+        state = self._state(site, overrides, now)
         told, at = self._told.get(site, (None, now))
-        is_news = told is None or (told.frozen, told.message) != (state.frozen, state.message)
+        is_news = told is None or told.answers != state.answers
         is_short = state.known_until - now < KNOWN_FOR
         if not is_news and not is_short and timedelta() <= now - at < _RENEW_EVERY:
             return
         if writer := self._writer(site):
-            write_state(writer, state, now, system_clock())
+            self.known_until[site] = write_state(writer, state, now, system_clock())
             self._told[site] = (state, now)
             row = FreezeRow(site=site, frozen=state.frozen, message=state.message)
             self.rows.append(row)
+
+    def _state(self, site: str, overrides: Sequence[Override], now: datetime) -> FreezeState:
+        """What a site's cluster has to be told."""
+        fleet = self._fleet
+        calendars = read_calendars(fleet, self._ground.fleet_file, site, now)
+        here = [override for override in overrides if site in override.sites]
+        decided = {}
+        for change, pool in product(SEEN, ("", *pools_named(calendars, here))):
+            target = Target(site, change, (pool or NO_POOL,))
+            judge = _judge(fleet, calendars, target)
+            until = now + KNOWN_FOR
+            soon = lifted(judge, here, target, now, KNOWN_FOR)
+            decided[key_of(change, pool)] = (
+                lifted(judge, here, target, now),
+                open_until(soon, here, now, until),
+            )
+        return state_of(site, decided, now)
 
     def _writer(self, site: str) -> Cluster | None:
         """The cluster, entered as the state's writer; None before its platform was made whole."""
@@ -109,8 +149,21 @@ class FreezeKeeper:
         return writer
 
 
-def write_state(cluster: Cluster, state: FreezeState, now: datetime, system_now: datetime) -> None:
-    """Write a state into a cluster: what it says, then until when that is known.
+def _judge(fleet: Fleet, calendars: Sequence[Calendar], target: Target) -> Judge:
+    """What a site's calendars alone say of a change."""
+    subject = subject_of(fleet, target.site, target.change, target.pools)
+    required = fleet.governance.calendar_required
+
+    def judge(at: datetime, takes: timedelta) -> Decision:
+        return decide(calendars, at, required=required, needs=takes, subject=subject)
+
+    return judge
+
+
+def write_state(
+    cluster: Cluster, state: FreezeState, now: datetime, system_now: datetime
+) -> datetime:
+    """Write a state into a cluster: what it says, then until when that is known, which is returned.
 
     Args:
         cluster: entered as `FREEZE_SYNC`.
@@ -127,3 +180,4 @@ def write_state(cluster: Cluster, state: FreezeState, now: datetime, system_now:
         cluster.merge_existing(
             f"/api/v1/namespaces/{namespace}", {"metadata": {"annotations": annotation}}
         )
+    return known_until

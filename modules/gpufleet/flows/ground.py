@@ -20,8 +20,12 @@ from gpufleet.edges.approval_table import ApprovalTable
 from gpufleet.edges.clock import Clock, clock_of
 from gpufleet.edges.database import Database, open_database
 from gpufleet.edges.exemption_table import ExemptionTable
+from gpufleet.edges.host_table import HostTable
+from gpufleet.edges.host_version_table import HostVersionTable
 from gpufleet.edges.journal_table import Journal, writer_of
 from gpufleet.edges.lease_table import LeaseTable
+from gpufleet.edges.override_table import OverrideTable
+from gpufleet.edges.patch_table import PatchTable
 from gpufleet.edges.progress_table import ProgressTable
 from gpufleet.edges.usage_table import UsageTable
 from gpufleet.edges.workspace import EnvironmentDir, Workspace
@@ -84,6 +88,16 @@ class Ground:
         return ExemptionTable(self.database, self.clock)
 
     @cached_property
+    def hosts(self) -> HostTable:
+        """What is remembered of hosts."""
+        return HostTable(self.database, self.clock)
+
+    @cached_property
+    def overrides(self) -> OverrideTable:
+        """Who has asked to change something in a freeze, and who has signed it."""
+        return OverrideTable(self.database, self.clock)
+
+    @cached_property
     def progress(self) -> ProgressTable:
         """What running flows tell."""
         return ProgressTable(self.database, self.clock)
@@ -92,6 +106,16 @@ class Ground:
     def applied(self) -> AppliedTable:
         """What was applied."""
         return AppliedTable(self.database, self.clock)
+
+    @cached_property
+    def host_versions(self) -> HostVersionTable:
+        """What every host has installed."""
+        return HostVersionTable(self.database)
+
+    @cached_property
+    def patches(self) -> PatchTable:
+        """What was patched, and what goes on."""
+        return PatchTable(self.database, self.clock)
 
     @cached_property
     def usage(self) -> UsageTable:

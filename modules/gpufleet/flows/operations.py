@@ -3,6 +3,7 @@
 import secrets
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ _STATES: Final = {
     "CANCELLED": "cancelled",
     "MAX_RECOVERY_ATTEMPTS_EXCEEDED": "failed",
 }
+_OPEN: Final = ["ENQUEUED", "DELAYED", "PENDING"]
 REFUSED: Final = "refused"
 """The state of a flow that another version of the code has begun."""
 
@@ -58,9 +60,33 @@ def submit(ground: Ground, kind: str, flow: str, order: dict[str, Any]) -> None:
 
 def listed(ground: Ground, *, only_open: bool = False) -> list[FlowRow]:
     """Every flow, newest first."""
-    statuses = ["ENQUEUED", "DELAYED", "PENDING"] if only_open else None
+    statuses = _OPEN if only_open else None
     found = client(ground).list_workflows(status=statuses, sort_desc=True)
     return [_row(ground, status) for status in found]
+
+
+@dataclass(frozen=True)
+class OpenFlow:
+    """A flow that has not ended, with what it was asked to do."""
+
+    id: str
+    kind: str
+    order: dict[str, Any]
+    created_at: datetime
+
+
+def open_flows(ground: Ground) -> list[OpenFlow]:
+    """Every flow that has not ended, oldest first."""
+    found = client(ground).list_workflows(status=_OPEN)
+    return [
+        OpenFlow(
+            id=status.workflow_id,
+            kind=status.name,
+            order=_order(status),
+            created_at=_moment(status.created_at),
+        )
+        for status in found
+    ]
 
 
 def shown(ground: Ground, flow: str) -> FlowRow:
@@ -149,8 +175,7 @@ def _row(ground: Ground, status: Any) -> FlowRow:  # noqa: ANN401 - DBOS's own s
     ]
     told = [part for part in (steps[-1].state, steps[-1].detail) if part] if steps else []
     ended = status.completed_at or time.time() * 1000
-    order = (status.input or {}).get("args") or [{}]
-    created = datetime.fromtimestamp(status.created_at / 1000, UTC)
+    created = _moment(status.created_at)
     state = _STATES[status.status]
     if state in {"queued", "running"} and status.app_version != code_version():
         state = REFUSED
@@ -159,12 +184,21 @@ def _row(ground: Ground, status: Any) -> FlowRow:  # noqa: ANN401 - DBOS's own s
         kind=status.name,
         state=state,
         step=f"{steps[-1].step}: {', '.join(told)}" if steps else "",
-        actor=str(order[0].get("actor", "")),
+        actor=str(_order(status).get("actor", "")),
         created_at=created.isoformat(timespec="seconds"),
         seconds=round((ended - status.created_at) / 1000, 1),
         worker=status.executor_id or "",
         error=str(status.error) if status.error else "",
     )
+
+
+def _moment(epoch_ms: int | None) -> datetime:
+    return datetime.fromtimestamp((epoch_ms or 0) / 1000, UTC)
+
+
+def _order(status: Any) -> dict[str, Any]:  # noqa: ANN401 - DBOS's own status
+    given = (status.input or {}).get("args") or [{}]
+    return dict(given[0])
 
 
 def _error(status: Any) -> FleetError:  # noqa: ANN401 - DBOS's own status

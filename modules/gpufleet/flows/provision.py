@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from gpufleet.core.approvals import digest_of
-from gpufleet.core.freeze import Purpose, refusal
+from gpufleet.core.freeze import Purpose, refusal_of_update
 from gpufleet.edges.pulumi import PulumiCli
 from gpufleet.edges.stack_states import PLATFORM, Stack, StackStates
 from gpufleet.edges.workspace import Workspace
@@ -19,6 +19,7 @@ from gpufleet.flows.freeze_sync import sync
 from gpufleet.flows.gateway_answers import address_of, ask_each, use_cases_at_rest
 from gpufleet.flows.ground import ENVIRONMENT, Ground, whoami
 from gpufleet.flows.lost_objects import lost_objects
+from gpufleet.flows.overrides import overrides_in_force
 from gpufleet.flows.pending_objects import settle_pending
 from gpufleet.flows.readiness import wait_ready
 from gpufleet.flows.stacks import inputs_of, stacks_of
@@ -110,9 +111,15 @@ def hold_in_freeze(
     """
     now = ground.clock()
     for site in environment.fleet.sites:
-        decision = decision_at(environment.fleet, environment.fleet_file, site, now)
+        decision = decision_at(
+            environment.fleet,
+            environment.fleet_file,
+            site,
+            now,
+            overrides=lambda: overrides_in_force(ground),
+        )
         if not decision.admitted and _changes(environment, cli, stacks, site, on_progress):
-            raise refusal(site, decision)
+            raise refusal_of_update(site, decision)
 
 
 def demand_approved(
@@ -220,7 +227,7 @@ def update_site(  # noqa: PLR0913, PLR0917 - what acts, on what, and whom it tel
         purpose = _purpose(is_new=not states.resources(stack), is_lost=bool(lost.get(stack)))
         if lost.get(stack):
             cli.refresh(stack, on_progress)
-        with exempted(ground, environment, site, purpose) as variables:
+        with exempted(ground, environment, site, purpose, fence.owner) as variables:
             return cli.up(stack, on_progress, fence, inputs[stack], variables)
 
     stacks = [s for s in stacks_of(environment.fleet, environment.state) if s.site == site]

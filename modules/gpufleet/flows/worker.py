@@ -22,7 +22,7 @@ from gpufleet.edges.code_version import code_version
 from gpufleet.edges.workspace import Workspace
 
 # Importing a flow declares it.
-from gpufleet.flows import batch, change, schedules  # noqa: F401
+from gpufleet.flows import batch, change, patching, schedules  # noqa: F401
 from gpufleet.flows.audit_deletion import delete
 from gpufleet.flows.batch_files import sweep
 from gpufleet.flows.chores import Chore, Chores
@@ -31,11 +31,14 @@ from gpufleet.flows.durable import Host
 from gpufleet.flows.freeze_sync import FreezeKeeper
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.operations import REFUSED, listed
+from gpufleet.flows.overrides import settle
+from gpufleet.flows.patch_cycle import PatchCycleKeeper
 from gpufleet.flows.prewarm import PrewarmKeeper
 from gpufleet.flows.record_keeping import anchor
 from gpufleet.flows.schedules import begin_due
 from gpufleet.flows.state_backup import back_up
 from gpufleet.spec.errors import FleetError
+from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.records import Fact
 
 LOOPBACK: Final = "127.0.0.1"
@@ -62,7 +65,15 @@ class Worker:
         self._flows = Gauge(platform.FLOWS, "Flows by state", ["state"], registry=self._registry)
         self._running = Chores(self._ended, self._registry)
         begun: set[str] = set()
-        keeper = FreezeKeeper(ground)
+        self._keeper = FreezeKeeper(ground)
+        self._known_until = Gauge(
+            platform.FREEZE_KNOWN_UNTIL,
+            "Until when a cluster knows whether a freeze holds; later it counts as frozen",
+            ["site"],
+            registry=self._registry,
+        )
+        self._sites: set[str] = set()
+        granted: set[str] = set()
         self._missing = Gauge(
             series.PREWARM_MISSING,
             "Replicas of a declared peak that are not warm in time",
@@ -70,16 +81,30 @@ class Worker:
             registry=self._registry,
         )
         prewarm = PrewarmKeeper(ground, self.executor, self._set_missing)
+        self._overdue = Gauge(
+            platform.PATCH_OVERDUE_S,
+            "How long a component has been due for an update",
+            ["component"],
+            registry=self._registry,
+        )
+        oldest = Gauge(
+            platform.OLDEST_CRITICAL_S,
+            "How long the oldest critical vulnerability that is installed has been known",
+            registry=self._registry,
+        )
+        cadences = PatchCycleKeeper(live, self._set_overdue, oldest.set)
         self._chores = [
             Chore("adopt", 2, self._host.adopt),
             Chore("schedules", 5, lambda: begin_due(live.now(), begun)),
-            Chore("freeze", 5, keeper.keep),
+            Chore("freeze", 5, self._keep_freeze),
+            Chore("overrides", 5, lambda: settle(live.now(), granted)),
             Chore("anchor", 2, lambda: anchor(live.now())),
             Chore("state backup", 10, lambda: back_up(live.now())),
             Chore("audit retention", 600, lambda: delete(live.now(), system_clock())),
             Chore("batch files", 60, lambda: sweep(live.now())),
             Chore("flows", 10, self._count),
             Chore("prewarm", 10, prewarm.keep),
+            Chore("patch cycle", 60, cadences.keep),
         ]
 
     @property
@@ -119,6 +144,17 @@ class Worker:
                 self._ground.note("worker.started", actor=self.executor, code=code_version())
                 return
 
+    def _keep_freeze(self) -> None:
+        try:
+            self._keeper.keep()
+        finally:
+            known = self._keeper.known_until
+            for gone in self._sites - known.keys():
+                self._known_until.remove(gone)
+            self._sites = set(known)
+            for site, at in known.items():
+                self._known_until.labels(site).set(at.timestamp())
+
     def _set_missing(self, window: Window, count: int | None) -> None:
         labels = (window.pool.name, window.pool.site, window.peak.name)
         if count is None:
@@ -126,6 +162,13 @@ class Worker:
                 self._missing.remove(*labels)
         else:
             self._missing.labels(*labels).set(count)
+
+    def _set_overdue(self, target: PatchTarget, seconds: float | None) -> None:
+        if seconds is None:
+            with suppress(KeyError):
+                self._overdue.remove(target.value)
+        else:
+            self._overdue.labels(target.value).set(seconds)
 
     def _count(self) -> None:
         """Count the flows, and journal those that this code refuses to replay."""

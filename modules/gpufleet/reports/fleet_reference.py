@@ -48,6 +48,7 @@ _TYPES: Final = {
     forms.SSH_KEY: "SSH public key",
     forms.HOST_PORT: "host and port",
     forms.IMAGE_URL: "address",
+    forms.CALENDAR_URL: "address",
     forms.KUBERNETES: "Kubernetes version",
     forms.TEXT: "text",
 }

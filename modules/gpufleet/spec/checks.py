@@ -231,6 +231,20 @@ def _approvers(fleet: Fleet) -> Iterator[Problem]:
         )
 
 
+def _calendars(fleet: Fleet) -> Iterator[Problem]:
+    for name, calendar in fleet.freeze_calendars.items():
+        path: FieldPath = ("freeze_calendars", name)
+        if (calendar.file is None) == (calendar.url is None):
+            what = "has both `file` and `url`" if calendar.file else "has neither `file` nor `url`"
+            yield Problem(path, what, mend="name one of them")
+        if calendar.sites and calendar.pools:
+            there = {pool for site in calendar.sites for pool in fleet.pools_at(site)}
+            for index, pool in enumerate(calendar.pools):
+                if pool in fleet.pools and pool not in there:
+                    what = f"pool `{pool}` stands at none of the calendar's sites"
+                    yield Problem((*path, "pools", index), what, mend="so it would never hold")
+
+
 _CHECKS: Final[tuple[Callable[[Fleet], Iterator[Problem]], ...]] = (
     references,
     _slug,
@@ -241,6 +255,7 @@ _CHECKS: Final[tuple[Callable[[Fleet], Iterator[Problem]], ...]] = (
     _routes,
     _fallbacks,
     _approvers,
+    _calendars,
     planned_problems,
     cluster_problems,
 )

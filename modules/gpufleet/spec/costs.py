@@ -4,8 +4,7 @@ from typing import Annotated
 
 from pydantic import Field
 
-from gpufleet.spec.governance import RelativePath
-from gpufleet.spec.quantities import Fraction, Number, Seconds, Spec
+from gpufleet.spec.quantities import Fraction, Number, RelativePath, Seconds, Spec
 
 
 class LeverShares(Spec):

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from gpufleet.spec import forms
 from gpufleet.spec.clusters import ProvisionedCluster
+from gpufleet.spec.compatibility import Compatibility
 from gpufleet.spec.costs import Costs
 from gpufleet.spec.evidence import ExchangeRate, Measurement
 from gpufleet.spec.gateway import Gateway
@@ -24,7 +25,14 @@ from gpufleet.spec.governance import (
     Team,
 )
 from gpufleet.spec.hardware import GpuType, NodeGroup, Rack, Site, Supplier
-from gpufleet.spec.quantities import ImageReference, Name, Names, RevisionName, Spec
+from gpufleet.spec.quantities import (
+    ImageReference,
+    Name,
+    Names,
+    RelativePath,
+    RevisionName,
+    Spec,
+)
 from gpufleet.spec.serving import DataClass, ModelRevision, Pool, UseCase
 
 
@@ -74,6 +82,9 @@ class Fleet(Spec):
     budget: Budget | None = None
     freeze_calendars: dict[Name, FreezeCalendar] = Field(default_factory=dict)
     patching: dict[PatchTarget, PatchCadence] = Field(default_factory=dict)
+    compatibility: Compatibility = Compatibility()
+    advisories: list[RelativePath] = Field(default_factory=list)
+    """OSV or CSAF files, relative to the fleet file: known vulnerabilities of what is installed."""
     retention: dict[DataClass, Retention] = Field(default_factory=dict)
     snapshots: SnapshotRetention = SnapshotRetention()
     staffing: dict[Name, Shift] = Field(default_factory=dict)

@@ -10,6 +10,10 @@ IMAGE_SOURCE: Final = r"^[a-z0-9][a-z0-9.-]*(:[0-9]+)?(/[a-z0-9][a-z0-9._-]*)+/?
 TEXT: Final = r"^[^\x00-\x08\x0b-\x1f\x7f]+$"
 CURRENCY: Final = r"^[A-Z]{3}$"
 VERSION: Final = r"^[0-9]+(\.[0-9A-Za-z_-]+){0,4}$"
+PACKAGE_VERSION: Final = r"^[0-9A-Za-z][0-9A-Za-z.+:~_-]{0,79}$"
+HOST_NAME: Final = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
+BMC_ENDPOINT: Final = r"^https?://[a-z0-9{}][a-z0-9.{}-]*(:[0-9]{1,5})?$"
+BMC_SYSTEM: Final = r"^[A-Za-z0-9._{}-]+$"
 ARTIFACT: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"
 FLAG: Final = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 RECURRENCE: Final = (
@@ -25,6 +29,10 @@ KEY_ID: Final = r"^[0-9a-z]{12}$"
 BASE_URL: Final = r"^https?://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*$"
 HOST_PORT: Final = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?:[0-9]{1,5}$"
 IMAGE_URL: Final = r"^https?://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)+$"
+CALENDAR_URL: Final = (
+    r"^(https://[a-z0-9][a-z0-9.-]*|http://(127\.0\.0\.1|localhost))(:[0-9]{1,5})?"
+    r"/[A-Za-z0-9._~%!$&'()*+,;=:@/?-]*$"
+)
 KUBERNETES: Final = r"^1\.[0-9]{1,2}\.[0-9]{1,2}$"
 LABEL_KEY: Final = (
     r"^([a-z0-9]([a-z0-9.-]*[a-z0-9])?/)?[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
@@ -44,6 +52,10 @@ MEANINGS: Final = {
     TEXT: "text without control characters",
     CURRENCY: "an ISO 4217 code such as EUR",
     VERSION: "a version such as 580.95.05",
+    PACKAGE_VERSION: "a package's version such as 1.7.24-1~deb12u1",
+    HOST_NAME: "a host's name or address",
+    BMC_ENDPOINT: "an address such as https://{node}-bmc.example.com",
+    BMC_SYSTEM: "a Redfish id such as Self or {node}",
     ARTIFACT: "an object store path such as s3://models/llama-3.1-8b",
     FLAG: "a vLLM flag without its dashes, such as kv-cache-dtype",
     RECURRENCE: "an iCalendar recurrence rule such as FREQ=MONTHLY;BYMONTHDAY=-1",
@@ -55,11 +67,13 @@ MEANINGS: Final = {
     BASE_URL: "the base address of an API, such as https://api.example.com/v1",
     HOST_PORT: "a host and a port such as 10.20.0.10:6443",
     IMAGE_URL: "an http or https address of a file, such as https://images.example.com/node.qcow2",
+    CALENDAR_URL: "an https address of a calendar, such as https://example.com/freezes.ics",
     KUBERNETES: "a Kubernetes version in quotes, such as 1.36.3",
     LABEL_KEY: "a label's key such as gpufleet.dev/node-group",
     LABEL_VALUE: "a label's value: letters, digits, inner dots and dashes, at most 63 characters",
     SSH_KEY: "one SSH public key in a line, such as the content of ~/.ssh/id_ed25519.pub",
 }
 
-SECRET_LIKE: Final = frozenset({SSH_KEY})
-"""Where a slip may put a secret (a private key for a public one): errors do not repeat the text."""
+SECRET_LIKE: Final = frozenset({SSH_KEY, CALENDAR_URL})
+"""Where a secret may stand (a private key for a public one, the secret address of a calendar):
+errors do not repeat the text."""

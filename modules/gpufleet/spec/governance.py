@@ -17,10 +17,12 @@ from gpufleet.spec.quantities import (
     Money,
     Name,
     Names,
+    RelativePath,
     Seconds,
     Spec,
     Text,
 )
+from gpufleet.spec.windows import ChangeKind, Scope, WindowKind
 
 
 def _ssh_key(line: str) -> str:
@@ -50,8 +52,7 @@ SshPublicKey = Annotated[
 ]
 Email = Annotated[str, Field(pattern=forms.EMAIL, max_length=120)]
 ImageSource = Annotated[str, Field(pattern=forms.IMAGE_SOURCE, max_length=200)]
-RelativePath = Annotated[str, Field(pattern=forms.RELATIVE_PATH, max_length=200)]
-"""A path below the fleet file's folder: never absolute, no `..`."""
+CalendarUrl = Annotated[str, Field(pattern=forms.CALENDAR_URL, max_length=1000)]
 
 
 class Role(StrEnum):
@@ -87,14 +88,40 @@ class Identity(Spec):
 
 
 class FreezeCalendar(Spec):
-    """An iCalendar file whose events are times in which nothing may change."""
+    """An iCalendar file whose events are times in which nothing may change, or alone may.
 
-    file: RelativePath
+    Either `file` or `url` is given. What it holds for may be narrowed here, and by each event.
+    """
+
+    file: RelativePath | None = None
     """Path of the `.ics` file, relative to the fleet file."""
+    url: CalendarUrl | None = None
+    """Address of the calendar, https; a copy is kept and asked for again every few minutes."""
+    kind: WindowKind = WindowKind.BLACKOUT
+    """`blackout`: nothing of its scope may change in its events; `maintenance`: that may change
+    only in them. A blackout within a maintenance window wins."""
     sites: Names = Field(default_factory=list)
     """Sites it holds for; every site where the list is empty."""
+    pools: Names = Field(default_factory=list)
+    """Pools it holds for; every pool where the list is empty."""
+    changes: Annotated[list[ChangeKind], Field(json_schema_extra={"uniqueItems": True})] = Field(
+        default_factory=list
+    )
+    """Kinds of change it holds for; every kind where the list is empty."""
+    time_zone: Text | None = None
+    """IANA name of the zone of events that name none, where the calendar names none either."""
     stale_after_s: Seconds
-    """Age of the file's last modification stamp beyond which it counts as unreadable: frozen."""
+    """Age beyond which it counts as unreadable, so as frozen: of a file's last modification stamp;
+    of an address, the time since it was last asked for with success."""
+
+    @property
+    def scope(self) -> Scope:
+        """What all of it holds for."""
+        return Scope(
+            sites=frozenset(self.sites),
+            pools=frozenset(self.pools),
+            changes=frozenset(self.changes),
+        )
 
 
 class PatchCadence(Spec):
@@ -210,6 +237,8 @@ class Governance(Spec):
     """Signatures by others that a change of this environment needs, once it stands."""
     calendar_required: bool = True
     """Whether an environment without any freeze calendar counts as frozen."""
+    override_max_s: Seconds = 14_400
+    """Longest time that an override of a freeze may hold."""
     image_sources: list[ImageSource] = Field(default_factory=list)
     """Further sources of images, such as those of batch jobs; declared images' are allowed anyway.
 

@@ -13,13 +13,17 @@ from gpufleet.spec.quantities import (
     Count,
     Date,
     Fraction,
+    HostName,
     Integer,
     Money,
     Name,
     Names,
     Number,
+    PackageVersion,
+    Port,
     Positive,
     Rate,
+    RelativePath,
     Seconds,
     Spec,
     Text,
@@ -125,6 +129,46 @@ class DriverPin(Spec):
     """Version of the GPUs' firmware."""
     bmc: Version | None = None
     """Version of the baseboard management controller's firmware."""
+    dcgm: PackageVersion | None = None
+    """Version of the data centre GPU manager's package."""
+    container_toolkit: PackageVersion | None = None
+    """Version of the `nvidia-container-toolkit` package."""
+    containerd: PackageVersion | None = None
+    """Version of the `containerd` package."""
+    kernel: PackageVersion | None = None
+    """Release of the kernel, as `uname -r` gives it."""
+
+
+class SshAccess(Spec):
+    """How the hosts of a node group are reached.
+
+    The private key is that of the caller's own SSH agent or configuration, never in the fleet file.
+    """
+
+    user: Name = "gpufleet"
+    """Login name; it may become root by sudo."""
+    port: Port = 22
+    """Where its SSH server listens."""
+    domain: HostName | None = None
+    """Hosts are called `NODE.DOMAIN`; `NODE` where it is not given."""
+    addresses: dict[Name, HostName] = Field(default_factory=dict)
+    """Address by node, where names do not resolve."""
+    known_hosts: RelativePath
+    """File with the hosts' keys, relative to the fleet file: a key that is not in it is refused."""
+
+
+class BmcAccess(Spec):
+    """How the baseboard management controllers (Redfish) of a node group are reached.
+
+    User and password are in the variables `GPUFLEET_BMC_USER` and `GPUFLEET_BMC_PASSWORD`.
+    """
+
+    endpoint: Annotated[str, Field(pattern=forms.BMC_ENDPOINT, max_length=200)]
+    """Such as `https://{node}-bmc.example.com`; `{node}` is the node's name."""
+    system: Annotated[str, Field(pattern=forms.BMC_SYSTEM, max_length=120)] = "{node}"
+    """The Redfish id of the node's ComputerSystem."""
+    certificate_authority: RelativePath | None = None
+    """Who signed the controllers' certificates; the system's authorities where it is not given."""
 
 
 class GpuAccess(StrEnum):
@@ -158,6 +202,10 @@ class NodeGroup(Spec):
     host_selector: HostSelector | None = None
     """Labels of the BareMetalHosts that a `cluster-api` site takes; `gpufleet.dev/node-group:` and
     the group's name where it is left out. The hosts are named like the nodes: `GROUP-001`."""
+    ssh: SshAccess | None = None
+    """How its hosts are reached for patching; none of them is patched where it is not given."""
+    bmc: BmcAccess | None = None
+    """How the hosts' management controllers are reached for firmware."""
     pins: DriverPin
     supplier: Name | None = None
     """Who sold it."""

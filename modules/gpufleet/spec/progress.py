@@ -62,10 +62,30 @@ class StepProgress:
     detail: str
 
 
-Progress = EngineProgress | ProcessProgress | StackProgress | ReplicaProgress | StepProgress
+@dataclass(frozen=True)
+class HostProgress:
+    """A host that is patched; state is that of its outcome, `running` until then."""
+
+    host: str
+    wave: int
+    state: str
+    task: str
+    elapsed_s: float
+
+
+Progress = (
+    EngineProgress | ProcessProgress | StackProgress | ReplicaProgress | StepProgress | HostProgress
+)
 _KINDS: Final[Mapping[str, TypeAdapter[Progress]]] = {
     kind.__name__: TypeAdapter(kind)
-    for kind in (EngineProgress, ProcessProgress, StackProgress, ReplicaProgress, StepProgress)
+    for kind in (
+        EngineProgress,
+        ProcessProgress,
+        StackProgress,
+        ReplicaProgress,
+        StepProgress,
+        HostProgress,
+    )
 }
 
 
@@ -87,6 +107,8 @@ def subject(event: Progress) -> str:
             return f"replicas {site}"
         case StepProgress(step=step):
             return f"step {step}"
+        case HostProgress(host=host):
+            return f"host {host}"
 
 
 def turn(event: Progress) -> str:
@@ -102,3 +124,5 @@ def turn(event: Progress) -> str:
             return "ready" if ready >= wanted else "waiting"
         case StepProgress(state=state, detail=detail):
             return f"{state} {detail}"
+        case HostProgress(state=state):
+            return state

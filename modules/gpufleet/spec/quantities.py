@@ -132,6 +132,11 @@ RevisionName = Annotated[str, StringConstraints(pattern=forms.REVISION_NAME, str
 Digest = Annotated[str, StringConstraints(pattern=forms.DIGEST, strict=True)]
 """A content digest: `sha256:` and 64 hexadecimal digits."""
 
+RelativePath = Annotated[str, Field(pattern=forms.RELATIVE_PATH, max_length=200)]
+"""A path below the fleet file's folder: never absolute, no `..`."""
+HostName = Annotated[str, StringConstraints(pattern=forms.HOST_NAME, strict=True)]
+PackageVersion = Annotated[str, StringConstraints(pattern=forms.PACKAGE_VERSION, strict=True)]
+"""As a package manager writes it."""
 ImageReference = Annotated[str, StringConstraints(pattern=forms.IMAGE, strict=True)]
 """A container image by digest: `registry/repository@sha256:...`. Tags can move and are refused."""
 
@@ -184,6 +189,7 @@ Fraction = Annotated[Number, Field(ge=0, le=1)]
 Positive = Annotated[Number, Field(gt=0, le=1e30)]
 Rate = Annotated[Number, Field(ge=0, le=1e30)]
 Count = Annotated[Integer, Field(ge=1, le=1_000_000)]
+Port = Annotated[Integer, Field(ge=1, le=65_535)]
 Whole = Annotated[Integer, Field(ge=0, le=1_000_000)]
 TokenCount = Annotated[Integer, Field(ge=1, le=100_000_000)]
 Date = Annotated[date, BeforeValidator(_no_number)]

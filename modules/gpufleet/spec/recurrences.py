@@ -32,3 +32,13 @@ def starts(rule: str, begin: datetime, end: datetime) -> list[datetime]:
 
 def _shifted(moment: datetime, years: int) -> datetime:
     return moment.replace(year=moment.year + years)
+
+
+def ever_happens(rule: str, start: datetime) -> bool:
+    """Whether a rule of an event has any occurrence at all, however far away.
+
+    Args:
+        rule: without UNTIL and COUNT.
+        start: when the event begins first, without a zone, at the latest in the year 2399.
+    """
+    return next(iter(rrulestr(rule, dtstart=_shifted(start, _SHIFT_YEARS))), None) is not None

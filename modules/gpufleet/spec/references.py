@@ -24,6 +24,7 @@ def references(fleet: Fleet) -> Iterator[Problem]:
     yield from _budget_owner(fleet)
     yield from _ssh_keys(fleet)
     yield from _policy(fleet)
+    yield from _compatibility(fleet)
 
 
 def reference(path: FieldPath, kind: str, given: str, valid: Iterable[str]) -> Iterator[Problem]:
@@ -134,8 +135,26 @@ def _policy(fleet: Fleet) -> Iterator[Problem]:
         for index, site in enumerate(calendar.sites):
             path = ("freeze_calendars", name, "sites", index)
             yield from reference(path, "site", site, fleet.sites)
+        for index, pool in enumerate(calendar.pools):
+            path = ("freeze_calendars", name, "pools", index)
+            yield from reference(path, "pool", pool, fleet.pools)
+        if calendar.time_zone is not None:
+            yield from _time_zone(("freeze_calendars", name, "time_zone"), calendar.time_zone)
     for target, cadence in fleet.patching.items():
         yield from _time_zone(("patching", target.value, "time_zone"), cadence.time_zone)
+
+
+def _compatibility(fleet: Fleet) -> Iterator[Problem]:
+    at: FieldPath = ("compatibility", "requirements")
+    for index, requirement in enumerate(fleet.compatibility.requirements):
+        for position, gpu_type in enumerate(requirement.gpu_types):
+            path = (*at, index, "gpu_types", position)
+            yield from reference(path, "GPU type", gpu_type, fleet.gpus)
+    at = ("compatibility", "assume")
+    for index, assumption in enumerate(fleet.compatibility.assume):
+        for position, group in enumerate(assumption.node_groups):
+            path = (*at, index, "node_groups", position)
+            yield from reference(path, "node group", group, fleet.node_groups)
 
 
 def _time_zone(path: FieldPath, zone: str) -> Iterator[Problem]:

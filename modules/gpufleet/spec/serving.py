@@ -6,7 +6,6 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from gpufleet.spec import forms
-from gpufleet.spec.governance import RelativePath
 from gpufleet.spec.quantities import (
     Bytes,
     Count,
@@ -20,6 +19,7 @@ from gpufleet.spec.quantities import (
     Number,
     Positive,
     Rate,
+    RelativePath,
     RevisionName,
     Seconds,
     Spec,

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -31,13 +31,16 @@ _SHOWN = 200
 
 
 def command(
-    options: Mapping[str, str] | None = None, name: str | None = None
+    options: Mapping[str, str] | None = None,
+    name: str | None = None,
+    iterable: Sequence[str] = (),
 ) -> Callable[[Callable[..., None]], Any]:
     """An invoke task whose failures are told as people need them.
 
     Args:
         options: help for each flag.
         name: of the task, where it is not the function's.
+        iterable: flags that may be given again.
 
     A `FleetError` is one message on stderr (with `--json` one object on stdout) and its exit code;
     any other exception is our fault: one line, and the traceback in a file.
@@ -66,7 +69,7 @@ def command(
             raise Exit(f"fleet: {told}", code=told.exit_code)
 
         # A copy: invoke takes out of it what it has used.
-        return task(run, name=name, help=dict(options or {}))
+        return task(run, name=name, help=dict(options or {}), iterable=list(iterable))
 
     return wrap
 

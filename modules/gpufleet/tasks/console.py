@@ -15,6 +15,7 @@ from rich.text import Text
 
 from gpufleet.spec.progress import (
     EngineProgress,
+    HostProgress,
     ProcessProgress,
     Progress,
     ReplicaProgress,
@@ -106,6 +107,10 @@ def _plain(event: Progress) -> str:
         case StepProgress():
             detail = f": {event.detail}" if event.detail else ""
             return f"[{event.elapsed_s:5.0f} s] {event.step}: {event.state}{detail}"
+        case HostProgress():
+            detail = f": {event.task}" if event.task else ""
+            where = f"wave {event.wave}, {event.host}"
+            return f"[{event.elapsed_s:5.0f} s] {where}: {event.state}{detail}"
 
 
 def _line(event: Progress) -> Table | Text:

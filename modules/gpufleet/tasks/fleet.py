@@ -93,10 +93,15 @@ def env(_: Context, fleet: str = "", json: bool = False) -> None:
 
     Example: eval "$(./fleet env)" && kubectl get nodes
     """
-    from gpufleet.flows.environment import variables_of
+    from gpufleet.flows.environment import tools_ready, variables_of
+    from gpufleet.tasks import console
 
     here = workspace()
     variables = variables_of(here, here.find_fleet(fleet or None))
+    with console.ProgressView() as view:
+        missing = tools_ready(view)
+    if missing:
+        sys.stderr.write(f"fleet: {missing}\n")
     if json:
         print_json(variables)
         return

@@ -10,6 +10,11 @@ WORKER_JOB: Final = "worker"
 CHORE_AT: Final = "gpufleet_chore_last_success_timestamp_seconds"
 CHORE_FAILURES: Final = "gpufleet_chore_failures_total"
 FLOWS: Final = "gpufleet_flows"
+PATCH_OVERDUE_S: Final = "gpufleet_patch_overdue_seconds"
+"""By component: how long it has been due; 0 while it is not."""
+OLDEST_CRITICAL_S: Final = "gpufleet_oldest_critical_seconds"
+"""How long the oldest critical vulnerability that is still installed has been known; 0 without."""
+FREEZE_KNOWN_UNTIL: Final = "gpufleet_freeze_known_until_timestamp_seconds"
 _FREEZE_STALE_S: Final = 120
 _PREWARM_STALE_S: Final = 300
 """The worker looks at declared peaks every ten seconds, and waits for a token from each replica."""
@@ -36,7 +41,7 @@ def platform_alerts(
         (
             *_scraping(),
             *((_chores(),) if has_worker or has_gateway else ()),
-            *(_worker() if has_worker else ()),
+            *((*_worker(), _patch_overdue()) if has_worker else ()),
             *((_prewarm_stale(),) if has_worker and has_peaks else ()),
             *(() if embedded else (_swapping(),)),
         ),
@@ -93,6 +98,19 @@ def _worker() -> tuple[Alert, ...]:
             description="Once their state is too old they count as frozen.",
         ),
         Alert(
+            name="FreezeStateStale",
+            expr=f"time() - {FREEZE_KNOWN_UNTIL} > 0",
+            severity=Severity.TICKET,
+            for_s=60,
+            runbook="platform#freeze-state",
+            summary=(
+                # The worker's own label, where a target's of the same name takes its place.
+                "{{ or $labels.exported_site $labels.site }}: its cluster counts as frozen, since "
+                "nobody has told it otherwise for {{ $value | humanizeDuration }}"
+            ),
+            description="The worker runs, and cannot tell this cluster whether a freeze holds.",
+        ),
+        Alert(
             name="PrewarmMissing",
             expr=f"{series.PREWARM_MISSING} > 0",
             severity=Severity.PAGE,
@@ -104,6 +122,21 @@ def _worker() -> tuple[Alert, ...]:
                 "for {{ $labels.window }}"
             ),
             description="A declared peak begins soon, and it has fewer warm replicas than planned.",
+        ),
+    )
+
+
+def _patch_overdue() -> Alert:
+    return Alert(
+        name="PatchOverdue",
+        expr=f"max by (component) ({PATCH_OVERDUE_S}) > 0",
+        severity=Severity.TICKET,
+        for_s=600,
+        runbook="platform#patching",
+        summary="{{ $labels.component }}: overdue for {{ $value | humanizeDuration }}",
+        description=(
+            "A component was not brought up to date within its declared cadence, or a critical "
+            "vulnerability is still installed after critical_within_s."
         ),
     )
 

@@ -1,0 +1,154 @@
+"""What hosts have installed, out of what their package managers and drivers print."""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gpufleet.core.patching.versions import upstream
+
+_INSTALLATION: Final = re.compile(
+    r"^Inst (\S+?)(?::\w+)? (?:\[([^\]]*)\] )?\((\S+) ([^)]*)\)", re.MULTILINE
+)
+
+_SIZE: Final = re.compile(r"^Size: (\d+)$", re.MULTILINE)
+_INSTALLED_SIZE: Final = re.compile(r"^Installed-Size: (\d+)$", re.MULTILINE)
+_KIB: Final = 1024
+
+INSTALLED: Final = "installed"
+HOLD: Final = "hold"
+DPKG_FORMAT: Final = "${Package}\t${Version}\t${db:Status-Status}\t${db:Status-Want}\n"
+"""For `dpkg-query --show --showformat`."""
+RPM_FORMAT: Final = "%{NAME}\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n"
+"""For `rpm --query --queryformat`."""
+
+
+@dataclass(frozen=True)
+class Package:
+    """One package as the host's package manager knows it."""
+
+    version: str
+    state: str = INSTALLED
+    """dpkg's word: `installed`, `half-configured`, `unpacked`..."""
+    held: bool = False
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What `nvidia-smi` says of one GPU."""
+
+    driver: str
+    vbios: str
+
+
+def parse_dpkg(text: str) -> dict[str, Package]:
+    """Packages by name out of `dpkg-query` with `DPKG_FORMAT`; those without a version left out."""
+    found = {}
+    for line in text.splitlines():
+        name, version, state, want = (*line.split("\t"), "", "", "", "")[:4]
+        if version:
+            found[name] = Package(version, state, want == HOLD)
+    return found
+
+
+def parse_rpm(text: str) -> dict[str, Package]:
+    """Packages by name out of `rpm --query` with `RPM_FORMAT`, an epoch of 0 left out."""
+    found = {}
+    for line in text.splitlines():
+        name, tab, version = line.partition("\t")
+        if tab:
+            found[name] = Package(version.removeprefix("0:"))
+    return found
+
+
+def parse_nvidia_smi(text: str) -> list[Gpu]:
+    """GPUs out of `nvidia-smi --query-gpu=driver_version,vbios_version --format=csv,noheader`."""
+    rows = [[field.strip() for field in line.split(",")] for line in text.splitlines()]
+    return [Gpu(row[0], row[1]) for row in rows if len(row) == len(Gpu.__dataclass_fields__)]
+
+
+def parse_madison(text: str) -> dict[str, list[str]]:
+    """Versions by package out of `apt-cache madison`, the newest first."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        fields = [field.strip() for field in line.split("|")]
+        if len(fields) > 1 and fields[1] not in found.setdefault(fields[0], []):
+            found[fields[0]].append(fields[1])
+    return found
+
+
+def parse_security_updates(text: str, marks: Iterable[str] = ("-security",)) -> dict[str, str]:
+    """Packages with their new versions that `apt-get --simulate upgrade` takes from security.
+
+    Args:
+        text: its output.
+        marks: what an origin's name holds where it is one of security updates, as
+            `Debian-Security:12/stable-security` does.
+    """
+    wanted = tuple(marks)
+    return {
+        match[1]: match[3]
+        for match in _INSTALLATION.finditer(text)
+        if match[2] is not None and any(mark in match[4] for mark in wanted)
+    }
+
+
+def missing(packages: Mapping[str, Package], wanted: Mapping[str, str]) -> dict[str, str]:
+    """What of the wanted versions is not there, or not whole.
+
+    Args:
+        packages: what is there.
+        wanted: version by package; an empty version is none at all.
+    """
+    return {
+        name: version
+        for name, version in wanted.items()
+        if version
+        and (
+            (found := packages.get(name)) is None
+            or not is_version(found.version, version)
+            or found.state != INSTALLED
+        )
+    }
+
+
+def is_version(found: str, wanted: str) -> bool:
+    """Whether a package's version is the one wanted, given whole or as the upstream's."""
+    return found == wanted or upstream(found) == wanted
+
+
+def pick(available: Iterable[str], wanted: str) -> str | None:
+    """The exact version of a package that a repository has for the one wanted, if any.
+
+    Args:
+        available: versions, the most preferred first.
+        wanted: whole, or the upstream's.
+    """
+    found = list(available)
+    if wanted in found:
+        return wanted
+    return next((version for version in found if is_version(version, wanted)), None)
+
+
+def parse_sizes(text: str) -> tuple[int, int]:
+    """Bytes to fetch and bytes installed, out of `apt-cache show`; what is not told is 0."""
+    fetched = sum(int(size) for size in _SIZE.findall(text))
+    return fetched, sum(int(size) for size in _INSTALLED_SIZE.findall(text)) * _KIB
+
+
+def space_needed(text: str, spare_bytes: int) -> dict[str, int]:
+    """Bytes that have to be free, by folder.
+
+    What is installed is there twice while dpkg unpacks it over what was; below `/var` modules are
+    built, and what is fetched is kept.
+
+    Args:
+        text: of `apt-cache show` for each exact version.
+        spare_bytes: that have to be free in any case.
+    """
+    fetched, installed = parse_sizes(text)
+    return {
+        "/usr": 2 * installed + spare_bytes,
+        "/var": fetched + installed + spare_bytes,
+        "/boot": spare_bytes,
+    }

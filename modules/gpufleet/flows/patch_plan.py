@@ -1,0 +1,282 @@
+"""What a patch would do: hosts, versions, waves, gates; and when it could begin."""
+
+from collections.abc import Collection, Mapping
+from datetime import timedelta
+from typing import Final
+
+from gpufleet.core import vocabulary as names
+from gpufleet.core.approvals import digest_of
+from gpufleet.core.claims import CLAIMS_PATH
+from gpufleet.core.freeze import Decision, Purpose, refusal
+from gpufleet.core.inventory import Node, expand
+from gpufleet.core.patching.capacity import PoolCapacity, PoolKey, observed_capacity
+from gpufleet.core.patching.compatibility import demand_order_compatible
+from gpufleet.core.patching.durations import batch_s, rollback_s
+from gpufleet.core.patching.gates import gates_of
+from gpufleet.core.patching.outcomes import FORWARD_ONLY
+from gpufleet.core.patching.waves import plan_waves
+from gpufleet.core.quotas import claims_gpus
+from gpufleet.edges.host_version_table import PINNED
+from gpufleet.edges.kube_paths import collection_path
+from gpufleet.flows.durable import Run
+from gpufleet.flows.environment import cluster_of
+from gpufleet.flows.ground import Ground
+from gpufleet.flows.overrides import note_use, overrides_in_force
+from gpufleet.flows.windows import decision_at
+from gpufleet.spec.changes import Opening
+from gpufleet.spec.errors import BadInput
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.governance import PatchTarget
+from gpufleet.spec.hardware import NodeGroup
+from gpufleet.spec.patching import HostChange, Part, PatchOrder, PatchPlan
+from gpufleet.spec.windows import ChangeKind
+
+PARTS: Final[Mapping[PatchTarget, tuple[Part, ...]]] = {
+    PatchTarget.DRIVER: (Part.DRIVER,),
+    PatchTarget.FIRMWARE: (Part.BMC, Part.VBIOS),
+    PatchTarget.RUNTIME: (Part.CONTAINERD, Part.TOOLKIT),
+    PatchTarget.OS: (Part.KERNEL, Part.SECURITY),
+}
+"""What each component is made of; the first one where nobody says which."""
+_PINS: Final[Mapping[Part, str]] = {
+    Part.DRIVER: "driver",
+    Part.BMC: "bmc",
+    Part.VBIOS: "vbios",
+    Part.CONTAINERD: "containerd",
+    Part.TOOLKIT: "container_toolkit",
+    Part.KERNEL: "kernel",
+}
+_WORKLOADS: Final = (
+    collection_path("apps/v1", "Deployment", None),
+    collection_path("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", None),
+)
+Load = Mapping[PoolKey, PoolCapacity]
+
+
+def plan_patch(
+    ground: Ground, order: PatchOrder, *, only: Mapping[str, str] | None = None
+) -> PatchPlan:
+    """Plan a patch by what the clusters have now; changes nothing.
+
+    Args:
+        ground: the environment.
+        order: what is to be installed where.
+        only: hosts that may be planned, with the version that each has; every one of the order
+            where it is not given.
+
+    Raises:
+        BadInput: the order names something that is not there, or a version that does not go with
+            the rest of a host.
+        Retryable: a cluster does not answer.
+    """
+    fleet = ground.fleet
+    _demand_known(fleet, order)
+    changes, left_out = _changes(ground, order, only)
+    demand_order_compatible(fleet, order, changes, ground.host_versions.rows())
+    load = load_of(ground, {change.site for change in changes if change.pools})
+    planned = plan_waves(changes, load, order)
+    left_out |= planned.left_out
+    hosts = {each.host: each for each in changes if each.host not in planned.left_out}
+    can_go_back = order.part not in FORWARD_ONLY
+    there_s = batch_s(order.part, ground.patches.durations_s(order.part))
+    back_s = ground.patches.durations_s(order.part, is_rollback=True)
+    return PatchPlan(
+        fleet=fleet.fleet,
+        environment=fleet.environment,
+        fleet_digest=digest_of(fleet),
+        order=order,
+        hosts=hosts,
+        waves=planned.waves,
+        gates=gates_of(
+            fleet,
+            {change.site for change in hosts.values()},
+            {pool for change in hosts.values() for pool in change.pools},
+        ),
+        batch_s=there_s,
+        rollback_s=rollback_s(back_s, can_go_back=can_go_back, batch_s=there_s),
+        can_go_back=can_go_back,
+        left_out=left_out,
+    )
+
+
+def load_of(ground: Ground, sites: Collection[str]) -> Load:
+    """What the pools of some sites have now.
+
+    Raises:
+        Retryable: a cluster does not answer.
+    """
+    found: dict[PoolKey, PoolCapacity] = {}
+    for site in sorted(sites):
+        cluster = cluster_of(ground.fleet, ground.state, site)
+        try:
+            found |= observed_capacity(
+                ground.fleet,
+                site,
+                nodes=cluster.items("/api/v1/nodes"),
+                pods=cluster.items("/api/v1/pods"),
+                claims=cluster.items(CLAIMS_PATH) if claims_gpus(ground.fleet, site) else (),
+                workloads=[
+                    workload
+                    for path in _WORKLOADS
+                    for workload in cluster.items(path, labels=names.POOL)
+                ],
+            )
+        finally:
+            cluster.close()
+    return found
+
+
+def openings(ground: Ground, plan: PatchPlan) -> list[Opening]:
+    """When each site could begin with its first wave."""
+    needs_s = plan.batch_s + plan.rollback_s
+    found = []
+    for site in sorted({change.site for change in plan.hosts.values()}):
+        hosts = [change.host for change in plan.hosts.values() if change.site == site]
+        decision = decision_on(ground, plan, site, hosts, needs_s, Purpose.CHANGE, "")
+        found.append(
+            Opening(
+                site=site,
+                open=decision.admitted,
+                reason=decision.reason,
+                opens=decision.opens.isoformat() if decision.opens else "",
+            )
+        )
+    return found
+
+
+def decision_on(  # noqa: PLR0913, PLR0917 - what is to change where, for how long and why
+    ground: Ground,
+    plan: PatchPlan,
+    site: str,
+    hosts: Collection[str],
+    needs_s: float,
+    purpose: Purpose,
+    flow: str = "",
+) -> Decision:
+    """Whether some hosts of a site may change now; overrides for this flow alone count too."""
+    return decision_at(
+        ground.fleet,
+        ground.fleet_file,
+        site,
+        ground.clock(),
+        needs=timedelta(seconds=needs_s),
+        purpose=purpose,
+        change=ChangeKind(plan.order.component.value),
+        pools=sorted({pool for host in hosts for pool in plan.hosts[host].pools}),
+        node_groups=sorted({plan.hosts[host].node_group for host in hosts}),
+        flow=flow,
+        overrides=lambda: overrides_in_force(ground),
+    )
+
+
+def closed(
+    run: Run, plan: PatchPlan, hosts: Collection[str], needs_s: float, purpose: Purpose
+) -> str:
+    """Why some hosts may not change now; empty where they may."""
+    ground = run.ground
+    for site in sorted({plan.hosts[host].site for host in hosts}):
+        there = [host for host in hosts if plan.hosts[host].site == site]
+        decision = decision_on(ground, plan, site, there, needs_s, purpose, run.id)
+        if not decision.admitted:
+            return str(refusal(site, decision)).replace("\n ", ";")
+        note_use(ground, decision, actor=run.actor, target=site, flow=run.id)
+    return ""
+
+
+def part_of(component: str, part: str) -> tuple[PatchTarget, Part]:
+    """Component and part, as the command line names them.
+
+    Raises:
+        BadInput: there is no such one.
+    """
+    if component not in set(PatchTarget):
+        known = ", ".join(PatchTarget)
+        raise BadInput("is no component", where=f"--component {component}", mend=f"one of {known}")
+    target = PatchTarget(component)
+    if not part:
+        return target, PARTS[target][0]
+    if part not in set(PARTS[target]):
+        known = ", ".join(PARTS[target])
+        raise BadInput(f"is no part of {component}", where=f"--part {part}", mend=f"one of {known}")
+    return target, Part(part)
+
+
+def _changes(
+    ground: Ground, order: PatchOrder, only: Mapping[str, str] | None
+) -> tuple[list[HostChange], dict[str, str]]:
+    """The hosts that are to change, and those that are not with the reason."""
+    fleet = ground.fleet
+    known = _versions(ground, order.part)
+    changes, left_out = [], {}
+    for node in expand(fleet):
+        group = fleet.node_groups[node.group]
+        pools = [name for name, pool in fleet.pools.items() if node.group in pool.placements]
+        if not _is_ordered(order, node, pools) or (only is not None and node.name not in only):
+            continue
+        has = (only or {}).get(node.name) or known.get(node.name, "")
+        if why := _left_out(order, node, group, pools, has):
+            left_out[node.name] = why
+            continue
+        changes.append(
+            HostChange(
+                host=node.name,
+                site=node.site,
+                rack=node.rack,
+                node_group=node.group,
+                pools=pools,
+                before=has or _pinned(group, order),
+                after=order.version,
+            )
+        )
+    return changes, left_out
+
+
+def _is_ordered(order: PatchOrder, node: Node, pools: list[str]) -> bool:
+    wanted = (
+        (order.sites, [node.site]),
+        (order.node_groups, [node.group]),
+        (order.pools, pools),
+    )
+    return all(not named or set(named) & set(has) for named, has in wanted)
+
+
+def _left_out(order: PatchOrder, node: Node, group: NodeGroup, pools: list[str], has: str) -> str:
+    if not pools:
+        return "it is in no pool, so that nothing says what has to stay in service"
+    if group.ssh is None:
+        return f"node group {node.group} declares no ssh access"
+    if order.component is PatchTarget.FIRMWARE and group.bmc is None:
+        return f"node group {node.group} declares no bmc access"
+    if has == order.version:
+        return f"it has {has} already"
+    return ""
+
+
+def _pinned(group: NodeGroup, order: PatchOrder) -> str:
+    """The pinned version, as what a host has; nobody knows where the pin is the new version."""
+    pin = getattr(group.pins, _PINS[order.part], None) if order.part in _PINS else None
+    return pin if pin and pin != order.version else ""
+
+
+def _versions(ground: Ground, part: Part) -> dict[str, str]:
+    """The version that each host was last seen with."""
+    return {
+        row.node: row.version
+        for row in ground.host_versions.rows()
+        if row.part == part.value and row.flow != PINNED
+    }
+
+
+def _demand_known(fleet: Fleet, order: PatchOrder) -> None:
+    for flag, named, known in (
+        ("--site", order.sites, fleet.sites),
+        ("--pool", order.pools, fleet.pools),
+        ("--node-group", order.node_groups, fleet.node_groups),
+    ):
+        for name in named:
+            if name not in known:
+                raise BadInput(
+                    f"the fleet file declares no `{name}`",
+                    where=f"{flag} {name}",
+                    mend=f"one of {', '.join(known)}",
+                )

@@ -1,0 +1,86 @@
+"""Firmware of a host by its management controller, in the controller's own process."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from gpufleet.core.patching.firmware import as_one
+from gpufleet.flows.firmware import FirmwareOrder, Login, demand, observe, update
+from gpufleet.spec.errors import BadInput, FleetError
+from gpufleet.spec.patching import Part
+
+_SPEC = {
+    "state": {"type": "str", "default": "present", "choices": ["observed", "possible", "present"]},
+    "endpoint": {"type": "str", "required": True},
+    "system": {"type": "str", "required": True},
+    "part": {"type": "str", "required": True, "choices": [Part.BMC.value, Part.VBIOS.value]},
+    "version": {"type": "str", "required": True},
+    "image": {"type": "path", "default": ""},
+    "certificate_authority": {"type": "str", "default": ""},
+    "entries": {"type": "str", "default": ""},
+    "rehearsed": {"type": "bool", "default": False},
+    "within_s": {"type": "float", "default": 3600},
+}
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+    """`observed` reads the versions, `possible` refuses what could not be done, `present` does it.
+
+    User and password are in GPUFLEET_BMC_USER and GPUFLEET_BMC_PASSWORD; no argument holds them.
+    """
+
+    _requires_connection = False
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """`before` and `after` by entry of the inventory, each as one version too."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _, asked = self.validate_argument_spec(argument_spec=_SPEC)
+        try:
+            found = _act(asked, check=bool(self._task.check_mode))
+        except FleetError as error:
+            return {**result, "failed": True, "msg": str(error), "gpufleet_error": error.as_json()}
+        return {**result, **found}
+
+
+def _act(asked: dict[str, Any], *, check: bool) -> dict[str, Any]:
+    order, login = _order(asked), _login()
+    before = observe(order, login)
+    todo = as_one(before) != order.version
+    found = {"changed": False, "before": before, "version": as_one(before), "todo": todo}
+    if asked["state"] == "observed":
+        return found
+    if asked["state"] == "possible" or check:
+        demand(order, login)
+        return {**found, "changed": asked["state"] == "present" and todo}
+    done = asdict(update(order, login))
+    return {**found, **done, "version": as_one(done["after"])}
+
+
+def _order(asked: dict[str, Any]) -> FirmwareOrder:
+    authority = asked["certificate_authority"]
+    return FirmwareOrder(
+        endpoint=asked["endpoint"],
+        system=asked["system"],
+        part=Part(asked["part"]),
+        version=asked["version"],
+        image=Path(asked["image"]),
+        authority=Path(authority) if authority else None,
+        entries=asked["entries"],
+        rehearsed=asked["rehearsed"],
+        within_s=asked["within_s"],
+    )
+
+
+def _login() -> Login:
+    try:
+        return Login(os.environ["GPUFLEET_BMC_USER"], os.environ["GPUFLEET_BMC_PASSWORD"])
+    except KeyError as error:
+        raise BadInput(
+            f"the variable {error} of the environment is not set",
+            mend="set GPUFLEET_BMC_USER and GPUFLEET_BMC_PASSWORD, and nothing on the command line",
+        ) from None

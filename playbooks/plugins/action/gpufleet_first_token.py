@@ -1,0 +1,45 @@
+"""Asks the replicas on a node for one token each; changes nothing."""
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from gpufleet.flows.first_token import tokens_of_node
+from gpufleet.flows.playbook_guard import opened
+from gpufleet.spec.errors import FleetError
+
+_SPEC = {
+    "site": {"type": "str", "required": True},
+    "node": {"type": "str", "required": True},
+    "timeout_s": {"type": "float", "default": 30},
+}
+_NO_REPLICA = 127
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+    """Gives an `answer` like those of the host's own commands."""
+
+    _requires_connection = False
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Code 0 where every replica gave one, 127 where there is none."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _, asked = self.validate_argument_spec(argument_spec=_SPEC)
+        try:
+            ground = opened(str((task_vars or {}).get("gpufleet_fleet_file", "")))
+            try:
+                proofs = tokens_of_node(ground, asked["site"], asked["node"], asked["timeout_s"])
+            finally:
+                ground.close()
+        except FleetError as error:
+            answer = {"code": 1, "out": "", "error": error.what}
+            return {**result, "changed": False, "answer": answer}
+        cold = [f"{proof.pod}: {proof.why_not}" for proof in proofs if not proof.warm]
+        answer = {
+            "code": 1 if cold else 0 if proofs else _NO_REPLICA,
+            "out": "; ".join(cold) or f"{len(proofs)} replicas answered",
+            "error": "",
+        }
+        return {**result, "changed": False, "answer": answer}

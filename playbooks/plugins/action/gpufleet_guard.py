@@ -1,0 +1,86 @@
+"""Asks gpufleet whether a playbook may begin, and holds its lease: the first task of each play."""
+
+import os
+from dataclasses import asdict
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from gpufleet.core.freeze import Purpose
+from gpufleet.flows.playbook_guard import GuardOrder, admit, demand_held, opened
+from gpufleet.spec.errors import FleetError
+from gpufleet.spec.windows import ChangeKind
+
+_SPEC = {
+    "hosts": {"type": "list", "elements": "str", "default": []},
+    "change": {
+        "type": "str",
+        "default": ChangeKind.DRIVER.value,
+        "choices": [kind.value for kind in ChangeKind],
+    },
+    "purpose": {
+        "type": "str",
+        "default": Purpose.CHANGE.value,
+        "choices": [
+            purpose.value for purpose in (Purpose.CHANGE, Purpose.ROLLBACK, Purpose.QUARANTINE)
+        ],
+    },
+    "needs_s": {"type": "float", "default": 0},
+    "playbook": {"type": "str", "default": ""},
+    "version": {"type": "str", "default": ""},
+    "flow": {"type": "str", "default": ""},
+    "fence": {"type": "int", "default": 0},
+    "fences": {"type": "dict", "default": {}},
+    "actor": {"type": "str", "default": ""},
+    "changes": {"type": "bool", "default": True},
+    "held_at": {"type": "str"},
+}
+
+
+class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+    """Runs in the controller's process.
+
+    With `held_at`, the name of a site, it only makes sure that the lease of that site is still held
+    by `flow` with the token `fence`; nothing is asked where that is 0, as in check mode.
+    """
+
+    _requires_connection = False
+
+    def run(
+        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The flow, its token by site, and the mark of the nodes that it cordons."""
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        _, asked = self.validate_argument_spec(argument_spec=_SPEC)
+        try:
+            ground = opened(str((task_vars or {}).get("gpufleet_fleet_file", "")))
+            try:
+                if asked["held_at"]:
+                    if asked["fence"]:
+                        demand_held(ground, asked["held_at"], asked["flow"], asked["fence"])
+                    found: dict[str, Any] = {}
+                else:
+                    found = asdict(admit(ground, self._order(asked)))
+            finally:
+                ground.close()
+        except FleetError as error:
+            return {**result, "failed": True, "msg": str(error), "gpufleet_error": error.as_json()}
+        return {**result, "changed": False, **found}
+
+    def _order(self, asked: dict[str, Any]) -> GuardOrder:
+        return GuardOrder(
+            hosts=asked["hosts"],
+            change=ChangeKind(asked["change"]),
+            purpose=Purpose(asked["purpose"]),
+            needs_s=asked["needs_s"],
+            # Tasks run in children of ansible-playbook.
+            process=os.getppid(),
+            playbook=asked["playbook"],
+            version=asked["version"],
+            flow=asked["flow"],
+            fence=asked["fence"] or None,
+            fences={site: int(token) for site, token in asked["fences"].items()},
+            actor=asked["actor"],
+            changes=asked["changes"],
+            check=bool(self._task.check_mode),
+        )

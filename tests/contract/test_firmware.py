@@ -1,0 +1,148 @@
+"""Firmware by Redfish, against sushy-tools' emulator with an update service."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from tests.hosts.bmc import PASSWORD, USER, Controllers
+
+from gpufleet.edges.redfish import Controller
+from gpufleet.flows.firmware import FirmwareOrder, Login, demand, observe, update
+from gpufleet.spec.errors import BadInput, Failed, PolicyRefused, Retryable
+from gpufleet.spec.firmware import UpdateState
+from gpufleet.spec.patching import Part
+
+LOGIN = Login(USER, PASSWORD)
+HOSTS = [f"gpu-{number:03d}" for number in range(1, 13)]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controllers]:
+    folder = tmp_path_factory.mktemp("lab") / "bmc"
+    with Controllers.started(folder, "127.0.0.1", HOSTS) as made:
+        yield made
+
+
+@pytest.fixture
+def host(service: Controllers) -> Iterator[str]:
+    """A host that no other test has touched."""
+    name = HOSTS.pop(0)
+    yield name
+    service.mend(name)
+
+
+def order(service: Controllers, host: str, version: str, part: Part = Part.BMC) -> FirmwareOrder:
+    image = service.image(part.value, version)
+    digest = hashlib.sha256(image.read_bytes()).hexdigest()
+    Path(f"{image}.sha256").write_text(f"{digest}  {image.name}\n", encoding="ascii")
+    return FirmwareOrder(
+        service.endpoint, host, part, version, image, service.authority, within_s=60
+    )
+
+
+def test_firmware_is_written_once_and_the_second_run_changes_nothing(
+    service: Controllers, host: str
+) -> None:
+    wanted = order(service, host, "2.00")
+    first = update(wanted, LOGIN)
+    assert (first.changed, first.activated) == (True, True)
+    assert first.before == {f"{host}-bmc": "1.00"}
+    assert first.after == {f"{host}-bmc": "2.00"}
+    second = update(wanted, LOGIN)
+    assert not second.changed
+    assert observe(wanted, LOGIN) == {f"{host}-bmc": "2.00"}
+
+
+def test_gpu_firmware_waits_for_the_hosts_restart(service: Controllers, host: str) -> None:
+    done = update(order(service, host, "96.00.9F.00.01", Part.VBIOS), LOGIN)
+    assert (done.changed, done.activated) == (True, False)
+
+
+def test_an_older_firmware_is_refused_and_stays(service: Controllers, host: str) -> None:
+    older = order(service, host, "0.90")
+    with pytest.raises(PolicyRefused, match="forward only"):
+        update(older, LOGIN)
+    assert observe(older, LOGIN) == {f"{host}-bmc": "1.00"}
+    assert update(replace(older, rehearsed=True), LOGIN).after == {f"{host}-bmc": "0.90"}
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"), [("battery-low", "battery 1"), ("supply-failed", "power supply 2")]
+)
+def test_no_firmware_is_written_on_failing_power(
+    service: Controllers, host: str, fault: str, why: str
+) -> None:
+    service.fault(host, fault)
+    wanted = order(service, host, "2.00")
+    with pytest.raises(PolicyRefused, match=why):
+        demand(wanted, LOGIN)
+    with pytest.raises(PolicyRefused, match=why):
+        update(wanted, LOGIN)
+    assert observe(wanted, LOGIN) == {f"{host}-bmc": "1.00"}
+
+
+def test_an_update_that_fails_is_told_with_the_controllers_words(
+    service: Controllers, host: str
+) -> None:
+    service.fault(host, "update-fails")
+    with pytest.raises(Failed, match="the component keeps its version"):
+        update(order(service, host, "2.00"), LOGIN)
+
+
+def test_an_update_that_hangs_ends_at_its_limit_and_is_taken_up_again(
+    service: Controllers, host: str
+) -> None:
+    service.fault(host, "update-hangs")
+    wanted = order(service, host, "2.00")
+    with pytest.raises(Failed, match="did not end within"):
+        update(replace(wanted, within_s=1), LOGIN)
+    service.mend(host)
+    # The controller refuses a second image while it writes the first.
+    assert update(wanted, LOGIN).after == {f"{host}-bmc": "2.00"}
+
+
+def test_a_controller_that_does_not_return_is_told_as_such(service: Controllers, host: str) -> None:
+    service.fault(host, "does-not-return")
+    with pytest.raises(Retryable, match="does not answer"):
+        update(replace(order(service, host, "2.00"), within_s=20), LOGIN)
+
+
+def test_an_image_that_is_not_the_declared_one_is_never_sent(
+    service: Controllers, host: str
+) -> None:
+    wanted = order(service, host, "2.00")
+    wanted.image.write_text("something else", encoding="ascii")
+    with pytest.raises(BadInput, match="not the file that its digest tells of"):
+        update(wanted, LOGIN)
+    Path(f"{wanted.image}.sha256").unlink()
+    with pytest.raises(BadInput, match="cannot be read"):
+        update(wanted, LOGIN)
+    assert observe(wanted, LOGIN) == {f"{host}-bmc": "1.00"}
+
+
+def test_a_wrong_password_is_one_clear_error_that_does_not_repeat_it(
+    service: Controllers, host: str
+) -> None:
+    secret = "hunter2-of-somebody"
+    with pytest.raises(BadInput, match="refuses user or password") as told:
+        observe(order(service, host, "2.00"), Login(USER, secret))
+    assert secret not in str(told.value)
+    assert secret not in repr(Login(USER, secret))
+
+
+def test_a_certificate_that_nobody_known_signed_is_refused(service: Controllers) -> None:
+    with pytest.raises(BadInput, match="not signed by a known authority"):
+        Controller(service.endpoint, USER, PASSWORD)
+
+
+def test_a_task_that_the_controller_has_forgotten_is_gone(service: Controllers, host: str) -> None:
+    with Controller(service.endpoint, USER, PASSWORD, service.authority) as controller:
+        progress = controller.progress("/redfish/v1/TaskService/Tasks/none")
+        assert progress.state is UpdateState.GONE
+        assert controller.running_updates(host) == []
+        with pytest.raises(BadInput, match="its entries are: gpu-001-bmc"):
+            controller.firmware("nothing")
+        with pytest.raises(BadInput, match="no system `none`"):
+            controller.condition("none")

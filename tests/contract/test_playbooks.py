@@ -1,0 +1,387 @@
+"""Playbooks pass the guard, and take nodes out of service and back, on a real API server."""
+
+import copy
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+from tests.conftest import small_fleet
+from tests.playbooks import PLAYBOOKS, Told, run_playbook
+
+from gpufleet.core.freeze import Purpose
+from gpufleet.edges.kube import Cluster
+from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.ground import Ground
+from gpufleet.flows.hosts import read_inventory
+from gpufleet.spec.records import Claim, JournalRecord
+
+if TYPE_CHECKING:
+    from tests.conftest import Embedded, Until
+
+SITE = "east"
+HOST, OTHER = "east-h100-001", "east-h100-002"
+SPACE = "drained"
+PODS = f"/api/v1/namespaces/{SPACE}/pods"
+DEPLOYMENTS = f"/apis/apps/v1/namespaces/{SPACE}/deployments"
+BUDGETS = f"/apis/policy/v1/namespaces/{SPACE}/poddisruptionbudgets"
+OURS = "gpufleet.dev/cordoned-by"
+CALENDAR = """BEGIN:VCALENDAR
+VERSION:2.0
+PRODID:-//gpufleet//tests//EN
+{events}END:VCALENDAR
+"""
+EVENT = """BEGIN:VEVENT
+UID:{name}
+SUMMARY:{name}
+DTSTAMP:{stamp}
+DTSTART:{start}
+DTEND:{end}
+END:VEVENT
+"""
+PLAY = """
+- name: Guard
+  ansible.builtin.import_playbook: {guard}
+- name: Take out of service, and back
+  hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role: {{name: host_lock}}
+    - ansible.builtin.include_role: {{name: node_cordon}}
+    - ansible.builtin.include_role: {{name: node_drain}}
+    - ansible.builtin.include_role: {{name: node_uncordon}}
+      when: uncordon | default(true) | bool
+    - ansible.builtin.include_role: {{name: host_lock}}
+      vars: {{host_lock_state: released}}
+    - ansible.builtin.include_role: {{name: host_report}}
+"""
+
+pytestmark = pytest.mark.timeout(600)
+
+
+@dataclass
+class Patched:
+    """A fleet whose two hosts are this machine, and whose nodes are real."""
+
+    file: Path
+    folder: Path
+    kubeconfig: Path
+    cluster: Cluster
+    ground: Ground
+
+    def run(self, playbook: Path, *arguments: str, hosts: str = HOST) -> Told:
+        """Run a playbook on one host, or on others."""
+        return run_playbook(
+            self.file,
+            playbook,
+            *("--connection", "local", "--limit", hosts),
+            *("-e", f"gpufleet_kube_config={self.kubeconfig}", "-e", "ansible_become=false"),
+            *("-e", f"host_lock_path={self.folder}/lock/patch.json"),
+            *arguments,
+        )
+
+    def around(self, *arguments: str, hosts: str = HOST) -> Told:
+        """Cordon, drain and uncordon, as every playbook that patches does."""
+        return self.run(self.folder / "around.yml", *arguments, hosts=hosts)
+
+    def node(self, name: str = HOST) -> dict[str, Any]:
+        """A node as it is now."""
+        found = self.cluster.get(f"/api/v1/nodes/{name}")
+        assert found is not None
+        return found
+
+    def is_cordoned(self, name: str = HOST) -> bool:
+        """Whether a node takes no work."""
+        return bool(self.node(name)["spec"].get("unschedulable"))
+
+    def mark(self, name: str = HOST) -> str | None:
+        """Whose mark a node carries."""
+        return (self.node(name)["metadata"].get("annotations") or {}).get(OURS)
+
+    def freeze(self, name: str, begins_in: timedelta, lasts: timedelta) -> None:
+        """Let the company's calendar hold one event."""
+        start = datetime.now(UTC) + begins_in
+        form = "%Y%m%dT%H%M%SZ"
+        event = EVENT.format(
+            name=name,
+            stamp=f"{datetime.now(UTC):{form}}",
+            start=f"{start:{form}}",
+            end=f"{start + lasts:{form}}",
+        )
+        calendar = self.file.parent / "calendars" / "company.ics"
+        calendar.write_text(CALENDAR.format(events=event).replace("\n", "\r\n"))
+
+    def events(self, name: str) -> list[JournalRecord]:
+        """Facts of a kind in the journal."""
+        return [record for record in self.ground.journal.records() if record.event == name]
+
+
+@pytest.fixture
+def patched(
+    embedded: "Embedded", tmp_path: Path, monkeypatch: pytest.MonkeyPatch, until: "Until"
+) -> Iterator[Patched]:
+    monkeypatch.setenv("GPUFLEET_DATABASE_URL", f"sqlite:///{tmp_path / 'fleet.db'}")
+    name = f"playbooks-{uuid.uuid4().hex[:8]}"
+    declared = small_fleet(SITE).model_dump(
+        mode="json", exclude_none=True, exclude_defaults=True, by_alias=True
+    )
+    declared["fleet"] = name
+    group = declared["node_groups"]["east-h100"]
+    group["ssh"] = {"known_hosts": "hosts/known_hosts"}
+    declared["node_groups"]["spare"] = copy.deepcopy({**group, "nodes": 1})
+    (tmp_path / "calendars").mkdir()
+    file = tmp_path / "production.yaml"
+    file.write_text(yaml.safe_dump(declared))
+    (tmp_path / "around.yml").write_text(PLAY.format(guard=PLAYBOOKS / "_guard.yml"))
+    ground = Ground.open(Workspace.here(), file)
+    cluster = embedded.cluster(SITE)
+    cluster.create(
+        "/api/v1/namespaces",
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": SPACE}},
+    )
+    made = Patched(file, tmp_path, embedded.state.kubeconfig, cluster, ground)
+    made.freeze("long ago", timedelta(days=-9), timedelta(days=1))
+    try:
+        yield made
+    finally:
+        for path in (BUDGETS, DEPLOYMENTS):
+            for found in cluster.items(path):
+                cluster.delete(f"{path}/{found['metadata']['name']}")
+        for each in (HOST, OTHER):
+            cluster.merge(
+                f"/api/v1/nodes/{each}",
+                {
+                    "metadata": {
+                        "annotations": {OURS: None, "gpufleet.dev/quarantine-reason": None},
+                        "labels": {"gpufleet.dev/quarantined": None},
+                    },
+                    "spec": {
+                        "unschedulable": None,
+                        "taints": [
+                            taint
+                            for taint in made.node(each)["spec"].get("taints", [])
+                            if taint["key"] == "nvidia.com/gpu"
+                        ],
+                    },
+                },
+            )
+        until(lambda: not cluster.items(PODS))
+        cluster.close()
+        ground.close()
+        shutil.rmtree(Workspace.here().state / name)
+
+
+def serve(patched: Patched, until: "Until", *, replicas: int, at_least: int | None = None) -> None:
+    """Replicas that tolerate GPU nodes, with a disruption budget where one is asked for."""
+    labels = {"app": "served"}
+    container = {
+        "name": "main",
+        "image": "example/engine:1",
+        "volumeMounts": [{"name": "cache", "mountPath": "/cache"}],
+    }
+    template = {
+        "metadata": {"labels": labels},
+        "spec": {
+            "tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}],
+            "containers": [container],
+            "volumes": [{"name": "cache", "emptyDir": {"medium": "Memory"}}],
+        },
+    }
+    spec = {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template}
+    metadata = {"name": "served", "namespace": SPACE}
+    patched.cluster.apply(
+        f"{DEPLOYMENTS}/served",
+        {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec},
+    )
+    until(lambda: len(nodes_of(patched)) == replicas and all(nodes_of(patched)))
+    if at_least is not None:
+        budget = {"minAvailable": at_least, "selector": {"matchLabels": labels}}
+        patched.cluster.apply(
+            f"{BUDGETS}/served",
+            {
+                "apiVersion": "policy/v1",
+                "kind": "PodDisruptionBudget",
+                "metadata": metadata,
+                "spec": budget,
+            },
+        )
+        until(
+            lambda: (
+                (patched.cluster.get(f"{BUDGETS}/served") or {})
+                .get("status", {})
+                .get("currentHealthy")
+                == replicas
+            )
+        )
+
+
+def nodes_of(patched: Patched) -> list[str]:
+    """The nodes of the replicas that are not on their way out."""
+    return sorted(
+        str(pod["spec"].get("nodeName", ""))
+        for pod in patched.cluster.items(PODS)
+        if "deletionTimestamp" not in pod["metadata"]
+    )
+
+
+def test_a_node_is_drained_under_our_mark_and_takes_work_again(
+    patched: Patched, until: "Until"
+) -> None:
+    serve(patched, until, replicas=4)
+    told = patched.around("-e", "uncordon=false")
+    assert told.code == 0, told.messages
+    [begun] = patched.events("playbook.begun")
+    assert begun.body["hosts"] == [HOST]
+    assert patched.is_cordoned()
+    assert patched.mark() == f"patch/{begun.flow}"
+    until(lambda: set(nodes_of(patched)) == {OTHER})
+    assert not patched.is_cordoned(OTHER)
+
+    # Another run by hand has a higher token: it takes over what the first one has left.
+    told = patched.around("-e", "node_uncordon_validated=true")
+    assert told.code == 0, told.messages
+    assert not patched.is_cordoned()
+    assert patched.mark() is None
+    assert told.report(HOST)["uncordoned"] is True
+
+
+def test_check_mode_shows_the_cordon_and_changes_nothing(patched: Patched, until: "Until") -> None:
+    serve(patched, until, replicas=2)
+    before = nodes_of(patched)
+    told = patched.around("--check")
+    assert told.code == 0, told.messages
+    assert told.changed[HOST] > 0
+    assert not patched.is_cordoned()
+    assert patched.mark() is None
+    assert nodes_of(patched) == before
+    assert patched.events("playbook.begun") == []
+    assert not (patched.folder / "lock").exists()
+
+
+def test_a_node_that_somebody_else_cordoned_stays_theirs(patched: Patched) -> None:
+    patched.cluster.merge(f"/api/v1/nodes/{HOST}", {"spec": {"unschedulable": True}})
+    told = patched.around("-e", "node_uncordon_validated=true")
+    assert told.code != 0
+    assert "cordoned by somebody else" in told.messages
+    assert patched.is_cordoned()
+    assert patched.mark() is None
+
+
+def test_a_budget_that_blocks_is_told_and_the_node_is_given_back(
+    patched: Patched, until: "Until"
+) -> None:
+    serve(patched, until, replicas=4, at_least=4)
+    before = nodes_of(patched)
+    told = patched.around("-e", "node_drain_timeout_s=4", "-e", "node_drain_retry_s=1")
+    assert told.code != 0
+    assert "disruption budget" in told.messages
+    assert "host was not touched" in told.messages
+    assert not patched.is_cordoned()
+    assert patched.mark() is None
+    assert nodes_of(patched) == before
+
+
+def test_a_node_that_was_not_validated_stays_cordoned(patched: Patched) -> None:
+    told = patched.around()
+    assert told.code != 0
+    assert "was not validated" in told.messages
+    assert patched.is_cordoned()
+
+
+def test_a_freeze_holds_a_playbook_by_hand_in_check_mode_too(patched: Patched) -> None:
+    patched.freeze("quarter end", timedelta(hours=-1), timedelta(hours=3))
+    for arguments in ((), ("--check",)):
+        told = patched.around(*arguments)
+        assert told.code != 0
+        assert "freeze `quarter end`" in told.messages
+        assert "the next opening is" in told.messages
+    assert not patched.is_cordoned()
+
+
+def test_what_would_not_end_before_a_freeze_does_not_begin(patched: Patched) -> None:
+    patched.freeze("quarter end", timedelta(hours=2), timedelta(hours=3))
+    told = patched.around("-e", "gpufleet_needs_s=9000")
+    assert told.code != 0
+    assert "would not end, with its rollback, before freeze `quarter end`" in told.messages
+    assert patched.around("-e", "gpufleet_needs_s=60", "--check").code == 0
+
+
+def test_a_rollback_goes_on_in_a_freeze_and_is_journalled_as_such(patched: Patched) -> None:
+    patched.freeze("quarter end", timedelta(hours=-1), timedelta(hours=3))
+    told = patched.around(
+        "-e", f"gpufleet_purpose={Purpose.ROLLBACK.value}", "-e", "node_uncordon_validated=true"
+    )
+    assert told.code == 0, told.messages
+    [exempted] = patched.events("freeze.exempted")
+    assert exempted.body["purpose"] == "rollback"
+    assert "quarter end" in str(exempted.body["freeze"])
+
+
+def test_one_operator_patches_a_site_at_a_time(patched: Patched, until: "Until") -> None:
+    with patched.ground.holding(f"patch:{SITE}", why="a patch"):
+        told = patched.around()
+        assert told.code != 0
+        assert "held by a patch by" in told.messages
+        assert not patched.is_cordoned()
+    told = patched.around("-e", "node_uncordon_validated=true")
+    assert told.code == 0, told.messages
+    # Its keeper has seen it end.
+    until(lambda: not patched.ground.leases.held())
+
+
+def test_a_flow_that_has_lost_its_lease_touches_no_host(patched: Patched) -> None:
+    claim = Claim(target=f"patch:{SITE}", owner="flow-1", holder="flow-1")
+    old = patched.ground.leases.acquire(claim)
+    told = patched.around(
+        *("-e", "gpufleet_flow=flow-1", "-e", f"gpufleet_fence={old.token}"),
+        *("-e", "node_uncordon_validated=true"),
+    )
+    assert told.code == 0, told.messages
+    patched.ground.leases.acquire(claim)
+    told = patched.around("-e", "gpufleet_flow=flow-1", "-e", f"gpufleet_fence={old.token}")
+    assert told.code != 0
+    assert "another worker has taken over" in told.messages
+    assert not patched.is_cordoned()
+
+
+def test_a_host_in_no_pool_and_a_wave_that_is_not_there_are_refused(patched: Patched) -> None:
+    told = patched.around(hosts="spare-001")
+    assert told.code != 0
+    assert "host spare-001: it is in no pool" in told.messages
+    told = patched.run(PLAYBOOKS / "validate.yml", "-e", "wave=9", hosts="all")
+    assert told.code != 0
+    assert "wave_9" in told.messages
+
+
+def test_a_node_in_quarantine_stays_there_until_it_is_validated(patched: Patched) -> None:
+    playbook = PLAYBOOKS / "quarantine.yml"
+    why = ("-e", '{"gpufleet_reason": "XID 79 twice"}')
+    told = patched.run(playbook, *why)
+    assert told.code == 0, told.messages
+    node = patched.node()
+    assert node["metadata"]["annotations"]["gpufleet.dev/quarantine-reason"] == "XID 79 twice"
+    assert node["metadata"]["labels"]["gpufleet.dev/quarantined"] == "true"
+    assert [taint["key"] for taint in node["spec"]["taints"]].count("gpufleet.dev/quarantined") == 1
+    assert patched.is_cordoned()
+    [event] = patched.events("host.quarantined")
+    assert event.target == HOST
+    groups = read_inventory(Workspace.here(), patched.file).groups
+    assert groups["state_quarantined"] == [HOST]
+    assert told.report(HOST)["quarantined"] is True
+
+    again = patched.run(playbook, *why)
+    assert again.code == 0, again.messages
+    assert again.changed[HOST] == 0
+
+    # This machine has no GPU, so that nothing lets it back.
+    back = patched.run(playbook, *why, "-e", "gpufleet_quarantine=absent")
+    assert back.code != 0
+    assert "is not fit to serve" in back.messages
+    assert patched.is_cordoned()
+    told = patched.around("-e", "node_uncordon_validated=true")
+    assert f"node {HOST} is quarantined: XID 79 twice" in told.messages

@@ -1,0 +1,122 @@
+"""The lab's hosts as Nodes of a real API server, with nothing else around it."""
+
+import contextlib
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import yaml
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
+from tests.conftest import Until
+
+from gpufleet.edges.engines import resolve
+from gpufleet.edges.kube import Cluster
+from gpufleet.spec.errors import FleetError
+
+SITE = "main"
+_TOKEN = "not-a-secret"
+
+
+@contextlib.contextmanager
+def nodes(folder: Path, names: Sequence[str], until: Until) -> Iterator[tuple[Cluster, Path]]:
+    """A cluster with these nodes, and its kubeconfig; ended with the context."""
+    folder.mkdir(parents=True)
+    binaries = resolve(lambda _progress: None, ["controlplane"]).paths
+    store, peer, port = (_free_port() for _ in range(3))
+    key = generate_private_key(public_exponent=65537, key_size=2048).private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.TraditionalOpenSSL,
+        serialization.NoEncryption(),
+    )
+    (folder / "key.pem").write_bytes(key)
+    (folder / "tokens").write_text(f'{_TOKEN},tester,1,"system:masters"\n', encoding="ascii")
+    etcd = [
+        str(binaries["etcd"]),
+        f"--data-dir={folder / 'etcd'}",
+        f"--listen-client-urls=http://127.0.0.1:{store}",
+        f"--advertise-client-urls=http://127.0.0.1:{store}",
+        f"--listen-peer-urls=http://127.0.0.1:{peer}",
+        f"--initial-advertise-peer-urls=http://127.0.0.1:{peer}",
+        f"--initial-cluster=default=http://127.0.0.1:{peer}",
+        "--unsafe-no-fsync",
+        "--log-level=error",
+    ]
+    server = [
+        str(binaries["kube-apiserver"]),
+        f"--etcd-servers=http://127.0.0.1:{store}",
+        "--bind-address=127.0.0.1",
+        f"--secure-port={port}",
+        f"--cert-dir={folder / 'certificates'}",
+        f"--service-account-key-file={folder / 'key.pem'}",
+        f"--service-account-signing-key-file={folder / 'key.pem'}",
+        "--service-account-issuer=https://kubernetes.default.svc",
+        "--service-cluster-ip-range=10.96.0.0/14",
+        "--authorization-mode=RBAC",
+        f"--token-auth-file={folder / 'tokens'}",
+        "--disable-admission-plugins=ServiceAccount",
+    ]
+    kubeconfig = folder / "kubeconfig"
+    # The server makes its own, signed by itself.
+    certificate = folder / "certificates" / "apiserver.crt"
+    kubeconfig.write_text(_kubeconfig(port, certificate), encoding="utf-8")
+    with contextlib.ExitStack() as stack:
+        for command in (etcd, server):
+            stack.enter_context(_running(command, folder / f"{Path(command[0]).name}.log"))
+        until(certificate.is_file, 180)
+        cluster = Cluster(kubeconfig, SITE)
+        until(lambda: _answers(cluster), 180)
+        for name in names:
+            cluster.create(
+                "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+            )
+        yield cluster, kubeconfig
+
+
+def _answers(cluster: Cluster) -> bool:
+    try:
+        return cluster.get("/api/v1/namespaces/default") is not None
+    except FleetError:
+        return False
+
+
+@contextlib.contextmanager
+def _running(command: list[str], log: Path) -> Iterator[None]:
+    guarded = ["setpriv", "--pdeathsig", "KILL", "--", *command]
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            guarded, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=dict(os.environ)
+        )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _kubeconfig(port: int, certificate: Path) -> str:
+    return yaml.safe_dump(
+        {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "clusters": [
+                {
+                    "name": SITE,
+                    "cluster": {
+                        "server": f"https://127.0.0.1:{port}",
+                        "certificate-authority": str(certificate),
+                    },
+                }
+            ],
+            "users": [{"name": SITE, "user": {"token": _TOKEN}}],
+            "contexts": [{"name": SITE, "context": {"cluster": SITE, "user": SITE}}],
+            "current-context": SITE,
+        }
+    )
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

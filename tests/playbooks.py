@@ -1,0 +1,82 @@
+"""Plain ansible-playbook as a person runs it, and what it told."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gpufleet.edges.ansible_collections import ansible_collections
+from gpufleet.edges.workspace import PROJECT_ROOT
+
+PLAYBOOKS = PROJECT_ROOT / "playbooks"
+
+
+@dataclass(frozen=True)
+class Told:
+    """How a run ended."""
+
+    code: int
+    out: str
+    errors: str
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the JSON callback wrote; empty where Ansible ended before any play."""
+        begin = self.out.find("{")
+        return dict(json.loads(self.out[begin:])) if begin >= 0 else {}
+
+    @property
+    def changed(self) -> dict[str, int]:
+        """Changes by host."""
+        return {host: counts["changed"] for host, counts in self.facts["stats"].items()}
+
+    @property
+    def messages(self) -> str:
+        """Every message of a failed task, and whatever Ansible itself said."""
+        failed = [
+            str(result.get("msg", ""))
+            for play in self.facts.get("plays", [])
+            for task in play["tasks"]
+            for result in task["hosts"].values()
+            if result.get("failed") or result.get("unreachable")
+        ]
+        return "\n".join([*failed, self.errors])
+
+    def report(self, host: str) -> dict[str, Any]:
+        """What role host_report said of a host."""
+        return dict(self.facts["custom_stats"][host]["gpufleet"])
+
+
+def run_playbook(
+    fleet_file: Path, playbook: Path, *arguments: str, variables: dict[str, str] | None = None
+) -> Told:
+    """Run a playbook in gpufleet's own environment.
+
+    Args:
+        fleet_file: that the inventory reads.
+        playbook: its path.
+        arguments: more of the command line.
+        variables: more of the environment.
+    """
+    program = str(Path(sys.executable).with_name("ansible-playbook"))
+    done = subprocess.run(
+        [program, str(playbook), *arguments],
+        cwd=PLAYBOOKS,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={
+            **os.environ,
+            "ANSIBLE_CONFIG": str(PLAYBOOKS / "ansible.cfg"),
+            "ANSIBLE_COLLECTIONS_PATH": str(ansible_collections(lambda _: None)),
+            "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
+            "ANSIBLE_SHOW_CUSTOM_STATS": "true",
+            "GPUFLEET_FLEET": str(fleet_file),
+            **(variables or {}),
+        },
+    )
+    return Told(done.returncode, done.stdout, done.stderr)

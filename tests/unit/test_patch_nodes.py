@@ -1,0 +1,115 @@
+"""Nobody touches what somebody else cordoned."""
+
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gpufleet.core.patching.nodes import (
+    cordon_refusal,
+    is_ours,
+    may_uncordon,
+    quarantine_annotations,
+    to_drain,
+)
+
+OURS = "patch/flow-1"
+
+
+def node(
+    *, mark: str | None = None, token: str | None = None, cordoned: bool = False, taint: str = ""
+) -> list[dict[str, Any]]:
+    given = {"gpufleet.dev/cordoned-by": mark, "gpufleet.dev/cordoned-with": token}
+    annotations = {key: value for key, value in given.items() if value}
+    return [
+        {
+            "metadata": {"annotations": annotations},
+            "spec": {
+                "unschedulable": cordoned,
+                "taints": [{"key": taint, "effect": "NoSchedule"}] if taint else None,
+            },
+        }
+    ]
+
+
+def refusal(found: list[dict[str, Any]], fence: int = 7) -> str:
+    return cordon_refusal("gpu-001", found, OURS, fence)
+
+
+def test_a_node_that_takes_work_may_be_cordoned_whatever_mark_was_left_on_it() -> None:
+    assert refusal(node()) == ""
+    assert refusal(node(mark="patch/other", token="9")) == ""
+
+
+def test_a_cordon_without_a_mark_is_somebody_else_s() -> None:
+    assert "somebody else" in refusal(node(cordoned=True))
+
+
+def test_a_cordon_of_another_tool_is_told_with_its_name() -> None:
+    assert "by karpenter" in refusal(node(cordoned=True, mark="karpenter"))
+
+
+def test_our_own_cordon_is_found_again() -> None:
+    found = node(cordoned=True, mark=OURS, token="7")
+    assert refusal(found) == ""
+    assert is_ours(found, OURS)
+
+
+@given(st.integers(0, 50), st.integers(0, 50))
+def test_another_patch_s_cordon_is_taken_over_by_a_higher_token_only(held: int, fence: int) -> None:
+    found = node(cordoned=True, mark="patch/other", token=str(held))
+    assert (refusal(found, fence) == "") == (fence > held)
+
+
+def test_a_quarantined_node_is_left_alone_even_by_its_own_flow() -> None:
+    found = node(cordoned=True, mark=OURS, taint="gpufleet.dev/quarantined")
+    assert "quarantined" in refusal(found)
+    assert not may_uncordon(found, OURS)
+
+
+def test_a_node_that_is_not_there_is_told() -> None:
+    assert "not in its cluster" in refusal([])
+
+
+def test_only_our_own_cordon_is_taken_away() -> None:
+    assert may_uncordon(node(cordoned=True, mark=OURS), OURS)
+    assert not may_uncordon(node(cordoned=True, mark="patch/other"), OURS)
+    assert not may_uncordon(node(cordoned=True), OURS)
+    assert not may_uncordon(node(mark=OURS), OURS)
+    assert not may_uncordon([], OURS)
+
+
+def test_leaving_quarantine_takes_over_a_patch_s_cordon_and_nobody_else_s() -> None:
+    ours = quarantine_annotations(
+        node(cordoned=True, mark="patch/old"), present=False, mark=OURS, reason="mended"
+    )
+    assert ours["gpufleet.dev/cordoned-by"] == OURS
+    theirs = quarantine_annotations(node(cordoned=True), present=False, mark=OURS, reason="mended")
+    assert "gpufleet.dev/cordoned-by" not in theirs
+
+
+def pod(
+    name: str, *, owner: str = "ReplicaSet", phase: str = "Running", mirror: bool = False
+) -> dict[str, Any]:
+    annotations = {"kubernetes.io/config.mirror": "x"} if mirror else {}
+    return {
+        "metadata": {
+            "namespace": "n",
+            "name": name,
+            "annotations": annotations,
+            "ownerReferences": [{"kind": owner}] if owner else None,
+        },
+        "status": {"phase": phase},
+    }
+
+
+def test_what_comes_back_or_has_ended_is_not_drained() -> None:
+    pods = [
+        pod("replica"),
+        pod("bare", owner=""),
+        pod("agent", owner="DaemonSet"),
+        pod("static", mirror=True),
+        pod("done", phase="Succeeded"),
+        pod("failed", phase="Failed"),
+    ]
+    assert to_drain(pods) == ["n/bare", "n/replica"]
