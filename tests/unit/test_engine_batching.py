@@ -130,6 +130,17 @@ def test_slow_by_a_factor_takes_that_many_times_as_long() -> None:
     assert slow.end_s == pytest.approx(3 * usual.end_s)
 
 
+def test_tokens_are_counted_as_they_come_and_not_when_an_answer_ends() -> None:
+    batch, job = Batch(SPEED, LIMIT), Job(100, 50)
+    batch.submit(job, 0)
+    while job.state is not State.DECODING:
+        batch.advance(batch.next_s)
+    begun_s, end_s = job.first_token_s, batch.next_s
+    seen = [batch.tokens_made(begun_s + (end_s - begun_s) * part / 10) for part in range(10)]
+    assert len(set(seen)) == 10
+    assert seen == sorted(seen)
+
+
 def test_a_cancelled_request_leaves_its_place_to_the_next() -> None:
     batch = Batch(SPEED, 1)
     (first, second) = (Job(100, 1000), Job(100, 10))
@@ -193,4 +204,4 @@ def test_room_and_places_are_never_overdrawn_and_no_token_is_lost(
     assert all(job.state is State.ENDED for _, job, _ in made)
     assert (batch.running, batch.waiting, batch.kv_tokens(1e6)) == (0, 0, 0)
     assert all(job.produced == job.output_tokens for _, job, _ in made if job not in left)
-    assert batch.tokens_made == sum(job.produced for _, job, _ in made)
+    assert batch.tokens_made(1e6) == sum(job.produced for _, job, _ in made)

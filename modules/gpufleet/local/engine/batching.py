@@ -82,10 +82,10 @@ class Batch:
     """Factor on every step that begins from now on."""
     preempted: int = 0
     """Requests that gave their place back."""
-    tokens_made: int = 0
-    """Tokens of all answers so far."""
     paces: list[Pace] = field(default_factory=list)
     """Since the reader took them."""
+    _made: int = 0
+    """Tokens of the steps that were counted."""
     _entering: deque[tuple[float, Job]] = field(default_factory=deque)
     _waiting: deque[Job] = field(default_factory=deque)
     _prefilling: list[Job] = field(default_factory=list)
@@ -115,6 +115,10 @@ class Batch:
     def kv_tokens(self, now_s: float) -> int:
         """Tokens in the KV cache."""
         return self._context + self._reserved + len(self._decoding) * self._steps_done(now_s)
+
+    def tokens_made(self, now_s: float) -> int:
+        """Tokens of all answers by now."""
+        return self._made + len(self._decoding) * self._steps_done(now_s)
 
     def kv_usage(self, now_s: float) -> float:
         """Share of the KV cache that is used."""
@@ -244,7 +248,7 @@ class Batch:
         tokens = steps * len(self._decoding)
         self._generated += steps
         self._context += tokens
-        self.tokens_made += tokens
+        self._made += tokens
         if tokens:
             self.paces.append(Pace(self._steps.takes_s(steps) / steps, tokens))
 
@@ -275,7 +279,7 @@ class Batch:
         """A prompt's last chunk has given a token."""
         self._reserved -= job.cached
         job.produced += 1
-        self.tokens_made += 1
+        self._made += 1
         if math.isnan(job.first_token_s):
             job.first_token_s = now_s
         if job.produced >= job.output_tokens:

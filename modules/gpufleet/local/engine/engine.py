@@ -140,7 +140,7 @@ class Engine:
             self.settings.model,
             gauges=gauges,
             preemptions=self.batch.preempted,
-            generation_tokens=self.batch.tokens_made,
+            generation_tokens=self.batch.tokens_made(now_s),
             version=self.settings.metric_names,
         )
 
