@@ -42,7 +42,8 @@ def fleet(embedded: "Embedded") -> Fleet:
         for name, group in declared.node_groups.items()
     }
     pool = declared.pools["answers"]
-    placements = {f"{SITE}-h100": pool.placements["h100"]}
+    here = f"{SITE}-h100"
+    placements = {here: pool.placements[here]}
     pools = {"answers": pool.model_copy(update={"placements": placements})}
     return declared.model_copy(update={"node_groups": groups, "pools": pools})
 

@@ -14,6 +14,8 @@ from gpufleet.spec.errors import BadInput, Failed, PolicyRefused, Retryable
 from gpufleet.spec.firmware import UpdateState
 from gpufleet.spec.patching import Part
 
+pytestmark = pytest.mark.slow
+
 LOGIN = Login(USER, PASSWORD)
 HOSTS = [f"gpu-{number:03d}" for number in range(1, 13)]
 

@@ -61,7 +61,7 @@ PLAY = """
     - ansible.builtin.include_role: {{name: host_report}}
 """
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @dataclass

@@ -36,10 +36,13 @@ def variables_for(
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
         "PULUMI_IGNORE_AMBIENT_PLUGINS": "true",
         "PULUMI_DISABLE_REGISTRY_RESOLVE": "true",
-        "ANSIBLE_CONFIG": str(workspace.root / "playbooks" / "ansible.cfg"),
-        "ANSIBLE_COLLECTIONS_PATH": str(collections_path()),
         "GPUFLEET_FLEET": str(fleet_file),
     }
+    settings = workspace.root / "playbooks" / "ansible.cfg"
+    # An image carries none.
+    if settings.is_file():
+        variables["ANSIBLE_CONFIG"] = str(settings)
+        variables["ANSIBLE_COLLECTIONS_PATH"] = str(collections_path())
     if embedded:
         ours = str(state.kubeconfig)
         own = own_kubeconfig().split(os.pathsep)
