@@ -5,10 +5,11 @@ below `playbooks/plugins`.
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
-from typing import Final
+from typing import Any, Final
 
 from pydantic import JsonValue
 
@@ -67,17 +68,24 @@ class Guarded:
     """Owner mark of the nodes that it cordons."""
 
 
-def opened(fleet_file: str) -> Ground:
-    """The environment that a playbook acts on.
+@contextmanager
+def opened(variables: Mapping[str, Any] | None) -> Iterator[Ground]:
+    """The environment that a playbook acts on, for as long as a task needs it.
 
     Args:
-        fleet_file: as the inventory names it; the default one where it is empty.
+        variables: the task's; `gpufleet_fleet_file` is as the inventory names it, and the default
+            one is taken where it is not there.
 
     Raises:
         FleetError: as `Ground.open`.
     """
     workspace = Workspace.here()
-    return Ground.open(workspace, workspace.find_fleet(fleet_file or None))
+    named = str((variables or {}).get("gpufleet_fleet_file", ""))
+    ground = Ground.open(workspace, workspace.find_fleet(named or None))
+    try:
+        yield ground
+    finally:
+        ground.close()
 
 
 def admit(ground: Ground, order: GuardOrder) -> Guarded:

@@ -28,11 +28,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, asked = self.validate_argument_spec(argument_spec=_SPEC)
         try:
-            ground = opened(str((task_vars or {}).get("gpufleet_fleet_file", "")))
-            try:
+            with opened(task_vars) as ground:
                 proofs = tokens_of_node(ground, asked["site"], asked["node"], asked["timeout_s"])
-            finally:
-                ground.close()
         except FleetError as error:
             answer = {"code": 1, "out": "", "error": error.what}
             return {**result, "changed": False, "answer": answer}

@@ -53,16 +53,13 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         result: dict[str, Any] = super().run(tmp, task_vars)
         _, asked = self.validate_argument_spec(argument_spec=_SPEC)
         try:
-            ground = opened(str((task_vars or {}).get("gpufleet_fleet_file", "")))
-            try:
+            with opened(task_vars) as ground:
                 if asked["held_at"]:
                     if asked["fence"]:
                         demand_held(ground, asked["held_at"], asked["flow"], asked["fence"])
                     found: dict[str, Any] = {}
                 else:
                     found = asdict(admit(ground, self._order(asked)))
-            finally:
-                ground.close()
         except FleetError as error:
             return {**result, "failed": True, "msg": str(error), "gpufleet_error": error.as_json()}
         return {**result, "changed": False, **found}

@@ -31,8 +31,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         if self._task.check_mode:
             return {**result, "changed": False}
         try:
-            ground = opened(str((task_vars or {}).get("gpufleet_fleet_file", "")))
-            try:
+            with opened(task_vars) as ground:
                 changed = remember(
                     ground,
                     asked["host"],
@@ -41,8 +40,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                     flow=asked["flow"],
                     actor=asked["actor"],
                 )
-            finally:
-                ground.close()
         except FleetError as error:
             return {**result, "failed": True, "msg": str(error), "gpufleet_error": error.as_json()}
         return {**result, "changed": changed}

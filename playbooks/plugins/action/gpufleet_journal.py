@@ -30,8 +30,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         if self._task.check_mode:
             return {**result, "changed": False}
         try:
-            ground = opened(str((task_vars or {}).get("gpufleet_fleet_file", "")))
-            try:
+            with opened(task_vars) as ground:
                 note(
                     ground,
                     asked["event"],
@@ -40,8 +39,6 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
                     target=asked["target"],
                     body=asked["body"],
                 )
-            finally:
-                ground.close()
         except FleetError as error:
             return {**result, "failed": True, "msg": str(error), "gpufleet_error": error.as_json()}
         return {**result, "changed": False}
