@@ -127,6 +127,15 @@ def plain_table() -> Table:
     return Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
 
 
+def folding_table(*columns: str) -> Table:
+    """A plain table whose last column, what is said in words, takes several lines."""
+    table = plain_table()
+    for column in columns[:-1]:
+        table.add_column(column, no_wrap=True)
+    table.add_column(columns[-1], overflow="fold")
+    return table
+
+
 def pool_table(rows: list[PoolRow]) -> Table:
     """Replicas ready of wanted, GPUs used and free, nodes and racks that the pods stand on."""
     table = plain_table()

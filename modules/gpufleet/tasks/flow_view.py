@@ -3,12 +3,11 @@
 from typing import TYPE_CHECKING
 
 from invoke.exceptions import Exit
-from rich.table import Table
 from rich.text import Text
 
 from gpufleet.spec.errors import EXIT_INTERRUPTED
 from gpufleet.tasks.command import print_json
-from gpufleet.tasks.console import ProgressView, change_lines, facts, plain_table, pool_table
+from gpufleet.tasks.console import ProgressView, change_lines, facts, folding_table, pool_table
 
 if TYPE_CHECKING:
     from pydantic import JsonValue
@@ -105,7 +104,7 @@ def show_flows(rows: "list[FlowRow]") -> None:
     if not rows:
         facts.print("no flows yet")
         return
-    table = _table("FLOW", "STATE", "FOR", "BEGUN", "SECONDS", "STEP")
+    table = folding_table("FLOW", "STATE", "FOR", "BEGUN", "SECONDS", "STEP")
     for row in rows:
         table.add_row(
             row.id,
@@ -123,7 +122,7 @@ def show_requests(found: "list[tuple[ApprovalRequest, Standing]]") -> None:
     if not found:
         facts.print("nobody has asked for an approval")
         return
-    table = _table("REQUEST", "ACTION", "ASKED BY", "EXPIRES", "SIGNED", "NOT COUNTED")
+    table = folding_table("REQUEST", "ACTION", "ASKED BY", "EXPIRES", "SIGNED", "NOT COUNTED")
     for request, standing in found:
         table.add_row(
             request.id,
@@ -148,7 +147,7 @@ def show_request(request: "ApprovalRequest") -> None:
 
 def show_journal(records: "list[JournalRecord]") -> None:
     """Facts by time."""
-    table = _table("AT", "EVENT", "WHO", "TARGET", "WHAT")
+    table = folding_table("AT", "EVENT", "WHO", "TARGET", "WHAT")
     for record in records:
         plain = {name: value for name, value in record.body.items() if _is_short(value)}
         what = ", ".join(f"{name}={value}" for name, value in plain.items())
@@ -176,7 +175,7 @@ def show_verification(report: "JournalReport") -> None:
 
 def show_versions(found: "list[StateVersion]") -> None:
     """Versions of states, newest first."""
-    table = _table("STACK", "KEPT AT", "SITE", "VERSION", "BYTES")
+    table = folding_table("STACK", "KEPT AT", "SITE", "VERSION", "BYTES")
     for row in found:
         table.add_row(row.stack, row.kept_at, row.site, row.version, f"{row.size_bytes}")
     facts.print(table if found else "no state was kept yet", soft_wrap=True)
@@ -188,14 +187,6 @@ def show_restored(row: "StateVersion", *, done: bool) -> None:
     facts.print(f"stack {row.stack} {verb} as it was at {row.kept_at} ({row.version})")
     if done:
         facts.print("compare it with the cluster: ./fleet preview, then ./fleet status")
-
-
-def _table(*columns: str) -> Table:
-    table = plain_table()
-    for column in columns[:-1]:
-        table.add_column(column, no_wrap=True)
-    table.add_column(columns[-1], overflow="fold")
-    return table
 
 
 def _is_short(value: object) -> bool:

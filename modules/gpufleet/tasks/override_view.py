@@ -2,10 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from rich.table import Table
 from rich.text import Text
 
-from gpufleet.tasks.console import facts, plain_table
+from gpufleet.tasks.console import facts, folding_table
 
 if TYPE_CHECKING:
     from gpufleet.spec.overrides import Override, OverrideRow, QueueRow
@@ -35,7 +34,9 @@ def show_overrides(rows: "list[OverrideRow]") -> None:
     if not rows:
         facts.print("nobody has asked for an override")
         return
-    table = _table("OVERRIDE", "STATE", "ASKED BY", "SIGNED BY", "BEGINS", "ENDS", "SCOPE AND WHY")
+    table = folding_table(
+        "OVERRIDE", "STATE", "ASKED BY", "SIGNED BY", "BEGINS", "ENDS", "SCOPE AND WHY"
+    )
     for row in rows:
         override = row.override
         parts = (_scope(override), override.why, row.why_not)
@@ -56,7 +57,7 @@ def show_queue(rows: "list[QueueRow]") -> None:
     if not rows:
         facts.print("nothing waits for an opening")
         return
-    table = _table("FLOW", "FOR", "WAITS SINCE", "OPENS", "WHY")
+    table = folding_table("FLOW", "FOR", "WAITS SINCE", "OPENS", "WHY")
     for row in rows:
         table.add_row(
             row.flow, row.actor, row.waits_since, row.opens or "not known", Text(row.reason)
@@ -73,11 +74,3 @@ def _scope(override: "Override") -> str:
     if override.flow:
         parts.append(f"flow {override.flow}")
     return ", ".join(parts)
-
-
-def _table(*columns: str) -> Table:
-    table = plain_table()
-    for column in columns[:-1]:
-        table.add_column(column, no_wrap=True)
-    table.add_column(columns[-1], overflow="fold")
-    return table
