@@ -226,6 +226,27 @@ def fleet(publisher: Publisher) -> Fleet:
     )
 
 
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [
+        (b"", "has no event with a DTSTAMP"),
+        (
+            b"BEGIN:VFREEBUSY\r\nFREEBUSY:20260610T000000Z/PT24H\r\nEND:VFREEBUSY\r\n",
+            "says busy times alone",
+        ),
+    ],
+)
+def test_an_answer_without_events_is_not_taken_for_no_freeze(
+    publisher: Publisher, fleet: Fleet, tmp_path: Path, inside: bytes, said: str
+) -> None:
+    begin = b"BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//test//EN\r\n"
+    publisher.answer = plain(begin + inside + b"END:VCALENDAR\r\n")
+    file = tmp_path / "production.yaml"
+    [empty] = read_calendars(fleet, file, "main", NOW)
+    assert said in empty.problem
+    assert not decide([empty], NOW).admitted
+
+
 def test_it_freezes_like_a_file_and_its_secret_address_is_told_to_nobody(
     publisher: Publisher, fleet: Fleet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -257,7 +257,7 @@ def test_a_patch_is_lifted_by_an_override_of_its_hosts_alone(
             can_go_back=True,
             left_out={},
         )
-        return decision_on(ground, plan, "fra1", [host.host], 120, Purpose.CHANGE, "patch-1")
+        return decision_on(ground, plan, "fra1", [host.host], Purpose.CHANGE, "patch-1")
 
     granted(ground, keys, node_groups=["fra1-chat"], begins="2026-03-31T12:00Z")
     found, other = patched("fra1-chat"), patched("fra1-code")

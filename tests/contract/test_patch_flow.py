@@ -2,7 +2,7 @@
 
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -24,12 +24,13 @@ from tests.contract.patch_site import (
 )
 
 from gpufleet.core.freeze import Purpose
+from gpufleet.flows.declared import LiveGround
 from gpufleet.flows.durable import Run
 from gpufleet.flows.ground import Ground
-from gpufleet.flows.patch_plan import openings, plan_patch
-from gpufleet.flows.patch_requests import go_on, pause, plan_back, stop
+from gpufleet.flows.patch_plan import openings, plan_patch, purpose_of
+from gpufleet.flows.patch_requests import go_on, pause, plan_back, request_patch, stop
 from gpufleet.flows.patching import patch
-from gpufleet.spec.errors import BadInput, FleetError, TargetMissed
+from gpufleet.spec.errors import BadInput, FleetError, PolicyRefused, TargetMissed
 from gpufleet.spec.patching import HostState, PatchPlan, PatchReport
 from gpufleet.spec.records import Claim
 
@@ -89,13 +90,12 @@ class Flow:
     ground: Ground
     plan: PatchPlan
     id: str = "patch-1"
-    purpose: Purpose = Purpose.CHANGE
     host: Alone = field(default_factory=Alone)
     result: dict[str, JsonValue] | None = None
     error: Exception | None = None
 
     def __post_init__(self) -> None:
-        asked = {"plan": self.plan.model_dump(mode="json"), "purpose": self.purpose.value}
+        asked = {"plan": self.plan.model_dump(mode="json")}
         run = Run(self.ground, self.id, "mara", self.host)  # type: ignore[arg-type]
 
         def work() -> None:
@@ -244,16 +244,19 @@ def test_a_paused_patch_ends_its_batch_and_holds(
     waits = fault(folder, plan.waves[0].hosts[0], "waits")
     flow = Flow(ground, plan)
     until(lambda: did(folder), 120)
+    assert states(flow.report) == {plan.waves[0].hosts[0]: HostState.RUNNING}
     pause(ground, flow.id)
     waits.unlink()
     until(lambda: flow.report.outcome == "paused", 120)
     assert len(did(folder)) == 1
     assert states(flow.report) == {plan.waves[0].hosts[0]: HostState.DONE}
+    # What is urgent need not wait for it.
+    until(lambda: ground.leases.held() == [])
     go_on(ground, flow.id)
     report = flow.end()
     assert report.outcome == "done"
     [held] = report.held
-    assert held.startswith("window: wave 2: paused by ")
+    assert held.startswith("window: wave 2 batch 1: paused by ")
     assert " until " in held
     assert {"patch.paused", "patch.resumed"} <= set(journal(ground))
 
@@ -352,7 +355,8 @@ def test_of_two_operators_at_once_the_second_waits(
     )
     plan = plan_patch(ground, order())
     flow = Flow(ground, plan.model_copy(update=first_wave(plan)))
-    until(lambda: "held by flow patch-0 for jonas" in told(ground, "lease patch:main"))
+    until(lambda: flow.report.held, 120)
+    assert "held by flow patch-0 for jonas" in flow.report.held[0]
     assert did(folder) == []
     ground.leases.release(theirs)
     assert flow.end().outcome == "done"
@@ -367,7 +371,7 @@ def test_no_batch_begins_while_the_cluster_does_not_answer(
     until(lambda: told(ground, "window: wave 1 batch 1"), 200)
     assert did(folder) == []
     stop(ground, flow.id)
-    assert flow.end().outcome == "stopped"
+    assert flow.end().outcome == "not-begun"
 
 
 def test_a_plan_for_another_fleet_file_is_refused(ground: Ground, folder: Path) -> None:
@@ -383,14 +387,44 @@ def test_an_ended_patch_is_undone_by_a_patch_to_what_its_hosts_had(
 ) -> None:
     asked = order(canary_share=0, early_share=0)
     Flow(ground, plan_patch(ground, asked)).end()
+    # Whoever has patched a host since: its version is not this patch's to undo.
+    other = HOSTS[3]
+    ground.host_versions.saw(other, {"driver": "590.1.1"}, ground.clock(), "patch-0")
+    assert plan_back(ground, "patch-1").left_out == {other: "it has 590.1.1 by now"}
+    ground.host_versions.saw(other, {"driver": NEW}, ground.clock(), "patch-0")
     back = plan_back(ground, "patch-1")
     assert back.order.version == OLD
+    assert purpose_of(back) is Purpose.ROLLBACK
     assert {(each.before, each.after) for each in back.hosts.values()} == {(NEW, OLD)}
-    report = Flow(ground, back, "patch-2", Purpose.ROLLBACK).end()
+    with pytest.raises(BadInput, match="before"):
+        plan_back(ground, "patch-1", "1.2.3")
+    report = Flow(ground, back, "patch-2").end()
     assert report.outcome == "done"
     assert versions(folder) == dict.fromkeys(HOSTS, OLD)
-    with pytest.raises(BadInput, match="before"):
-        plan_back(ground, "patch-2", "1.2.3")
+    # Else a freeze would hold nobody who takes a way back twice.
+    with pytest.raises(PolicyRefused, match="a change like any other"):
+        plan_back(ground, "patch-2")
+    later = replace(ground, clock=lambda: datetime.now(UTC) + timedelta(days=15))
+    with pytest.raises(PolicyRefused, match="over 14 days ago"):
+        plan_back(later, "patch-1")
+
+
+def test_a_patch_whose_batches_no_opening_holds_is_refused(ground: Ground, folder: Path) -> None:
+    write_site(
+        folder,
+        freeze_calendars={
+            "nights": {"file": "nights.ics", "kind": "maintenance", "stale_after_s": "2y"}
+        },
+    )
+    now = datetime.now(UTC)
+    (folder / "fleets" / "nights.ics").write_text(
+        "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//test//EN\r\nBEGIN:VEVENT\r\nUID:1@test\r\n"
+        f"DTSTAMP:{now:%Y%m%dT%H%M%SZ}\r\nSUMMARY:Night\r\nDTSTART:{now:%Y%m%dT%H%M%SZ}\r\n"
+        "DURATION:PT5M\r\nRRULE:FREQ=DAILY\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+    )
+    narrow = LiveGround(ground).now()
+    with pytest.raises(PolicyRefused, match="no opening holds a batch with its way back"):
+        request_patch(narrow, plan_patch(narrow, order()), None)
 
 
 def first_wave(plan: PatchPlan) -> dict[str, Any]:

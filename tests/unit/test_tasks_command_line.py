@@ -85,6 +85,8 @@ def test_every_task_helps_with_an_example_and_tells_each_option() -> None:
         ("statsu", "there is no task `statsu`; did you mean `status`?"),
         ("zebra", "there is no task `zebra`; `./fleet --list` tells the tasks"),
         ("up --jsn", "there is no option `--jsn`; did you mean `--json`?"),
+        ("patch.plan --failures abc", "`abc` is not a whole number (--failures)"),
+        ("patch.plan --failures=1.5", "`1.5` is not a whole number (--failures)"),
         ("up --quickly", "there is no option `--quickly`; `./fleet up --help` tells its options"),
         ("status --fleet", "Flag `--fleet` needed value and was not given one"),
         ("--help nothing", "there is no task `nothing`"),

@@ -28,6 +28,8 @@ def demand_plain(calendar: Any, zone: tzinfo | None) -> None:  # noqa: ANN401 - 
     for component in calendar.walk():
         for field, reason in component.errors:
             raise UntrustedError(f"has a {field} that is not valid ({one_line(str(reason))})")
+    if calendar.walk("VFREEBUSY"):
+        raise UntrustedError("says busy times alone (VFREEBUSY): publish its events")
     for event in calendar.walk("VEVENT"):
         _demand_zones(event, zone)
         _demand_end(event)

@@ -87,9 +87,17 @@ def _declared(  # noqa: PLR0913, PLR0917 - where a calendar comes from, and for 
     from gpufleet.edges.calendar_copies import CalendarCopy  # noqa: PLC0415
 
     copy = CalendarCopy(declared.url or "", kept / f"{name}.json", declared.stale_after_s)
-    return _trusted(
-        name, declared, copy.shown, lambda: _content(copy.read(now), declared, at), at, fleet
-    )
+
+    def read() -> _Content:
+        content = _content(copy.read(now), declared, at)
+        if content.stamped_at is None:
+            # A server answers so whoever may no longer see the events.
+            raise UntrustedError(
+                "has no event with a DTSTAMP: empty cannot be told from withheld; keep an old one"
+            )
+        return content
+
+    return _trusted(name, declared, copy.shown, read, at, fleet)
 
 
 def read_calendar(  # noqa: PLR0913 - where it is, for when, and whose names it may say

@@ -171,23 +171,34 @@ class Run:
     @contextmanager
     def holding(self, target: str, *, within: timedelta) -> Iterator[Fence]:
         """Hold a lease; taken again, with a higher token, by whoever resumes the flow."""
-        claim = Claim(target=target, owner=self.id, holder=f"flow {self.id} for {self.actor}")
-        asked = self.ground.clock()
-        while True:
-            try:
-                fence = self.ground.leases.acquire(claim)
-                break
-            except Retryable as error:
-                self.state(f"lease {target}", "waiting", error.what)
-                if self.ground.clock() - asked > within:
-                    raise
-                self._demand_not_cancelled()
-                time.sleep(_LOOK_EVERY_S)
-        self.fences[target] = fence
+        fence = self.take(target, within=within)
         try:
             yield fence
         finally:
-            del self.fences[target]
+            self.give_back(target)
+
+    def take(self, target: str, *, within: timedelta) -> Fence:
+        """Take a lease that this flow has not; it has to be given back.
+
+        Raises:
+            Retryable: somebody else holds it all that time.
+        """
+        claim = Claim(target=target, owner=self.id, holder=f"flow {self.id} for {self.actor}")
+        asked = self.ground.clock()
+        while target not in self.fences:
+            try:
+                self.fences[target] = self.ground.leases.acquire(claim)
+            except Retryable as error:
+                if self.ground.clock() - asked >= within:
+                    raise
+                self.state(f"lease {target}", "waiting", error.what)
+                self._demand_not_cancelled()
+                time.sleep(_LOOK_EVERY_S)
+        return self.fences[target]
+
+    def give_back(self, target: str) -> None:
+        """Give a lease back, if this flow has it."""
+        if fence := self.fences.pop(target, None):
             self.ground.leases.release(fence)
 
     def note(self, event: str, *, target: str = "", **body: JsonValue) -> None:

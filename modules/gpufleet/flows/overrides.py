@@ -21,6 +21,8 @@ from gpufleet.spec.records import Fact
 from gpufleet.spec.windows import ChangeKind
 
 _NO_NUMBER: Final = 10_000.0
+_YEARS: Final = range(2000, 9000)
+"""The last year of all has no such moment in every zone."""
 """Hours that are a slip, or no number at all."""
 _LIST: Final = "./fleet freeze.overrides"
 _ENDED: Final = frozenset({OverrideState.ENDED, OverrideState.REVOKED})
@@ -55,10 +57,10 @@ def planned(ground: Ground, wish: Wish, requester: str) -> Override:
     try:
         override = Override(
             id=new_id("override", now),
-            sites=sorted(wish.sites),
-            changes=[ChangeKind(change) for change in sorted(wish.changes)],
-            pools=sorted(wish.pools),
-            node_groups=sorted(wish.node_groups),
+            sites=sorted({*wish.sites}),
+            changes=[ChangeKind(change) for change in sorted({*wish.changes})],
+            pools=sorted({*wish.pools}),
+            node_groups=sorted({*wish.node_groups}),
             flow=wish.flow,
             why=wish.why,
             requester=requester,
@@ -241,7 +243,7 @@ def _moment(text: str) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         moment = None
-    if moment is None or moment.tzinfo is None:
+    if moment is None or moment.tzinfo is None or moment.year not in _YEARS:
         raise BadInput(
             f"`{text[:40]}` is not a time with its zone",
             where="--begins",

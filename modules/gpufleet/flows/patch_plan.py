@@ -61,8 +61,8 @@ def plan_patch(
     Args:
         ground: the environment.
         order: what is to be installed where.
-        only: hosts that may be planned, with the version that each has; every one of the order
-            where it is not given.
+        only: hosts that may be planned, as long as each was last seen with its version; every
+            one of the order where it is not given.
 
     Raises:
         BadInput: the order names something that is not there, or a version that does not go with
@@ -127,12 +127,11 @@ def load_of(ground: Ground, sites: Collection[str]) -> Load:
 
 
 def openings(ground: Ground, plan: PatchPlan) -> list[Opening]:
-    """When each site could begin with its first wave."""
-    needs_s = plan.batch_s + plan.rollback_s
+    """When each site could begin with its first batch."""
     found = []
     for site in sorted({change.site for change in plan.hosts.values()}):
         hosts = [change.host for change in plan.hosts.values() if change.site == site]
-        decision = decision_on(ground, plan, site, hosts, needs_s, Purpose.CHANGE, "")
+        decision = decision_on(ground, plan, site, hosts, purpose_of(plan))
         found.append(
             Opening(
                 site=site,
@@ -144,22 +143,29 @@ def openings(ground: Ground, plan: PatchPlan) -> list[Opening]:
     return found
 
 
-def decision_on(  # noqa: PLR0913, PLR0917 - what is to change where, for how long and why
+def purpose_of(plan: PatchPlan) -> Purpose:
+    """What a patch is to the freezes."""
+    return Purpose.ROLLBACK if plan.undoes else Purpose.CHANGE
+
+
+def decision_on(  # noqa: PLR0913, PLR0917 - what is to change where, and why
     ground: Ground,
     plan: PatchPlan,
     site: str,
     hosts: Collection[str],
-    needs_s: float,
     purpose: Purpose,
     flow: str = "",
 ) -> Decision:
-    """Whether some hosts of a site may change now; overrides for this flow alone count too."""
+    """Whether a batch of some hosts of a site may begin now, with time for its way back.
+
+    Overrides for this flow alone count too.
+    """
     return decision_at(
         ground.fleet,
         ground.fleet_file,
         site,
         ground.clock(),
-        needs=timedelta(seconds=needs_s),
+        needs=timedelta(seconds=plan.batch_s + plan.rollback_s),
         purpose=purpose,
         change=ChangeKind(plan.order.component.value),
         pools=sorted({pool for host in hosts for pool in plan.hosts[host].pools}),
@@ -170,16 +176,35 @@ def decision_on(  # noqa: PLR0913, PLR0917 - what is to change where, for how lo
 
 
 def closed(
-    run: Run, plan: PatchPlan, hosts: Collection[str], needs_s: float, purpose: Purpose
+    run: Run, ground: Ground, plan: PatchPlan, hosts: Collection[str], purpose: Purpose
 ) -> str:
-    """Why some hosts may not change now; empty where they may."""
-    ground = run.ground
+    """Why some hosts may not change now; empty where they may.
+
+    Args:
+        run: the flow.
+        ground: the environment as it is declared now.
+        plan: what it does.
+        hosts: those of a batch.
+        purpose: why.
+    """
     for site in sorted({plan.hosts[host].site for host in hosts}):
         there = [host for host in hosts if plan.hosts[host].site == site]
-        decision = decision_on(ground, plan, site, there, needs_s, purpose, run.id)
+        decision = decision_on(ground, plan, site, there, purpose, run.id)
         if not decision.admitted:
             return str(refusal(site, decision)).replace("\n ", ";")
         note_use(ground, decision, actor=run.actor, target=site, flow=run.id)
+    return ""
+
+
+def no_longer_declared(fleet: Fleet, changes: Collection[HostChange]) -> str:
+    """What of some hosts is not in the fleet file any more; empty where all of it is."""
+    nodes = {node.name for node in expand(fleet)}
+    for change in changes:
+        if change.host not in nodes or change.node_group not in fleet.node_groups:
+            return f"the fleet file no longer declares {change.host}"
+        for pool in change.pools:
+            if pool not in fleet.pools or change.node_group not in fleet.pools[pool].placements:
+                return f"the fleet file no longer has {change.host} in pool {pool}"
     return ""
 
 
@@ -213,8 +238,11 @@ def _changes(
         pools = [name for name, pool in fleet.pools.items() if node.group in pool.placements]
         if not _is_ordered(order, node, pools) or (only is not None and node.name not in only):
             continue
-        has = (only or {}).get(node.name) or known.get(node.name, "")
-        if why := _left_out(order, node, group, pools, has):
+        has = known.get(node.name, "")
+        since = (only or {}).get(
+            node.name, has
+        ) != has and f"it has {has or 'nobody knows what'} by now"
+        if why := since or _left_out(order, node, group, pools, has):
             left_out[node.name] = why
             continue
         changes.append(

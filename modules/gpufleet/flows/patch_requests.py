@@ -1,26 +1,32 @@
 """What people do with patches: submit a plan, look, pause, let go on, stop, go back."""
 
+import math
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from pydantic import ValidationError
 
 from gpufleet.core.approvals import digest_of
-from gpufleet.core.freeze import Purpose
 from gpufleet.flows import approvals
 from gpufleet.flows.approvals import Question, Signer
 from gpufleet.flows.ground import Ground, whoami
-from gpufleet.flows.operations import new_id, submit
+from gpufleet.flows.operations import new_id, open_flows, submit
 from gpufleet.flows.operations import shown as flow_of
 from gpufleet.flows.patch_gates import demand_addresses
-from gpufleet.flows.patch_plan import part_of, plan_patch
+from gpufleet.flows.patch_plan import openings, part_of, plan_patch
 from gpufleet.flows.patching import PATCH
 from gpufleet.spec.approvals import Action, Scope
-from gpufleet.spec.errors import BadInput
+from gpufleet.spec.errors import BadInput, PolicyRefused
+from gpufleet.spec.forms import MEANINGS, PACKAGE_VERSION
 from gpufleet.spec.patching import HostState, PatchOrder, PatchPlan, PatchReport
 
+_UNDONE_WITHIN: Final = timedelta(days=14)
+_MINUTE_S: Final = 60
+_SUCH_AS: Final = "such as --to 580.105.08"
 _FLAGS: Final = {
     "version": "--to",
     "sites": "--site",
@@ -38,7 +44,6 @@ def request_patch(
     plan: PatchPlan,
     signer: Signer | None,
     *,
-    purpose: Purpose = Purpose.CHANGE,
     prometheus: str = "",
 ) -> str:
     """Hand a plan to the worker, asking for approvals where the environment wants them.
@@ -47,7 +52,6 @@ def request_patch(
         ground: the environment.
         plan: what is to be done.
         signer: who asks, where approvals are needed.
-        purpose: a rollback goes on in a freeze.
         prometheus: address of it at sites that are not embedded.
 
     Returns:
@@ -55,10 +59,11 @@ def request_patch(
 
     Raises:
         BadInput: there is nothing to patch, or nobody signs a request that needs it.
-        PolicyRefused: the key is not one of the identity's.
+        PolicyRefused: the key is not one of the identity's; or no opening holds a batch of it.
     """
     if not plan.hosts:
-        raise BadInput(_nothing(plan), where=f"--to {plan.order.version}")
+        raise BadInput(nothing(plan), where=f"--to {plan.order.version}")
+    _demand_openings(ground, plan)
     demand_addresses(ground.fleet, plan.gates, prometheus)
     flow = new_id(PATCH, ground.clock())
     needed = ground.fleet.governance.approvals_required
@@ -74,7 +79,6 @@ def request_patch(
     order: dict[str, Any] = {
         "actor": signer.identity if signer else whoami(),
         "plan": plan.model_dump(mode="json"),
-        "purpose": purpose.value,
         "prometheus": prometheus,
     }
     submit(ground, PATCH, flow, order)
@@ -84,14 +88,14 @@ def request_patch(
 def reports(ground: Ground, flow: str = "", *, only_open: bool = False) -> list[PatchReport]:
     """The stories of patches, newest first; or that of one.
 
-    A patch that the worker has not begun yet has none.
-
     Raises:
         BadInput: there is no such patch.
     """
-    if flow:
-        return [report_of(ground, flow)]
-    return ground.patches.reports(only_open=only_open)
+    begun = ground.patches.reports(only_open=only_open)
+    found = [*_queued(ground, {report.flow for report in begun}), *begun]
+    if not flow:
+        return found
+    return [report for report in found if report.flow == flow] or [report_of(ground, flow)]
 
 
 def report_of(ground: Ground, flow: str) -> PatchReport:
@@ -151,6 +155,9 @@ def stop(ground: Ground, flow: str) -> PatchReport:
 def plan_back(ground: Ground, flow: str, version: str = "") -> PatchPlan:
     """The patch that undoes an ended one: every host that it changed to its version of before.
 
+    A way back goes on in a freeze. So that nothing else does in its name, there is one only of
+    what was a change itself, not long ago; hosts that have another version by now stay.
+
     Args:
         ground: the environment.
         flow: the ended patch.
@@ -158,9 +165,11 @@ def plan_back(ground: Ground, flow: str, version: str = "") -> PatchPlan:
 
     Raises:
         BadInput: there is no such patch, it has not ended, or nothing of it can go back.
+        PolicyRefused: it was a way back itself, or is too old.
     """
     report, plan = report_of(ground, flow), ground.patches.plan(flow)
     where = f"patch {flow}"
+    _demand_recent_change(report, plan, ground.clock())
     if not plan.can_go_back:
         part = plan.order.part.value
         raise BadInput(f"{part} has no way back: it only goes forward", where=where)
@@ -183,7 +192,49 @@ def plan_back(ground: Ground, flow: str, version: str = "") -> PatchPlan:
         update={"version": version, "why": f"rollback of {flow}", "advisories": []}
     )
     only = {each.host: each.after for each in changed if each.before == version}
-    return plan_patch(ground, order, only=only)
+    return plan_patch(ground, order, only=only).model_copy(update={"undoes": flow})
+
+
+def _queued(ground: Ground, begun: Collection[str]) -> list[PatchReport]:
+    """Patches that no worker has begun yet, newest first."""
+    return [
+        PatchReport(
+            flow=found.id,
+            actor=str(found.order["actor"]),
+            order=PatchOrder.model_validate(found.order["plan"]["order"]),
+            begun_at=found.created_at,
+            outcome="queued",
+        )
+        for found in reversed(open_flows(ground))
+        if found.kind == PATCH and found.id not in begun
+    ]
+
+
+def _demand_recent_change(report: PatchReport, plan: PatchPlan, now: datetime) -> None:
+    forward = f"./fleet patch.start --component {plan.order.component.value} --to VERSION"
+    if plan.undoes:
+        raise PolicyRefused(
+            f"is the way back from {plan.undoes}: undoing it is a change like any other",
+            where=f"patch {report.flow}",
+            mend=forward,
+        )
+    if report.ended_at and now - report.ended_at > _UNDONE_WITHIN:
+        raise PolicyRefused(
+            f"ended over {_UNDONE_WITHIN.days} days ago: undoing it is a change like any other",
+            where=f"patch {report.flow}",
+            mend=forward,
+        )
+
+
+def _demand_openings(ground: Ground, plan: PatchPlan) -> None:
+    needs_min = math.ceil((plan.batch_s + plan.rollback_s) / _MINUTE_S)
+    for opening in openings(ground, plan):
+        if not (opening.open or opening.opens):
+            raise PolicyRefused(
+                f"no opening holds a batch with its way back, {needs_min} min: {opening.reason}",
+                where=f"site {opening.site}",
+                mend="./fleet freeze.next shows the openings; ./fleet freeze.override asks for one",
+            )
 
 
 def is_open(report: PatchReport) -> bool:
@@ -217,8 +268,9 @@ def order_of(wish: Wish) -> PatchOrder:
         BadInput: naming the option that is wrong.
     """
     component, part = part_of(wish.component, wish.part)
-    if not wish.version:
-        raise BadInput("the version has to be named", where="--to", mend="such as --to 580.105.08")
+    if not re.match(PACKAGE_VERSION, wish.version):
+        what = f"`{wish.version:.80}` is no {MEANINGS[PACKAGE_VERSION].removeprefix('a ')}"
+        raise BadInput(what if wish.version else "has to be named", where="--to", mend=_SUCH_AS)
     values: dict[str, Any] = {
         "component": component,
         "part": part,
@@ -282,10 +334,12 @@ def _summary(plan: PatchPlan) -> dict[str, Any]:
         "hosts": len(plan.hosts),
         "waves": [len(wave.hosts) for wave in plan.waves],
         "can_go_back": plan.can_go_back,
+        "undoes": plan.undoes,
     }
 
 
-def _nothing(plan: PatchPlan) -> str:
+def nothing(plan: PatchPlan) -> str:
+    """Why a plan has no hosts."""
     if not plan.left_out:
         return "no host is meant by this order"
     reasons = Counter(plan.left_out.values())

@@ -5,7 +5,6 @@ from datetime import datetime
 
 from pydantic import JsonValue
 
-from gpufleet.core.patching.outcomes import Judged
 from gpufleet.flows.durable import Run
 from gpufleet.spec.patching import HostOutcome, HostState, PatchPlan, PatchReport, WaveOutcome
 
@@ -53,13 +52,12 @@ class Story:
         self,
         number: int,
         begun_at: datetime,
-        found: Sequence[Judged],
+        found: Sequence[HostOutcome],
         *,
-        gates: Sequence[dict[str, JsonValue]] | None = None,
         stopped_by: str = "",
     ) -> None:
         """Keep what came of a wave so far; hosts that nothing is known of are pending."""
-        known = {each.host: each.outcome for each in found}
+        known = {each.host: each for each in found}
         hosts = [
             known.get(host) or HostOutcome(host=host, state=HostState.PENDING)
             for host in self._plan.waves[number - 1].hosts
@@ -67,13 +65,12 @@ class Story:
 
         def change(report: PatchReport) -> PatchReport:
             old = next((wave for wave in report.waves if wave.number == number), None)
-            kept = list(gates) if gates is not None else (old.gates if old else [])
             new = WaveOutcome(
                 number=number,
                 begun_at=begun_at,
                 ended_at=self._run.ground.clock(),
                 hosts=hosts,
-                gates=kept,
+                gates=old.gates if old else [],
                 stopped_by=stopped_by,
             )
             others = [wave for wave in report.waves if wave.number != number]

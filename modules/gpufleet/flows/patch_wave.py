@@ -1,8 +1,7 @@
 """One wave of a patch: window, lease, batch after batch, recovery, soak."""
 
 import re
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import count
@@ -23,6 +22,7 @@ from gpufleet.core.patching.outcomes import (
 )
 from gpufleet.core.patching.waves import batch_refusal
 from gpufleet.edges.playbook_events import PlaybookResult
+from gpufleet.flows.declared import LiveGround
 from gpufleet.flows.durable import WINDOW, Run
 from gpufleet.flows.patch_gates import as_told, broken, read_gates, unanswered
 from gpufleet.flows.patch_hosts import (
@@ -33,10 +33,10 @@ from gpufleet.flows.patch_hosts import (
     lease_of,
     run_errand,
 )
-from gpufleet.flows.patch_plan import closed, load_of
+from gpufleet.flows.patch_plan import closed, load_of, no_longer_declared
 from gpufleet.flows.patch_story import PAUSED, Story
-from gpufleet.spec.errors import Failed, PolicyRefused, Retryable
-from gpufleet.spec.patching import HostState, PatchPlan, Wave
+from gpufleet.spec.errors import Failed, FleetError, PolicyRefused, Retryable
+from gpufleet.spec.patching import HostOutcome, HostState, PatchPlan, Wave
 from gpufleet.spec.progress import HostProgress
 
 _WITHIN: Final = timedelta(days=400)
@@ -60,6 +60,8 @@ class Patching:
     prometheus: str
     """Address of it at sites that are not embedded."""
     story: Story
+    live: LiveGround
+    """The environment as it is declared now, however long the patch has waited."""
 
 
 class WaveRun:
@@ -86,22 +88,17 @@ class WaveRun:
         Raises:
             FleetError: it cannot go on; no host is left serving unproven.
         """
-        wave, plan = self._wave, self._plan
-        needs_s = plan.batch_s * len(wave.batches) + plan.rollback_s
-        self._wait_open(f"{WINDOW}: {self._name}", wave.hosts, needs_s, batch=False)
-        sites = sorted({plan.hosts[host].site for host in wave.hosts})
-        with ExitStack() as held:
-            for site in sites:
-                held.enter_context(self._run.holding(lease_of(site), within=_WITHIN))
-            begun = self._run.step(f"{self._name}: begun", self._now)
-            self._begun_at = datetime.fromisoformat(begun)
-            self._run.note("patch.wave_begun", target=self._name, hosts=list(wave.hosts))
+        begun = self._run.step(f"{self._name}: begun", self._now)
+        self._begun_at = datetime.fromisoformat(begun)
+        try:
             stopped = self._batches() or self._soak()
             if stopped:
                 self._go_back()
             self._tell(self._name, stopped)
-            states: dict[str, JsonValue] = {each.host: each.state.value for each in self._found}
-            self._run.note("patch.wave_ended", target=self._name, stopped_by=stopped, hosts=states)
+        finally:
+            self._let_go()
+        states: dict[str, JsonValue] = {each.host: each.state.value for each in self._found}
+        self._run.note("patch.wave_ended", target=self._name, stopped_by=stopped, hosts=states)
         return stopped
 
     def _batches(self) -> str:
@@ -110,6 +107,10 @@ class WaveRun:
             label = f"{self._name} batch {number}"
             if stopped := self._may_begin(label, hosts):
                 return stopped
+            if number == 1:
+                whole: list[JsonValue] = [*self._wave.hosts]
+                self._run.note("patch.wave_begun", target=self._name, hosts=whole)
+            self._tell(f"{label}: begun", running=hosts)
             found = self._batch(label, hosts)
             if found is None:
                 return self._stop_wish(f"{label}: refused and stopped")
@@ -122,26 +123,22 @@ class WaveRun:
 
     def _may_begin(self, label: str, hosts: Sequence[str]) -> str:
         """Wait until a batch may begin; returns who has stopped the patch instead."""
-        needs_s = self._plan.batch_s + self._plan.rollback_s
-        self._wait_open(f"{WINDOW}: {label}", hosts, needs_s)
+        self._wait_open(f"{WINDOW}: {label}", hosts)
         return self._stop_wish(f"{label}: not stopped")
 
-    def _wait_open(
-        self, name: str, hosts: Sequence[str], needs_s: float, *, batch: bool = True
-    ) -> None:
-        """Wait until nothing holds these hosts back; or somebody has stopped the patch."""
+    def _wait_open(self, name: str, hosts: Sequence[str]) -> None:
+        """Wait until nothing holds these hosts back; or somebody has stopped the patch.
+
+        Whoever waits holds no lease: what is urgent need not wait for a patch that is paused, or
+        for the night that it waits for.
+        """
         run = self._run
 
         def look() -> str:
-            paused_by, stopped_by = run.ground.patches.wishes(run.id)
-            if stopped_by:
-                return self._story.waits(name, "")
-            if paused_by:
-                return self._story.waits(name, f"{PAUSED} by {paused_by}")
-            try:
-                why = self._why_not(hosts, needs_s, batch=batch)
-            except Retryable as error:
-                why = error.what
+            stopped_by = run.ground.patches.wishes(run.id)[1]
+            why = "" if stopped_by else self._held_back(hosts)
+            if why:
+                self._let_go()
             return self._story.waits(name, why)
 
         run.wait(
@@ -151,15 +148,44 @@ class WaveRun:
             late=lambda: PolicyRefused("could not begin in 400 days", where=f"flow {run.id}"),
         )
 
-    def _why_not(self, hosts: Sequence[str], needs_s: float, *, batch: bool) -> str:
-        """Freezes hold all of them back; the load of the pools, those of one batch."""
-        ground, plan = self._run.ground, self._plan
-        why = closed(self._run, plan, hosts, needs_s, self._patching.purpose)
-        if why or not batch:
-            return why
+    def _held_back(self, hosts: Sequence[str]) -> str:
+        """Why a batch may not begin; empty once it may, and its site's lease is taken."""
+        if paused_by := self._run.ground.patches.wishes(self._run.id)[0]:
+            return f"{PAUSED} by {paused_by}"
+        try:
+            if why := self._why_not(hosts):
+                return why
+            if all(site in self._run.fences for site in self._leases(hosts)):
+                return ""
+            self._take(hosts, timedelta())
+            # Whoever had it may have changed what the first look found.
+            return self._why_not(hosts)
+        except FleetError as error:
+            return error.what
+
+    def _why_not(self, hosts: Sequence[str]) -> str:
+        """What the freezes say, and the load of the pools, by the fleet file as it is now."""
+        plan, purpose = self._plan, self._patching.purpose
+        ground = self._patching.live.now()
         changes = [plan.hosts[host] for host in hosts]
+        if why := no_longer_declared(ground.fleet, changes):
+            return why
+        if why := closed(self._run, ground, plan, hosts, purpose):
+            return why
         sites = {change.site for change in changes if change.pools}
         return batch_refusal(changes, load_of(ground, sites))
+
+    def _leases(self, hosts: Iterable[str]) -> list[str]:
+        return sorted({lease_of(self._plan.hosts[host].site) for host in hosts})
+
+    def _take(self, hosts: Iterable[str], within: timedelta = _WITHIN) -> None:
+        """Take the leases of hosts' sites, those that this flow has not."""
+        for lease in self._leases(hosts):
+            self._run.take(lease, within=within)
+
+    def _let_go(self) -> None:
+        for lease in self._leases(self._wave.hosts):
+            self._run.give_back(lease)
 
     def _stop_wish(self, name: str) -> str:
         stopped_by = self._run.step(name, lambda: self._run.ground.patches.wishes(self._run.id)[1])
@@ -214,8 +240,9 @@ class WaveRun:
             return
         by_host = {each.host: each for each in found}
         returned: list[Judged] = []
-        for version, hosts in need.back.items():
-            name = f"{label}: back to {version}"
+        for number, (version, hosts) in enumerate(need.back.items(), 1):
+            # The key of its duration is short however long a package's version is.
+            name = f"{label}: back {number}"
             olds = [by_host[host] for host in hosts]
             returned += self._changed(
                 name, ROLLBACK, olds, version, Purpose.ROLLBACK, after=gone_back
@@ -284,6 +311,8 @@ class WaveRun:
     def _errand(
         self, name: str, playbook: str, hosts: Sequence[str], version: str, purpose: Purpose
     ) -> PlaybookResult:
+        # Whoever goes on with a killed flow finds the wait over, and has no lease yet.
+        self._take(hosts)
         label = _NOT_IN_A_NAME.sub("-", name)
         reasons = {each.outcome.error for each in self._found if each.host in hosts}
         reason = "; ".join(sorted(filter(None, reasons)))
@@ -304,6 +333,7 @@ class WaveRun:
         """Wait while the gates hold; returns which of them did not."""
         if not any(each.state is HostState.DONE for each in self._found):
             return ""
+        self._take(self._wave.hosts)
         run, number = self._run, self._wave.number
         lasts = timedelta(seconds=self._plan.order.soak_s)
         begun = datetime.fromisoformat(run.step(f"{self._name}: soak begun", self._now))
@@ -344,13 +374,14 @@ class WaveRun:
             ]
             self._recover(f"{self._name} batch {number}: undone", found, stopped=True)
 
-    def _tell(self, after: str, stopped_by: str = "") -> None:
+    def _tell(self, after: str, stopped_by: str = "", running: Sequence[str] = ()) -> None:
         """Keep what came of the wave so far; a step, so that a replay does not tell it again."""
-        found = list(self._found)
+        outcomes = [HostOutcome(host=host, state=HostState.RUNNING) for host in running]
+        outcomes += [each.outcome for each in self._found]
 
         def work() -> None:
             number, begun_at = self._wave.number, self._begun_at
-            self._story.wave(number, begun_at, found, stopped_by=stopped_by)
+            self._story.wave(number, begun_at, outcomes, stopped_by=stopped_by)
 
         self._run.step(f"{after}: told", work)
 

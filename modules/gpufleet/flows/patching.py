@@ -5,12 +5,12 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from gpufleet.core.approvals import digest_of
-from gpufleet.core.freeze import Decision, Purpose
-from gpufleet.edges.lease_table import LeaseLost
+from gpufleet.core.freeze import Decision
 from gpufleet.flows.approved import wait_approved
+from gpufleet.flows.declared import LiveGround
 from gpufleet.flows.durable import CancelledError, Run, flow
 from gpufleet.flows.ground import Ground
-from gpufleet.flows.patch_plan import decision_on
+from gpufleet.flows.patch_plan import decision_on, purpose_of
 from gpufleet.flows.patch_story import Story
 from gpufleet.flows.patch_wave import Patching, WaveRun
 from gpufleet.spec import load_fleet
@@ -20,6 +20,7 @@ from gpufleet.spec.patching import HostState, PatchPlan, PatchReport
 PATCH: Final = "patch"
 DONE: Final = "done"
 ROLLED_BACK: Final = "rolled-back"
+NOT_BEGUN: Final = "not-begun"
 STOPPED: Final = "stopped"
 FAILED: Final = "failed"
 CANCELLED: Final = "cancelled"
@@ -31,7 +32,12 @@ def patch(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
     plan = PatchPlan.model_validate(order["plan"])
     story = Story(run, plan)
     patching = Patching(
-        run, plan, Purpose(order["purpose"]), str(order.get("prometheus", "")), story
+        run,
+        plan,
+        purpose_of(plan),
+        str(order.get("prometheus", "")),
+        story,
+        LiveGround(run.ground),
     )
     run.step("kept", story.begin)
     run.note(
@@ -46,7 +52,7 @@ def patch(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
         advisories=[advisory.id for advisory in plan.order.advisories],
     )
     try:
-        run.step("as planned", lambda: _demand_same_fleet(run, plan))
+        run.step("as planned", lambda: _demand_same_fleet(patching))
         needed = load_fleet(run.ground.fleet_file).governance.approvals_required
         if needed:
             wait_approved(
@@ -56,13 +62,11 @@ def patch(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
                 event="patch.approved",
                 again="./fleet patch.start --apply",
             )
+            run.step("as approved", lambda: _demand_same_fleet(patching))
         stopped = ""
         for wave in plan.waves:
             if stopped := WaveRun(patching, wave).work():
                 break
-    except LeaseLost:
-        # Whoever has it now goes on with the story.
-        raise
     except BaseException as error:
         # DBOS ends a cancelled flow by an error of its own that is no Exception.
         is_cancelled = isinstance(error, CancelledError) or not isinstance(error, Exception)
@@ -76,13 +80,12 @@ def patch(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
 
 def decisions(ground: Ground, flow_id: str, order: dict[str, Any]) -> dict[str, Decision]:
     """What the calendars say now of each site that a patch waits for, by its name."""
-    plan, purpose = PatchPlan.model_validate(order["plan"]), Purpose(order["purpose"])
-    needs_s = plan.batch_s + plan.rollback_s
+    plan = PatchPlan.model_validate(order["plan"])
     hosts: dict[str, list[str]] = {}
     for change in plan.hosts.values():
         hosts.setdefault(change.site, []).append(change.host)
     return {
-        site: decision_on(ground, plan, site, names, needs_s, purpose, flow_id)
+        site: decision_on(ground, plan, site, names, purpose_of(plan), flow_id)
         for site, names in hosts.items()
     }
 
@@ -100,6 +103,8 @@ def outcome_of(report: PatchReport, stopped: str) -> str:
     if not stopped:
         return DONE
     states = {outcome.state for outcome in (report.waves[-1].hosts if report.waves else [])}
+    if not report.waves:
+        return NOT_BEGUN
     gone_back = HostState.ROLLED_BACK in states and HostState.DONE not in states
     return ROLLED_BACK if gone_back else STOPPED
 
@@ -115,11 +120,12 @@ def _result(run: Run, report: PatchReport, stopped: str) -> dict[str, JsonValue]
     return found
 
 
-def _demand_same_fleet(run: Run, plan: PatchPlan) -> None:
+def _demand_same_fleet(patching: Patching) -> None:
     """Refuse a plan that was made for another fleet file; once begun it goes by its plan."""
-    if digest_of(run.ground.fleet) != plan.fleet_digest:
+    ground = patching.live.now()
+    if digest_of(ground.fleet) != patching.plan.fleet_digest:
         raise PolicyRefused(
             "the fleet file is not the one that was planned and approved",
-            where=str(run.ground.fleet_file),
+            where=str(ground.fleet_file),
             mend="plan it again: ./fleet patch.plan",
         )

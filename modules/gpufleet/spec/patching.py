@@ -127,6 +127,8 @@ class PatchPlan(Spec):
     """Whether the component can be installed in its version of before."""
     left_out: dict[str, str]
     """Hosts that are not patched, with the reason."""
+    undoes: str = ""
+    """The patch that it takes back; a way back goes on in a freeze."""
 
     @model_validator(mode="after")
     def _each_host_once(self) -> Self:
@@ -190,7 +192,14 @@ class PatchReport(Spec):
     held: list[str] = Field(default_factory=list)
     """When it waited, and for what."""
     outcome: str = "running"
-    """`running`, `paused`, `done`, `rolled-back`, `stopped` or `failed`."""
+    """`running`, `paused`, `done`, `rolled-back`, `stopped`, `not-begun`, `failed` or
+    `cancelled`; `queued` before its worker has begun."""
+
+    @property
+    def waits_for(self) -> str:
+        """What it waits for now; empty where it goes on or has ended."""
+        waits = self.ended_at is None and self.held and " until " not in self.held[-1]
+        return self.held[-1] if waits else ""
 
     @property
     def hosts(self) -> dict[str, HostOutcome]:

@@ -52,6 +52,10 @@ class Fleet(Program):
             yield
         except ParseError as error:
             raise Exit(f"fleet: {self._explained(error)}", code=_BAD_INPUT) from None
+        except ValueError as error:
+            # A flag that wants a number: invoke converts what it is given as it reads it.
+            message = _no_number(str(error), sys.argv[1:])
+            raise Exit(f"fleet: {message}", code=_BAD_INPUT) from None
 
     def _explained(self, error: ParseError) -> str:
         context = error.context if error.context and error.context.name else None
@@ -73,6 +77,16 @@ class Fleet(Program):
 
     def _task_names(self) -> list[str]:
         return list(self.collection.task_names)
+
+
+def _no_number(said: str, words: list[str]) -> str:
+    """Which flag has what is no number."""
+    value = said.rpartition(": ")[2].strip("'")
+    for flag, follows in zip(words, [*words[1:], ""], strict=True):
+        name, _, joined = flag.partition("=")
+        if flag.startswith("-") and value in {joined, follows}:
+            return f"`{value:.40}` is not a whole number ({name})"
+    return said
 
 
 def _asked(words: list[str]) -> list[str]:

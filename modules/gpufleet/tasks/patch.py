@@ -197,7 +197,6 @@ def rollback(
 
     Example: ./fleet patch.rollback --id patch-20260301-101500-a1b2c3 --apply
     """
-    from gpufleet.core.freeze import Purpose
     from gpufleet.flows import patch_requests
     from gpufleet.tasks import patch_view
 
@@ -213,7 +212,7 @@ def rollback(
         patch_view.tell_plan(ground, made, json=json)
     if apply:
         flow = patch_requests.request_patch(
-            ground, made, signer(identity, key), purpose=Purpose.ROLLBACK, prometheus=prometheus
+            ground, made, signer(identity, key), prometheus=prometheus
         )
         patch_view.follow(ground, flow, detach=detach, json=json)
 

@@ -24,6 +24,8 @@ _STYLES = {
     "pending": "",
     "rolled-back": "yellow",
     "stopped": "red",
+    "queued": "cyan",
+    "not-begun": "yellow",
     "failed": "red",
     "quarantined": "red",
     "cancelled": "magenta",
@@ -82,9 +84,9 @@ def show_reports(found: "list[PatchReport]") -> None:
         facts.print("no patches yet")
         return
     table = plain_table()
-    for column in ("PATCH", "OUTCOME", "FOR", "PART", "TO", "BEGUN"):
+    for column in ("PATCH", "OUTCOME", "FOR", "PART", "TO", "BEGUN", "HOSTS"):
         table.add_column(column, no_wrap=True)
-    table.add_column("HOSTS", overflow="fold")
+    table.add_column("WAITS FOR", overflow="fold")
     for report in found:
         states = Counter(outcome.state.value for outcome in report.hosts.values())
         table.add_row(
@@ -95,6 +97,7 @@ def show_reports(found: "list[PatchReport]") -> None:
             report.order.version,
             report.begun_at.isoformat(timespec="seconds"),
             ", ".join(f"{count} {state}" for state, count in states.items()),
+            Text(report.waits_for),
         )
     facts.print(table, soft_wrap=True)
 
