@@ -9,7 +9,17 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.conftest import Until
-from tests.contract.patch_site import NEW, OLD, Site, did, ground_in, order, versions, write_site
+from tests.contract.patch_site import (
+    NEW,
+    OLD,
+    Site,
+    did,
+    ground_in,
+    order,
+    unproven,
+    versions,
+    write_site,
+)
 from tests.contract.patch_worker import start
 from tests.contract.test_patch_flow import skip_soak
 
@@ -29,9 +39,10 @@ Spawn = Callable[..., ForkServerProcess]
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Two hosts, in two waves."""
+    """Two hosts, in two waves; afterwards none serves unproven."""
     write_site(tmp_path, hosts=2)
     yield tmp_path
+    assert unproven(tmp_path) == {}
     for batch in (tmp_path / ".fleet").glob("*/*/patches/*/*"):
         end_left(batch)
 
