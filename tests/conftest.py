@@ -162,15 +162,16 @@ def postgresql() -> Iterator[Server]:
         shutil.rmtree(folder)
 
 
+def wait_until(ask: Callable[[], T | None], within_s: float = 60) -> T:
+    """Ask again and again until the answer is true, and return it; fails after a minute."""
+    pause, deadline = threading.Event(), time.monotonic() + within_s
+    while not (answer := ask()):
+        assert time.monotonic() < deadline, f"not within {within_s} s: last answer {answer!r}"
+        pause.wait(0.05)
+    return answer
+
+
 @pytest.fixture(scope="session")
 def until() -> Until:
-    """Ask again and again until the answer is true, and return it; fails after a minute."""
-
-    def wait(ask: Callable[[], T | None], within_s: float = 60) -> T:
-        pause, deadline = threading.Event(), time.monotonic() + within_s
-        while not (answer := ask()):
-            assert time.monotonic() < deadline, f"not within {within_s} s: last answer {answer!r}"
-            pause.wait(0.05)
-        return answer
-
-    return wait
+    """`wait_until`, for tests that need nothing else of here."""
+    return wait_until

@@ -1,6 +1,8 @@
 """An environment whose hosts are patched: small playbooks on this machine, an API and a Prometheus.
 
-A host's version is what stands in `hosts/NAME`; what a playbook did is a line in `did`.
+A host's version is what stands in `hosts/NAME`. What it was validated with before it took work
+again stands in `serves/NAME`, which is empty while it is out of service. What a playbook did is a
+line in `did`.
 """
 
 import json
@@ -72,6 +74,11 @@ COUNT
       ansible.builtin.set_fact:
         before: "{{ lookup('file', folder + '/hosts/' + inventory_hostname) }}"
         cacheable: false
+    - name: Take it out of service
+      ansible.builtin.copy:
+        content: ""
+        dest: "{{ folder }}/serves/{{ inventory_hostname }}"
+        mode: "0600"
     - name: Change
       block:
         - name: Install
@@ -83,6 +90,11 @@ COUNT
           ansible.builtin.assert:
             that: lookup('fileglob', faults + '-breaks') | length == 0
             fail_msg: nvidia-smi has failed
+        - name: Put it back into service
+          ansible.builtin.copy:
+            content: "{{ gpufleet_version }}"
+            dest: "{{ folder }}/serves/{{ inventory_hostname }}"
+            mode: "0600"
 REPORT
       rescue:
         - name: Report the quarantine
@@ -134,7 +146,7 @@ retries = 0
 
 def write_site(folder: Path, hosts: int = 4, **declared: Any) -> Path:  # noqa: ANN401 - YAML
     """Write fleet file and playbooks; returns the fleet file."""
-    for name in ("hosts", "faults", "fleets", "playbooks/roles/freeze_guard/tasks"):
+    for name in ("hosts", "serves", "faults", "fleets", "playbooks/roles/freeze_guard/tasks"):
         (folder / name).mkdir(parents=True, exist_ok=True)
     file = folder / "fleets" / "production.yaml"
     fleet = yaml.safe_load((PROJECT_ROOT / "fleets/article/production.yaml").read_text())
@@ -151,7 +163,8 @@ def write_site(folder: Path, hosts: int = 4, **declared: Any) -> Path:  # noqa: 
     (file.parent / "known_hosts").write_text("")
     names = [f"h100-{number + 1:03d}" for number in range(hosts)]
     for name in names:
-        (folder / "hosts" / name).write_text(OLD)
+        for kept in ("hosts", "serves"):
+            (folder / kept / name).write_text(OLD)
     write_playbooks(folder, names)
     return file
 
@@ -199,6 +212,12 @@ def did(folder: Path) -> list[tuple[str, str, str]]:
 def versions(folder: Path) -> dict[str, str]:
     """What each host has."""
     return {file.name: file.read_text() for file in sorted((folder / "hosts").iterdir())}
+
+
+def unproven(folder: Path) -> dict[str, str]:
+    """Hosts that serve with another version than was validated on them last; there must be none."""
+    serves = {file.name: file.read_text() for file in (folder / "serves").iterdir()}
+    return {host: has for host, has in versions(folder).items() if serves[host] not in {"", has}}
 
 
 @dataclass

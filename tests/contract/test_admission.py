@@ -784,11 +784,20 @@ def test_a_state_without_an_answer_means_frozen(cluster: Cluster, until: "Until"
     assert "the state of freezes cannot be read" in told
 
 
-def test_a_node_can_be_taken_out_of_service_in_a_freeze(frozen: Cluster) -> None:
+def test_a_node_is_taken_out_of_service_and_back_in_a_freeze(frozen: Cluster) -> None:
     node = frozen.items("/api/v1/nodes")[0]["metadata"]["name"]
     taint = {"key": "gpufleet.dev/quarantined", "effect": "NoSchedule"}
-    body = {"spec": {"unschedulable": True, "taints": [taint]}}
-    assert asked(frozen, "PATCH", f"/api/v1/nodes/{node}?dryRun=All", body) == ""
+    path = f"/api/v1/nodes/{node}?dryRun=All"
+    for spec in ({"unschedulable": True, "taints": [taint]}, {"unschedulable": None}):
+        assert asked(frozen, "PATCH", path, {"spec": spec}) == ""
+    [pod] = ready_pods(frozen)
+    eviction = {
+        "apiVersion": "policy/v1",
+        "kind": "Eviction",
+        "metadata": {"name": pod["metadata"]["name"], "namespace": INTERACTIVE},
+        "deleteOptions": {"dryRun": ["All"]},
+    }
+    assert asked(frozen, "POST", f"{PODS}/{pod['metadata']['name']}/eviction", eviction) == ""
 
 
 def test_plain_kubectl_is_refused_in_a_freeze(frozen: Cluster, platform: Embedded) -> None:

@@ -1,14 +1,11 @@
 """The real gateway while the machine's clock jumps."""
 
-import shutil
-import struct
-import subprocess
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 from tests.gateway_under_test import UnderTest, gateway_under_test
+from tests.jumping_clock import JumpingClock, jumping_clock
 
 pytestmark = pytest.mark.timeout(300)
 HOUR_S = 3600.0
@@ -16,36 +13,22 @@ Jump = Callable[[float], None]
 
 
 @pytest.fixture(scope="module")
-def clock(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A file with the seconds that the gateway's clock is off."""
-    file = tmp_path_factory.mktemp("clock") / "offset"
-    file.write_bytes(struct.pack("d", 0.0))
-    return file
+def clock(tmp_path_factory: pytest.TempPathFactory) -> JumpingClock:
+    """The gateway's clock."""
+    return jumping_clock(tmp_path_factory.mktemp("clock"))
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory, clock: Path) -> Iterator[UnderTest]:
-    if (compiler := shutil.which("cc")) is None:
-        pytest.skip("a C compiler makes the clock that jumps, and there is none on PATH")
-    library = clock.with_name("jumping_clock.so")
-    source = Path(__file__).with_name("jumping_clock.c")
-    command = [compiler, "-O1", "-shared", "-fPIC", "-o", str(library), str(source), "-ldl", "-lm"]
-    subprocess.run(command, check=True, timeout=60)
-    more = {"LD_PRELOAD": str(library), "JUMPING_CLOCK": str(clock)}
-    with gateway_under_test(tmp_path_factory.mktemp("gateway"), more) as made:
+def gateway(tmp_path_factory: pytest.TempPathFactory, clock: JumpingClock) -> Iterator[UnderTest]:
+    with gateway_under_test(tmp_path_factory.mktemp("gateway"), clock.variables) as made:
         yield made
 
 
 @pytest.fixture
-def jump(clock: Path) -> Iterator[Jump]:
+def jump(clock: JumpingClock) -> Iterator[Jump]:
     """Moves the clock; it is right again at the end."""
-
-    def to(seconds: float) -> None:
-        with clock.open("r+b") as file:
-            file.write(struct.pack("d", seconds))
-
-    yield to
-    to(0.0)
+    yield clock.jump
+    clock.jump(0.0)
 
 
 @pytest.mark.parametrize("by_s", [HOUR_S, -HOUR_S])

@@ -18,6 +18,7 @@ from tests.contract.patch_site import (
     did,
     ground_in,
     order,
+    unproven,
     versions,
     write_playbooks,
     write_site,
@@ -52,10 +53,11 @@ class Alone:
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """Fleet file and playbooks of four hosts in two racks."""
+def folder(tmp_path: Path) -> Iterator[Path]:
+    """Fleet file and playbooks of four hosts in two racks; afterwards none serves unproven."""
     write_site(tmp_path)
-    return tmp_path
+    yield tmp_path
+    assert unproven(tmp_path) == {}
 
 
 @pytest.fixture

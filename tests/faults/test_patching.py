@@ -1,38 +1,48 @@
 """Patches under kills: whatever is killed, they come to the same end, and do nothing twice."""
 
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import psutil
 import pytest
 from tests.conftest import Until
-from tests.contract.patch_site import NEW, OLD, Site, did, ground_in, order, versions, write_site
+from tests.contract.patch_site import (
+    NEW,
+    OLD,
+    Site,
+    did,
+    ground_in,
+    order,
+    unproven,
+    versions,
+    write_site,
+)
+from tests.contract.patch_worker import start
+from tests.contract.test_patch_flow import skip_soak
 
 from gpufleet.core.journal import verify
 from gpufleet.edges.playbooks import MARK, end_left
 from gpufleet.flows import operations
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.patch_plan import plan_patch
-from gpufleet.flows.patch_requests import request_patch
+from gpufleet.flows.patch_requests import go_on, pause, request_patch
 from gpufleet.spec.errors import TargetMissed
 from gpufleet.spec.patching import HostState
 
 pytestmark = [pytest.mark.faults, pytest.mark.slow, pytest.mark.timeout(900)]
-ROOT = Path(__file__).resolve().parents[2]
 HOSTS = ["h100-001", "h100-002"]
-Spawn = Callable[..., subprocess.Popen[bytes]]
+Spawn = Callable[..., ForkServerProcess]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Iterator[Path]:
-    """Two hosts, in two waves."""
+    """Two hosts, in two waves; afterwards none serves unproven."""
     write_site(tmp_path, hosts=2)
     yield tmp_path
+    assert unproven(tmp_path) == {}
     for batch in (tmp_path / ".fleet").glob("*/*/patches/*/*"):
         end_left(batch)
 
@@ -51,51 +61,46 @@ def ground(folder: Path) -> Iterator[Ground]:
 @pytest.fixture
 def spawn(folder: Path, until: Until) -> Iterator[Spawn]:
     """Starts a worker process, and waits until it works."""
-    started: list[subprocess.Popen[bytes]] = []
+    started: list[ForkServerProcess] = []
 
-    def start(kills: str = "") -> subprocess.Popen[bytes]:
-        with (folder / "worker.log").open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tests.contract.patch_worker", str(folder)],
-                cwd=ROOT,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**os.environ, "GPUFLEET_TEST_KILLS": kills},
-            )
+    def begin(kills: str = "") -> ForkServerProcess:
+        process = start(folder, kills)
         started.append(process)
-        until(lambda: (folder / f"ready-{process.pid}").exists() or process.poll() is not None, 120)
+        until(lambda: (folder / f"ready-{process.pid}").exists() or not process.is_alive(), 120)
         return process
 
-    yield start
+    yield begin
     for process in started:
         process.kill()
-        process.wait()
+        process.join()
 
 
-def run_until_done(ground: Ground, flow: str, spawn: Spawn, until: Until, kills: str) -> int:
-    """Start workers until the flow has ended; how many of them were killed."""
-    killed = 0
+def run_until(over: Callable[[], bool], spawn: Spawn, until: Until, kills: str) -> None:
+    """Start workers, one after the other is killed, until something is so."""
     while True:
         worker = spawn(kills)
-        until(lambda: worker.poll() is not None or ended(ground, flow), 120)  # noqa: B023 - at once
-        if worker.poll() is None:
-            return killed
-        assert worker.returncode == -signal.SIGKILL
-        killed += 1
+        until(lambda: not worker.is_alive() or over(), 120)  # noqa: B023 - at once
+        if over():
+            return
+        worker.join()
+        assert worker.exitcode == -signal.SIGKILL
 
 
 def ended(ground: Ground, flow: str) -> bool:
     return operations.shown(ground, flow).state in {"done", "failed"}
 
 
-def test_a_patch_killed_at_the_end_of_every_step_comes_to_the_same_end(
+def test_a_patch_killed_at_every_step_and_in_every_wait_comes_to_the_same_end(
     ground: Ground, folder: Path, spawn: Spawn, until: Until
 ) -> None:
-    flow = request_patch(ground, plan_patch(ground, order()), None)
-    killed = run_until_done(ground, flow, spawn, until, ".")
+    flow = request_patch(ground, plan_patch(ground, order(soak_s=600)), None)
+    points = folder / "kills"
+    for wave in (1, 2):
+        run_until((points / f"during-wave-{wave}-soak").exists, spawn, until, ".")
+        skip_soak(ground)
+    run_until(lambda: ended(ground, flow), spawn, until, ".")
     assert operations.attach(ground, flow, lambda _: None)["outcome"] == "done"
-    assert killed == len(list((folder / "kills").iterdir())) > 20
+    assert len(list(points.iterdir())) > 25
     # A batch that had ended is read, and not run again.
     assert Counter(did(folder)) == {("change", host, NEW): 1 for host in HOSTS}
     assert versions(folder) == dict.fromkeys(HOSTS, NEW)
@@ -111,19 +116,61 @@ def test_a_patch_killed_at_the_end_of_every_step_comes_to_the_same_end(
     assert verify(records, (), ground.journal.heads()) == []
 
 
-def test_a_patch_killed_at_the_end_of_every_step_is_rolled_back_all_the_same(
-    ground: Ground, folder: Path, spawn: Spawn, until: Until
+@pytest.mark.parametrize("returns", [True, False], ids=["it-returns", "it-does-not"])
+def test_a_patch_that_breaks_and_is_killed_at_every_step_ends_as_without_kills(
+    ground: Ground, folder: Path, spawn: Spawn, until: Until, *, returns: bool
 ) -> None:
     plan = plan_patch(ground, order())
     canary = plan.waves[0].hosts[0]
-    (folder / "faults" / f"{canary}-{NEW}-breaks").touch()
+    for version in [NEW] if returns else [NEW, OLD]:
+        (folder / "faults" / f"{canary}-{version}-breaks").touch()
     flow = request_patch(ground, plan, None)
-    run_until_done(ground, flow, spawn, until, "batch|told|recovered|ended")
+    # What comes before the batch is what every patch begins with.
+    run_until(lambda: ended(ground, flow), spawn, until, "^wave 1 batch 1|told|recovered|ended")
     with pytest.raises(TargetMissed, match="nvidia-smi has failed"):
         operations.attach(ground, flow, lambda _: None)
-    assert ground.patches.report(flow).outcome == "rolled-back"
-    assert did(folder) == [("change", canary, NEW), ("rollback", canary, OLD)]
-    assert versions(folder) == dict.fromkeys(HOSTS, OLD)
+    report = ground.patches.report(flow)
+    gone = [("change", canary, NEW), ("rollback", canary, OLD)]
+    if returns:
+        assert report.outcome == "rolled-back"
+        assert did(folder) == gone
+        assert versions(folder) == dict.fromkeys(HOSTS, OLD)
+    else:
+        assert report.hosts[canary].state is HostState.QUARANTINED
+        assert did(folder) == [*gone, ("quarantine", canary, NEW)]
+        assert (folder / "kills" / "wave-1-batch-1-quarantine").exists()
+    others = [host for host in HOSTS if host != canary]
+    assert {versions(folder)[host] for host in others} == {OLD}
+
+
+def test_a_patch_killed_while_it_is_paused_holds_until_it_may_go_on(
+    ground: Ground, folder: Path, spawn: Spawn, until: Until
+) -> None:
+    plan = plan_patch(ground, order())
+    canary, last = (wave.hosts[0] for wave in plan.waves)
+    waits = folder / "faults" / f"{canary}-{NEW}-waits"
+    waits.touch()
+    flow = request_patch(ground, plan, None)
+    first = spawn()
+    until(lambda: did(folder), 120)
+    pause(ground, flow)
+    first.kill()
+    first.join()
+    waits.unlink()
+    held = folder / "kills" / "during-window-wave-2"
+    # Killed in the pause itself; whoever comes next finds it paused still.
+    run_until(held.exists, spawn, until, "during window")
+    run_until(
+        lambda: ground.patches.report(flow).outcome == "paused", spawn, until, "during window"
+    )
+    assert did(folder) == [("change", canary, NEW)]
+    go_on(ground, flow)
+    run_until(lambda: ended(ground, flow), spawn, until, "window")
+    assert operations.attach(ground, flow, lambda _: None)["outcome"] == "done"
+    assert did(folder) == [("change", canary, NEW), ("change", last, NEW)]
+    [told] = ground.patches.report(flow).held
+    assert told.startswith("window: wave 2: paused by ")
+    assert " until " in told
 
 
 def test_a_worker_killed_while_a_playbook_runs_leaves_it_to_the_next(
@@ -137,7 +184,7 @@ def test_a_worker_killed_while_a_playbook_runs_leaves_it_to_the_next(
     first = spawn()
     until(lambda: did(folder), 120)
     first.kill()
-    first.wait()
+    first.join()
     spawn()
     until(lambda: operations.shown(ground, flow).step.startswith("wave 1 batch 1: running"), 120)
     waits.unlink()
@@ -156,7 +203,7 @@ def test_a_playbook_killed_with_its_worker_is_run_again(
     first = spawn()
     until(lambda: did(folder), 120)
     first.kill()
-    first.wait()
+    first.join()
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK, "").startswith(str(folder)):

@@ -2,12 +2,15 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gpufleet.core.patching.nodes import (
     cordon_refusal,
+    is_left,
     is_ours,
+    may_pass,
     may_uncordon,
     quarantine_annotations,
     to_drain,
@@ -113,3 +116,29 @@ def test_what_comes_back_or_has_ended_is_not_drained() -> None:
         pod("failed", phase="Failed"),
     ]
     assert to_drain(pods) == ["n/bare", "n/replica"]
+
+
+def test_what_a_patch_left_cordoned_is_taken_up_by_its_own_flow_or_a_later_one() -> None:
+    left = node(cordoned=True, mark="patch/other", token="3")
+    assert is_left(left, OURS, 4)
+    assert not is_left(left, OURS, 3)
+    assert is_left(node(cordoned=True, mark=OURS), OURS, 0)
+    assert not is_left(node(mark=OURS), OURS, 4)
+    assert not is_left(node(cordoned=True), OURS, 4)
+    assert not is_left(node(cordoned=True, mark=OURS, taint="gpufleet.dev/quarantined"), OURS, 4)
+    assert not is_left([], OURS, 4)
+
+
+@pytest.mark.parametrize(
+    ("said", "passes"),
+    [
+        ("HTTPSConnectionPool(host='x'): Max retries exceeded with url: /version", True),
+        ('Failed to patch object: b\'{"message":"etcdserver: request timed out"}\'', True),
+        ("Failed to patch object: (503)\nReason: Service Unavailable", True),
+        ('nodes "gpu-001" is forbidden: User cannot patch resource', False),
+        ("Operation cannot be fulfilled: the object has been modified", False),
+        ("", False),
+    ],
+)
+def test_only_what_passes_by_itself_is_asked_again(said: str, passes: bool) -> None:  # noqa: FBT001 - a case of a table
+    assert may_pass(said) is passes

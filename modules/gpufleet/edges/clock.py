@@ -1,6 +1,8 @@
 """The time that flows live in: the system's, or a simulated one for drills of a whole quarter."""
 
+import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -14,6 +16,22 @@ OFFSET_FILE: Final = "clock-offset"
 def system_clock() -> datetime:
     """Now, in UTC."""
     return datetime.now(UTC)
+
+
+@dataclass(frozen=True)
+class Watch:
+    """How far this machine's clock is set while somebody waits, beside its steady time."""
+
+    _begun: datetime = field(default_factory=system_clock)
+    _steady_s: float = field(default_factory=time.monotonic)
+
+    def jumped(self) -> timedelta:
+        """How far it was set since the watch was made; negative where it was set back.
+
+        The offset of a simulated clock is no jump: whoever moves it means that time has passed.
+        """
+        passed = timedelta(seconds=time.monotonic() - self._steady_s)
+        return system_clock() - self._begun - passed
 
 
 def clock_of(state: EnvironmentDir, *, simulated: bool) -> Clock:

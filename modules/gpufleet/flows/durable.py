@@ -226,17 +226,17 @@ class Run:
             return error.what
 
     def _persistently(self, name: str, work: Callable[[], T], patience: timedelta) -> T:
-        clock = self.ground.clock
-        pause, until = _FIRST_PAUSE, clock() + patience
+        # By steady time: a clock that is set back would make a pause of hours.
+        pause, until = _FIRST_PAUSE, time.monotonic() + patience.total_seconds()
         while True:
             try:
                 return work()
             except Retryable as error:
-                if clock() + pause > until:
+                if time.monotonic() + pause.total_seconds() > until:
                     raise
                 self.state(name, "waiting", f"{error.what}; again in {pause.seconds} s")
-            again = clock() + pause
-            while clock() < again:
+            again = time.monotonic() + pause.total_seconds()
+            while time.monotonic() < again:
                 self._demand_not_cancelled()
                 time.sleep(_POLL_S)
             pause = min(2 * pause, _LONGEST_PAUSE)

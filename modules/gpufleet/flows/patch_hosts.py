@@ -13,6 +13,7 @@ from gpufleet.edges.playbook_events import PlaybookResult
 from gpufleet.edges.playbooks import Playbook, run_playbook
 from gpufleet.flows.durable import Run
 from gpufleet.flows.environment import variables_of
+from gpufleet.flows.playbook_guard import lease_of
 from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.patching import HostState, PatchPlan
 from gpufleet.spec.progress import HostProgress
@@ -29,11 +30,6 @@ _REASON: Final = 200
 """Characters of a reason: annotations of nodes are for people."""
 ROLLBACK: Final = "rollback.yml"
 QUARANTINE: Final = "quarantine.yml"
-
-
-def lease_of(site: str) -> str:
-    """The lease of whoever patches hosts of a site."""
-    return f"patch:{site}"
 
 
 @dataclass(frozen=True)

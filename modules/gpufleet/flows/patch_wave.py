@@ -21,6 +21,7 @@ from gpufleet.core.patching.outcomes import (
     recovery,
 )
 from gpufleet.core.patching.waves import batch_refusal
+from gpufleet.edges.clock import Watch
 from gpufleet.edges.playbook_events import PlaybookResult
 from gpufleet.flows.declared import LiveGround
 from gpufleet.flows.durable import WINDOW, Run
@@ -30,11 +31,11 @@ from gpufleet.flows.patch_hosts import (
     QUARANTINE,
     ROLLBACK,
     Errand,
-    lease_of,
     run_errand,
 )
 from gpufleet.flows.patch_plan import closed, load_of, no_longer_declared
 from gpufleet.flows.patch_story import PAUSED, Story
+from gpufleet.flows.playbook_guard import lease_of
 from gpufleet.spec.errors import Failed, FleetError, PolicyRefused, Retryable
 from gpufleet.spec.patching import HostOutcome, HostState, PatchPlan, Wave
 from gpufleet.spec.progress import HostProgress
@@ -337,12 +338,13 @@ class WaveRun:
         run, number = self._run, self._wave.number
         lasts = timedelta(seconds=self._plan.order.soak_s)
         begun = datetime.fromisoformat(run.step(f"{self._name}: soak begun", self._now))
-        until = begun + lasts
+        watch = Watch()
 
         def look() -> str:
             if run.ground.patches.wishes(run.id)[1]:
                 return ""
-            now = run.ground.clock()
+            # A clock that is set on the way makes a soak neither shorter nor longer.
+            now, until = run.ground.clock(), begun + lasts + watch.jumped()
             try:
                 verdicts = read_gates(run.ground, self._plan.gates, self._patching.prometheus)
             except Retryable as error:

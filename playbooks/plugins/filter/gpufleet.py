@@ -17,7 +17,9 @@ class FilterModule:
             "gpufleet_cordon_refusal": _cordon_refusal,
             "gpufleet_gpu_fields": _gpu_fields,
             "gpufleet_gpu_validation": _gpu_validation,
+            "gpufleet_is_left": _is_left,
             "gpufleet_is_ours": _is_ours,
+            "gpufleet_may_pass": _may_pass,
             "gpufleet_may_uncordon": _may_uncordon,
             "gpufleet_quarantine_annotations": _quarantine_annotations,
             "gpufleet_to_drain": _to_drain,
@@ -33,6 +35,16 @@ def _cordon_refusal(found: list[Object], name: str, mark: str, fence: int) -> st
 def _is_ours(found: list[Object], mark: str) -> bool:
     """Whether a node is cordoned under our mark."""
     return nodes.is_ours(found, str(mark))
+
+
+def _is_left(found: list[Object], mark: str, fence: int) -> bool:
+    """Whether a node was left cordoned by a patch whose place we may take."""
+    return nodes.is_left(found, str(mark), int(fence))
+
+
+def _may_pass(result: Object) -> bool:
+    """Whether a task failed by what passes by itself, such as an API server that is away."""
+    return bool(result.get("failed")) and nodes.may_pass(str(result.get("msg", "")))
 
 
 def _may_uncordon(found: list[Object], mark: str) -> bool:

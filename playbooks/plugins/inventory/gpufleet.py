@@ -7,6 +7,7 @@ from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
 
 try:
+    from gpufleet.core.patching.nodes import PATIENCE
     from gpufleet.edges.workspace import Workspace
     from gpufleet.flows.hosts import read_inventory
     from gpufleet.spec.errors import FleetError
@@ -61,6 +62,8 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]  # Ansible shi
         except FleetError as error:
             raise AnsibleParserError(str(error)) from error
         inventory.set_variable("all", "gpufleet_fleet_file", str(fleet_file))
+        for name, count in PATIENCE.items():
+            inventory.set_variable("all", name, count)
         for group in found.groups:
             inventory.add_group(group)
         for host in found.hosts.values():

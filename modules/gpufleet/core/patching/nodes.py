@@ -14,9 +14,19 @@ QUARANTINED: Final = f"{names.GROUP}/quarantined"
 """Taint and label."""
 QUARANTINE_REASON: Final = f"{names.GROUP}/quarantine-reason"
 """Annotation with the sentence that a person reads first."""
+PATIENCE: Final = {"gpufleet_kube_retries": 24, "gpufleet_kube_pause_s": 5}
+"""Variables of the inventory: how often, and after how many seconds, an API server is asked again
+that is away. Two minutes are longer than its restart."""
 _MARK: Final = "patch/"
 _MIRROR: Final = "kubernetes.io/config.mirror"
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
+_PASSING: Final = (
+    *("max retries exceeded", "connection refused", "connection reset", "connection aborted"),
+    *("remote end closed connection", "timed out", "connection broken", "eof occurred"),
+    *("internal server error", "bad gateway", "service unavailable", "gateway timeout"),
+    *("too many requests", "gateway time-out"),
+)
+"""Words of the Kubernetes client's errors, in lower case."""
 
 
 def cordon_refusal(name: str, found: Sequence[Object], mark: str, fence: int) -> str:
@@ -54,6 +64,18 @@ def is_ours(found: Sequence[Object], mark: str) -> bool:
         and found[0].get("spec", {}).get("unschedulable")
         and _annotations(found[0]).get(CORDONED_BY) == mark
     )
+
+
+def is_left(found: Sequence[Object], mark: str, fence: int) -> bool:
+    """Whether a node was left cordoned by a patch, ours or one whose place we may take."""
+    cordoned = bool(found and found[0].get("spec", {}).get("unschedulable"))
+    return cordoned and not cordon_refusal("", found, mark, fence)
+
+
+def may_pass(message: str) -> bool:
+    """Whether a request to an API server failed by what passes by itself."""
+    said = message.lower()
+    return any(words in said for words in _PASSING)
 
 
 def may_uncordon(found: Sequence[Object], mark: str) -> bool:
