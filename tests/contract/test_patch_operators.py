@@ -47,7 +47,7 @@ def test_a_flow_waits_for_a_playbook_that_somebody_runs_by_hand(
         assert SITE in admit(ground, asked).fences
         plan = plan_patch(ground, order())
         flow = Flow(ground, plan.model_copy(update=first_wave(plan)))
-        until(lambda: "held by drivers by jonas" in told(ground, f"lease patch:{SITE}"))
+        until(lambda: "held by drivers by jonas" in told(ground, "window: wave 1 batch 1"))
         assert did(ground.workspace.root) == []
     finally:
         playbook.kill()

@@ -169,7 +169,7 @@ def test_a_patch_killed_while_it_is_paused_holds_until_it_may_go_on(
     assert operations.attach(ground, flow, lambda _: None)["outcome"] == "done"
     assert did(folder) == [("change", canary, NEW), ("change", last, NEW)]
     [told] = ground.patches.report(flow).held
-    assert told.startswith("window: wave 2: paused by ")
+    assert told.startswith("window: wave 2 batch 1: paused by ")
     assert " until " in told
 
 
