@@ -28,7 +28,8 @@ DRIVERS: Final = (CURRENT, GOOD, FAILS_TO_INSTALL, BREAKS_AFTER_REBOOT)
 DCGM: Final = ("1:4.4.1-1", "1:4.4.2-1")
 TOOLKIT: Final = ("1.17.8-1", "1.18.0-1")
 CONTAINERD: Final = ("1.7.24-1~deb12u1", "1.7.28-1~deb12u1")
-KERNELS: Final = ("6.1.0-40-amd64", "6.1.0-41-amd64")
+KERNELS: Final = ("6.1.0-40-amd64", "6.1.0-41-amd64", "6.1.0-42-amd64")
+"""For the last one no driver is built: its hosts boot without their GPUs."""
 SECURITY: Final = ("1.0-1", "1.0-1+deb12u1")
 """Of `libgpustub1`, which has a security update."""
 KEYRING: Final = "gpu-stub.gpg"
@@ -102,8 +103,12 @@ def _containerd(version: str) -> Stub:
 
 
 def _kernel(release: str) -> Stub:
-    boots = f"mkdir -p /var/lib/gpu-stub\necho {release} > /var/lib/gpu-stub/next_kernel\n"
-    return Stub(f"linux-image-{release}", "6.1.153-1", scripts={"postinst": boots})
+    return Stub(
+        f"linux-image-{release}",
+        "6.1.153-1",
+        scripts={"postinst": "update-grub\n"},
+        breaks_at_boot=release == KERNELS[-1],
+    )
 
 
 STUBS: Final = (

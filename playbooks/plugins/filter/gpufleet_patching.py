@@ -8,6 +8,7 @@ from ansible.errors import AnsibleFilterError
 
 from gpufleet.core.patching import installed
 from gpufleet.core.patching.versions import upstream
+from gpufleet.spec.patching import COMPONENT_OF, Part
 
 _MOST_WORDS = 600
 _MIB = 2**20
@@ -82,6 +83,11 @@ def _named(joint: str) -> Any:  # noqa: ANN401 - a filter
     return name
 
 
+def _component(part: str) -> str:
+    """The component that a part belongs to; freezes and approvals are by component."""
+    return COMPONENT_OF[Part(str(part))].value
+
+
 def _why(result: Mapping[str, Any]) -> str:
     """What a failed task says, in one line."""
     said = result.get("msg") or result.get("stderr") or result.get("stdout") or "it failed"
@@ -98,6 +104,7 @@ class FilterModule:
             "gpufleet_packages": _packages,
             "gpufleet_missing": _missing,
             "gpufleet_versions": _versions,
+            "gpufleet_component": _component,
             "gpufleet_gpus": _gpus,
             "gpufleet_upstream": upstream,
             "gpufleet_choose": _choose,

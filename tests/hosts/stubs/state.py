@@ -131,7 +131,9 @@ def load(module: str, *, at_boot: bool = False) -> None:
     if loaded(module):
         return
     package, kernel = installed("nvidia-kernel-dkms"), setting("kernel")
-    if package is None or not (STATE / "built" / package.version).exists():
+    image = installed(f"linux-image-{kernel}")
+    is_built = package is not None and (STATE / "built" / package.version).exists()
+    if package is None or not is_built or (image is not None and image.breaks_at_boot):
         raise CannotLoad(f"FATAL: Module {module} not found in directory /lib/modules/{kernel}")
     if setting("secure_boot") == "1" and setting("key_enrolled") == "0":
         log(f"Loading of module with unavailable key is rejected: {module}")
