@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.conftest import Until
+from tests.hosts.fleet import HOSTS
 from tests.hosts.lab import Lab
 from tests.hosts.nodes import SITE, nodes
 from tests.hosts.requirements import why_not
@@ -72,13 +73,13 @@ class PatchedLab:
 
 
 @contextlib.contextmanager
-def patched_lab(folder: Path, until: Until) -> Iterator[PatchedLab]:
-    """Eight hosts, their nodes, and a database of their own; ended with the context."""
+def patched_lab(folder: Path, until: Until, hosts: int = HOSTS) -> Iterator[PatchedLab]:
+    """So many hosts, their nodes, and a database of their own; ended with the context."""
     if reason := why_not():
         pytest.skip(reason)
     with (
         pytest.MonkeyPatch.context() as patch,
-        Lab() as lab,
+        Lab(hosts) as lab,
         nodes(folder / "cluster", list(lab.hosts), until) as (cluster, kubeconfig),
     ):
         patch.setenv("GPUFLEET_DATABASE_URL", f"sqlite:///{folder / 'fleet.db'}")

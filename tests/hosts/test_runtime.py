@@ -39,7 +39,7 @@ IMAGES: dict[str, list[str]] = {
 }
 KEPT_IMAGES = "/var/lib/gpu-stub/images"
 
-pytestmark = pytest.mark.timeout(1800)
+pytestmark = [pytest.mark.hosts, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
 @dataclass
