@@ -45,6 +45,15 @@ class Told:
         ]
         return "\n".join([*failed, self.errors])
 
+    def changing(self, host: str) -> list[str]:
+        """Tasks that changed a host."""
+        return [
+            task["task"]["name"]
+            for play in self.facts["plays"]
+            for task in play["tasks"]
+            if task["hosts"].get(host, {}).get("changed")
+        ]
+
     def report(self, host: str) -> dict[str, Any]:
         """What role host_report said of a host."""
         return dict(self.facts["custom_stats"][host]["gpufleet"])

@@ -1,6 +1,5 @@
 """Firmware by Redfish, against sushy-tools' emulator with an update service."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +12,6 @@ from gpufleet.flows.firmware import FirmwareOrder, Login, demand, observe, updat
 from gpufleet.spec.errors import BadInput, Failed, PolicyRefused, Retryable
 from gpufleet.spec.firmware import UpdateState
 from gpufleet.spec.patching import Part
-
-pytestmark = pytest.mark.slow
 
 LOGIN = Login(USER, PASSWORD)
 HOSTS = [f"gpu-{number:03d}" for number in range(1, 13)]
@@ -32,13 +29,12 @@ def host(service: Controllers) -> Iterator[str]:
     """A host that no other test has touched."""
     name = HOSTS.pop(0)
     yield name
-    service.mend(name)
+    # A controller that did not return would be silent for whoever lists all systems.
+    service.renew(name)
 
 
 def order(service: Controllers, host: str, version: str, part: Part = Part.BMC) -> FirmwareOrder:
     image = service.image(part.value, version)
-    digest = hashlib.sha256(image.read_bytes()).hexdigest()
-    Path(f"{image}.sha256").write_text(f"{digest}  {image.name}\n", encoding="ascii")
     return FirmwareOrder(
         service.endpoint, host, part, version, image, service.authority, within_s=60
     )
@@ -108,7 +104,7 @@ def test_an_update_that_hangs_ends_at_its_limit_and_is_taken_up_again(
 def test_a_controller_that_does_not_return_is_told_as_such(service: Controllers, host: str) -> None:
     service.fault(host, "does-not-return")
     with pytest.raises(Retryable, match="does not answer"):
-        update(replace(order(service, host, "2.00"), within_s=20), LOGIN)
+        update(replace(order(service, host, "2.00"), within_s=12), LOGIN)
 
 
 def test_an_image_that_is_not_the_declared_one_is_never_sent(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from tests.contract.patched_nodes import HOST, OTHER, SITE, Patched, environment
-from tests.playbooks import PLAYBOOKS
+from tests.playbooks import PLAYBOOKS, Told
 
 from gpufleet.core.freeze import Purpose
 from gpufleet.edges.workspace import Workspace
@@ -21,7 +21,7 @@ SPACE = "drained"
 PODS = f"/api/v1/namespaces/{SPACE}/pods"
 DEPLOYMENTS = f"/apis/apps/v1/namespaces/{SPACE}/deployments"
 BUDGETS = f"/apis/policy/v1/namespaces/{SPACE}/poddisruptionbudgets"
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
@@ -96,6 +96,24 @@ def nodes_of(patched: Patched) -> list[str]:
         for pod in patched.cluster.items(PODS)
         if "deletionTimestamp" not in pod["metadata"]
     )
+
+
+GUARDED = f"""
+- name: Guard
+  ansible.builtin.import_playbook: {PLAYBOOKS / "_guard.yml"}
+- name: Lock
+  hosts: all
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role: {{name: host_lock}}
+"""
+
+
+def guarded(patched: Patched, *arguments: str) -> Told:
+    """Pass the guard and lock the host, which is all that freezes and leases decide about."""
+    playbook = patched.folder / "guarded.yml"
+    playbook.write_text(GUARDED)
+    return patched.run(playbook, *arguments)
 
 
 def test_a_node_is_drained_under_our_mark_and_takes_work_again(
@@ -177,14 +195,12 @@ def test_what_would_not_end_before_a_freeze_does_not_begin(patched: Patched) -> 
     told = patched.around("-e", "gpufleet_needs_s=9000")
     assert told.code != 0
     assert "would not end, with its rollback, before freeze `quarter end`" in told.messages
-    assert patched.around("-e", "gpufleet_needs_s=60", "--check").code == 0
+    assert guarded(patched, "-e", "gpufleet_needs_s=60", "--check").code == 0
 
 
 def test_a_rollback_goes_on_in_a_freeze_and_is_journalled_as_such(patched: Patched) -> None:
     patched.freeze("quarter end", timedelta(hours=-1), timedelta(hours=3))
-    told = patched.around(
-        "-e", f"gpufleet_purpose={Purpose.ROLLBACK.value}", "-e", "node_uncordon_validated=true"
-    )
+    told = guarded(patched, "-e", f"gpufleet_purpose={Purpose.ROLLBACK.value}")
     assert told.code == 0, told.messages
     [exempted] = patched.events("freeze.exempted")
     assert exempted.body["purpose"] == "rollback"
@@ -197,7 +213,7 @@ def test_one_operator_patches_a_site_at_a_time(patched: Patched, until: "Until")
         assert told.code != 0
         assert "held by a patch by" in told.messages
         assert not patched.is_cordoned()
-    told = patched.around("-e", "node_uncordon_validated=true")
+    told = guarded(patched)
     assert told.code == 0, told.messages
     # Its keeper has seen it end.
     until(lambda: not patched.ground.leases.held())
@@ -206,10 +222,7 @@ def test_one_operator_patches_a_site_at_a_time(patched: Patched, until: "Until")
 def test_a_flow_that_has_lost_its_lease_touches_no_host(patched: Patched) -> None:
     claim = Claim(target=f"patch:{SITE}", owner="flow-1", holder="flow-1")
     old = patched.ground.leases.acquire(claim)
-    told = patched.around(
-        *("-e", "gpufleet_flow=flow-1", "-e", f"gpufleet_fence={old.token}"),
-        *("-e", "node_uncordon_validated=true"),
-    )
+    told = guarded(patched, "-e", "gpufleet_flow=flow-1", "-e", f"gpufleet_fence={old.token}")
     assert told.code == 0, told.messages
     patched.ground.leases.acquire(claim)
     told = patched.around("-e", "gpufleet_flow=flow-1", "-e", f"gpufleet_fence={old.token}")

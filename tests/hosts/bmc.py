@@ -6,6 +6,7 @@ firmware inventory, the multipart update, tasks, batteries and power supplies.
 
 import contextlib
 import datetime
+import hashlib
 import json
 import os
 import socket
@@ -111,9 +112,12 @@ class Controllers:
             threading.Event().wait(0.05)
 
     def image(self, part: str, version: str) -> Path:
-        """A firmware image of a part (`bmc`, `vbios`) that brings this version."""
+        """A firmware image of a part (`bmc`, `vbios`) that brings this version, and its digest."""
         file = self.folder / f"{part}-{version}.fwpkg"
-        file.write_text(json.dumps({"part": part, "version": version}), encoding="utf-8")
+        content = json.dumps({"part": part, "version": version}).encode()
+        file.write_bytes(content)
+        digest = f"{hashlib.sha256(content).hexdigest()}  {file.name}\n"
+        file.with_name(f"{file.name}.sha256").write_text(digest, encoding="ascii")
         return file
 
     def fault(self, host: str, name: str) -> None:

@@ -167,6 +167,7 @@ def _provision(root: Path, folder: Path) -> None:
         subprocess.run([compiler, *cuda], check=True, capture_output=True)
     (add / "etc/ssh").mkdir(parents=True)
     (add / "etc/ssh/sshd_config").write_text(_SSHD, encoding="utf-8")
+    (add / "etc/default/grub.d").mkdir(parents=True)
     (add / "etc/dpkg/dpkg.cfg.d").mkdir(parents=True)
     (add / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n", encoding="utf-8")
     debs = folder / "packages"

@@ -25,10 +25,13 @@ FAILS_TO_INSTALL: Final = "580.126.09"
 BREAKS_AFTER_REBOOT: Final = "590.44.01"
 """Installs and loads; at the next boot the module finds no device."""
 DRIVERS: Final = (CURRENT, GOOD, FAILS_TO_INSTALL, BREAKS_AFTER_REBOOT)
+PRECOMPILED: Final = "linux-modules-nvidia"
+"""The modules in place of `nvidia-kernel-dkms`, with the vendor's signature."""
 DCGM: Final = ("1:4.4.1-1", "1:4.4.2-1")
 TOOLKIT: Final = ("1.17.8-1", "1.18.0-1")
 CONTAINERD: Final = ("1.7.24-1~deb12u1", "1.7.28-1~deb12u1")
-KERNELS: Final = ("6.1.0-40-amd64", "6.1.0-41-amd64")
+KERNELS: Final = ("6.1.0-40-amd64", "6.1.0-41-amd64", "6.1.0-42-amd64")
+"""For the last one no driver is built: its hosts boot without their GPUs."""
 SECURITY: Final = ("1.0-1", "1.0-1+deb12u1")
 """Of `libgpustub1`, which has a security update."""
 KEYRING: Final = "gpu-stub.gpg"
@@ -52,6 +55,7 @@ class Stub:
     name: str
     version: str
     depends: str = ""
+    conflicts: str = ""
     files: Mapping[str, str] = field(default_factory=dict)
     """Programs by path: their whole text."""
     scripts: Mapping[str, str] = field(default_factory=dict)
@@ -75,7 +79,11 @@ def _driver(version: str) -> list[Stub]:
     build += f"mkdir -p /var/lib/gpu-stub/built\ntouch /var/lib/gpu-stub/built/{version}\n"
     manager = f'#!/bin/sh\necho "Fabric Manager version is : {version}"\n'
     return [
-        Stub("nvidia-driver", debian, f"nvidia-kernel-dkms (= {debian})"),
+        Stub(
+            "nvidia-driver",
+            debian,
+            f"nvidia-kernel-dkms (= {debian}) | {PRECOMPILED} (= {debian})",
+        ),
         Stub(
             "nvidia-kernel-dkms",
             debian,
@@ -102,12 +110,17 @@ def _containerd(version: str) -> Stub:
 
 
 def _kernel(release: str) -> Stub:
-    boots = f"mkdir -p /var/lib/gpu-stub\necho {release} > /var/lib/gpu-stub/next_kernel\n"
-    return Stub(f"linux-image-{release}", "6.1.153-1", scripts={"postinst": boots})
+    return Stub(
+        f"linux-image-{release}",
+        "6.1.153-1",
+        scripts={"postinst": "update-grub\n"},
+        breaks_at_boot=release == KERNELS[-1],
+    )
 
 
 STUBS: Final = (
     *(stub for version in DRIVERS for stub in _driver(version)),
+    Stub(PRECOMPILED, f"{GOOD}-1", conflicts="nvidia-kernel-dkms"),
     *(Stub("datacenter-gpu-manager-4-core", version) for version in DCGM),
     *(_toolkit(version) for version in TOOLKIT),
     *(_containerd(version) for version in CONTAINERD),
@@ -190,7 +203,8 @@ def _build(stub: Stub, folder: Path) -> None:
         root = Path(temporary) / "root"
         control = root / "DEBIAN"
         control.mkdir(parents=True)
-        depends = f"Depends: {stub.depends}\n" if stub.depends else ""
+        relations = {"Depends": stub.depends, "Conflicts": stub.conflicts}
+        depends = "".join(f"{name}: {told}\n" for name, told in relations.items() if told)
         (control / "control").write_text(
             f"Package: {stub.name}\nVersion: {stub.version}\nArchitecture: all\n{depends}"
             "Maintainer: gpufleet <root@localhost>\nDescription: Stub for tests\n",

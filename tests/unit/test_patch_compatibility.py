@@ -22,7 +22,7 @@ from gpufleet.spec.errors import EXIT_BAD_INPUT, BadInput
 from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.load import built_in_gpus
 from gpufleet.spec.patch_cycle import InstalledVersion
-from gpufleet.spec.patching import HostChange, Part, PatchOrder
+from gpufleet.spec.patching import COMPONENT_OF, PARTS, HostChange, Part, PatchOrder
 
 SAMPLE = load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml")
 TABLE = built_in_compatibility()
@@ -164,9 +164,13 @@ def test_what_nobody_knows_of_a_host_is_not_held_against_it() -> None:
     ],
 )
 def test_the_stack_after_an_order_has_its_version(part: Part, field: str) -> None:
-    order = PatchOrder(component=PatchTarget.OS, part=part, version="1.2.3")
+    order = PatchOrder(component=COMPONENT_OF[part], part=part, version="1.2.3")
     assert getattr(stack().after(order), field) == "1.2.3"
     assert stack().after(order).driver == "580.105.08"
+
+
+def test_every_part_belongs_to_one_component() -> None:
+    assert sorted(part for parts in PARTS.values() for part in parts) == sorted(Part)
 
 
 def test_what_a_host_was_seen_with_counts_before_its_pins() -> None:

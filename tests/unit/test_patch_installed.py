@@ -10,10 +10,12 @@ from gpufleet.core.patching.installed import (
     parse_dpkg,
     parse_madison,
     parse_nvidia_smi,
+    parse_repoquery,
     parse_rpm,
     parse_security_updates,
     pick,
     space_needed,
+    versionlock,
 )
 
 DPKG = (
@@ -71,6 +73,22 @@ def test_the_repositorys_own_version_is_chosen_and_its_newest_revision() -> None
     assert pick(offered, "580.105.08") == "580.105.08-2"
     assert pick(offered, "580.105.08-1") == "580.105.08-1"
     assert pick(offered, "590.44.01") is None
+
+
+def test_dnf_offers_the_oldest_first_and_is_held_with_its_epoch() -> None:
+    told = (
+        "nvidia-driver\t3:580.95.05-1.el9\n\n"
+        "nvidia-driver\t3:580.105.08-1.el9\n\n"
+        "nvidia-driver\t3:580.105.08-2.el9\n\n"
+        "containerd.io\t0:1.7.28-1.el9\n\n"
+    )
+    offered = parse_repoquery(told)
+    assert pick(offered["nvidia-driver"], "580.105.08") == "3:580.105.08-2.el9"
+    assert pick(offered["containerd.io"], "1.7.28") == "1.7.28-1.el9"
+    assert versionlock("nvidia-driver", "3:580.105.08-2.el9") == (
+        "nvidia-driver-3:580.105.08-2.el9.*"
+    )
+    assert versionlock("containerd.io", "1.7.28-1.el9") == "containerd.io-0:1.7.28-1.el9.*"
 
 
 def test_what_is_not_whole_counts_as_missing() -> None:

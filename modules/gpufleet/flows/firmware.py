@@ -19,6 +19,7 @@ from gpufleet.spec.errors import BadInput, Failed, Retryable
 from gpufleet.spec.firmware import FirmwareResult, Software, UpdateProgress, UpdateState
 from gpufleet.spec.patching import Part
 
+_FIRST_POLL_S: Final = 0.25
 _POLL_S: Final = 2.0
 
 T = TypeVar("T")
@@ -156,6 +157,7 @@ def _await_end(order: FirmwareOrder, login: Login, task: str, deadline: float) -
 
 def _until(look: Callable[[], T | None], deadline: float) -> T | None:
     """The first answer; a controller that does not answer is asked again until the deadline."""
+    pause_s = _FIRST_POLL_S
     while True:
         silence: Retryable | None = None
         try:
@@ -168,7 +170,8 @@ def _until(look: Callable[[], T | None], deadline: float) -> T | None:
             if silence is not None:
                 raise silence
             return None
-        time.sleep(_POLL_S)
+        time.sleep(pause_s)
+        pause_s = min(2 * pause_s, _POLL_S)
 
 
 def _opened(order: FirmwareOrder, login: Login) -> Controller:

@@ -28,16 +28,9 @@ from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.hardware import NodeGroup
-from gpufleet.spec.patching import HostChange, Part, PatchOrder, PatchPlan
+from gpufleet.spec.patching import PARTS, HostChange, Part, PatchOrder, PatchPlan
 from gpufleet.spec.windows import ChangeKind
 
-PARTS: Final[Mapping[PatchTarget, tuple[Part, ...]]] = {
-    PatchTarget.DRIVER: (Part.DRIVER,),
-    PatchTarget.FIRMWARE: (Part.BMC, Part.VBIOS),
-    PatchTarget.RUNTIME: (Part.CONTAINERD, Part.TOOLKIT),
-    PatchTarget.OS: (Part.KERNEL, Part.SECURITY),
-}
-"""What each component is made of; the first one where nobody says which."""
 _PINS: Final[Mapping[Part, str]] = {
     Part.DRIVER: "driver",
     Part.BMC: "bmc",

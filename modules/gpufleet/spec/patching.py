@@ -1,8 +1,9 @@
 """Patching: what is to be installed where, in which waves, and what came of it."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
 
@@ -40,6 +41,19 @@ class Part(StrEnum):
     KERNEL = "kernel"
     SECURITY = "security"
     """Every security update of the operating system."""
+
+
+PARTS: Final[Mapping[PatchTarget, tuple[Part, ...]]] = {
+    PatchTarget.DRIVER: (Part.DRIVER,),
+    PatchTarget.FIRMWARE: (Part.BMC, Part.VBIOS),
+    PatchTarget.RUNTIME: (Part.CONTAINERD, Part.TOOLKIT),
+    PatchTarget.OS: (Part.KERNEL, Part.SECURITY),
+}
+"""What each component is made of; the first one stands for it where nobody says which."""
+COMPONENT_OF: Final[Mapping[Part, PatchTarget]] = {
+    part: component for component, parts in PARTS.items() for part in parts
+}
+"""The component that a part belongs to."""
 
 
 class PatchOrder(Spec):

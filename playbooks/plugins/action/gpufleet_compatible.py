@@ -9,19 +9,13 @@ from ansible.plugins.action import ActionBase
 from gpufleet.core.patching.compatibility import HostStack, demand_compatible
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import FleetError
-from gpufleet.spec.governance import PatchTarget
-from gpufleet.spec.patching import Part, PatchOrder
+from gpufleet.spec.patching import COMPONENT_OF, Part, PatchOrder
 
 _SPEC = {
     "node_group": {"type": "str", "required": True},
     "part": {"type": "str", "required": True, "choices": [part.value for part in Part]},
     "version": {"type": "str", "required": True},
     "stack": {"type": "dict", "default": {}},
-}
-_COMPONENTS = {
-    Part.DRIVER: PatchTarget.DRIVER,
-    Part.BMC: PatchTarget.FIRMWARE,
-    Part.VBIOS: PatchTarget.FIRMWARE,
 }
 
 
@@ -52,6 +46,5 @@ def _demand(fleet_file: Path, asked: dict[str, Any]) -> None:
     if "driver" in told:
         told["fabric_manager"] = told["driver"]
     stack = replace(HostStack.pinned(fleet.node_groups[asked["node_group"]].pins), **told)
-    component = _COMPONENTS.get(part, PatchTarget.RUNTIME)
-    order = PatchOrder(component=component, part=part, version=asked["version"])
+    order = PatchOrder(component=COMPONENT_OF[part], part=part, version=asked["version"])
     demand_compatible(fleet, asked["node_group"], stack.after(order))

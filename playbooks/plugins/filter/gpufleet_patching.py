@@ -8,14 +8,20 @@ from ansible.errors import AnsibleFilterError
 
 from gpufleet.core.patching import installed
 from gpufleet.core.patching.versions import upstream
+from gpufleet.spec.patching import COMPONENT_OF, Part
 
 _MOST_WORDS = 600
 _MIB = 2**20
 
 
 def _package_format(manager: str) -> str:
-    """The format to ask dpkg-query or rpm with."""
-    return installed.DPKG_FORMAT if manager == "dpkg" else installed.RPM_FORMAT
+    """The format to ask dpkg-query, rpm or dnf's repoquery with."""
+    formats = {
+        "dpkg": installed.DPKG_FORMAT,
+        "rpm": installed.RPM_FORMAT,
+        "dnf": installed.REPOQUERY_FORMAT,
+    }
+    return formats[manager]
 
 
 def _packages(text: str, manager: str) -> dict[str, dict[str, Any]]:
@@ -46,9 +52,10 @@ def _gpus(text: str) -> list[dict[str, str]]:
     return [asdict(gpu) for gpu in installed.parse_nvidia_smi(text)]
 
 
-def _choose(offered: str, wanted: Mapping[str, str]) -> dict[str, str]:
-    """The exact versions that a repository has, out of `apt-cache madison`."""
-    available = installed.parse_madison(offered)
+def _choose(offered: str, wanted: Mapping[str, str], manager: str = "apt") -> dict[str, str]:
+    """The exact versions that a repository has, by `apt-cache madison` or dnf's repoquery."""
+    parse = installed.parse_repoquery if manager == "dnf" else installed.parse_madison
+    available = parse(offered)
     chosen = {
         name: installed.pick(available.get(name, ()), version) for name, version in wanted.items()
     }
@@ -82,6 +89,16 @@ def _named(joint: str) -> Any:  # noqa: ANN401 - a filter
     return name
 
 
+def _rpm_lock(entry: Mapping[str, str]) -> str:
+    """The line that holds a package, out of an entry of dict2items."""
+    return installed.versionlock(entry["key"], entry["value"])
+
+
+def _component(part: str) -> str:
+    """The component that a part belongs to; freezes and approvals are by component."""
+    return COMPONENT_OF[Part(str(part))].value
+
+
 def _why(result: Mapping[str, Any]) -> str:
     """What a failed task says, in one line."""
     said = result.get("msg") or result.get("stderr") or result.get("stdout") or "it failed"
@@ -98,6 +115,7 @@ class FilterModule:
             "gpufleet_packages": _packages,
             "gpufleet_missing": _missing,
             "gpufleet_versions": _versions,
+            "gpufleet_component": _component,
             "gpufleet_gpus": _gpus,
             "gpufleet_upstream": upstream,
             "gpufleet_choose": _choose,
@@ -107,5 +125,6 @@ class FilterModule:
             "gpufleet_why": _why,
             "gpufleet_named": _named(" "),
             "gpufleet_apt_name": _named("="),
+            "gpufleet_rpm_lock": _rpm_lock,
             "gpufleet_rpm_name": _named("-"),
         }

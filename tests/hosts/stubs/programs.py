@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tests.hosts.stubs import containers, dcgm, gpus, kernel_log, kernel_modules, units
+from tests.hosts.stubs import boot_loader, containers, dcgm, gpus, kernel_log, kernel_modules, units
 
 PROGRAMS: Final[dict[str, Callable[[list[str]], int]]] = {
     "all_reduce_perf": gpus.all_reduce_perf,
@@ -25,6 +25,7 @@ PROGRAMS: Final[dict[str, Callable[[list[str]], int]]] = {
     "shutdown": units.shutdown,
     "systemctl": units.systemctl,
     "uname": kernel_modules.uname,
+    "update-grub": boot_loader.update_grub,
 }
 
 

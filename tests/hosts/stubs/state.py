@@ -120,6 +120,18 @@ def users(module: str) -> list[str]:
     return [name for name, needs in DEPENDS.items() if module in needs and loaded(name)]
 
 
+def on_disk(kernel: str) -> tuple[Installed, bool] | None:
+    """What there is to load for a kernel, and whether its vendor signed it; None: nothing."""
+    image = installed(f"linux-image-{kernel}")
+    if image is not None and image.breaks_at_boot:
+        return None
+    if (precompiled := installed("linux-modules-nvidia")) is not None:
+        return precompiled, True
+    package = installed("nvidia-kernel-dkms")
+    is_built = package is not None and (STATE / "built" / package.version).exists()
+    return (package, False) if package is not None and is_built else None
+
+
 def load(module: str, *, at_boot: bool = False) -> None:
     """Load a module and what it needs; nothing happens where it is loaded.
 
@@ -130,10 +142,12 @@ def load(module: str, *, at_boot: bool = False) -> None:
         load(needed, at_boot=at_boot)
     if loaded(module):
         return
-    package, kernel = installed("nvidia-kernel-dkms"), setting("kernel")
-    if package is None or not (STATE / "built" / package.version).exists():
+    kernel = setting("kernel")
+    found = on_disk(kernel)
+    if found is None:
         raise CannotLoad(f"FATAL: Module {module} not found in directory /lib/modules/{kernel}")
-    if setting("secure_boot") == "1" and setting("key_enrolled") == "0":
+    package, signed = found
+    if not signed and setting("secure_boot") == "1" and setting("key_enrolled") == "0":
         log(f"Loading of module with unavailable key is rejected: {module}")
         raise CannotLoad(f"could not insert '{module}': Key was rejected by service")
     if package.breaks_at_boot and at_boot:

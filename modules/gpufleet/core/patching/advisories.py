@@ -22,18 +22,13 @@ from gpufleet.spec.advisories import (
     OsvSeverity,
 )
 from gpufleet.spec.governance import PatchTarget
+from gpufleet.spec.patching import COMPONENT_OF
 
 COMPONENTS: Final[Mapping[str, PatchTarget]] = {
-    "driver": PatchTarget.DRIVER,
+    **{part.value: component for part, component in COMPONENT_OF.items()},
     "dcgm": PatchTarget.DRIVER,
-    "bmc": PatchTarget.FIRMWARE,
-    "vbios": PatchTarget.FIRMWARE,
-    "containerd": PatchTarget.RUNTIME,
-    "container-toolkit": PatchTarget.RUNTIME,
-    "kernel": PatchTarget.OS,
-    "security": PatchTarget.OS,
 }
-"""Which component a part of a host belongs to."""
+"""Which component a part of a host belongs to; DCGM comes with the driver."""
 _PACKAGES: Final[Mapping[str, re.Pattern[str]]] = {
     part: re.compile(pattern, re.IGNORECASE)
     for part, pattern in {

@@ -24,17 +24,11 @@ from gpufleet.spec.patch_cycle import (
     InstalledVersion,
     PatchCycleReport,
 )
+from gpufleet.spec.patching import PARTS
 from gpufleet.spec.windows import ChangeKind
 
 _A_WEEK: Final = timedelta(days=8)
 """Within it each weekday's window opens once at least."""
-_FIRST: Final = {
-    PatchTarget.DRIVER: "driver",
-    PatchTarget.FIRMWARE: "bmc",
-    PatchTarget.RUNTIME: "containerd",
-    PatchTarget.OS: "kernel",
-}
-"""The part that stands for a component of which nothing is known."""
 
 
 def installed(fleet: Fleet, seen: Iterable[InstalledVersion]) -> list[InstalledVersion]:
@@ -48,7 +42,9 @@ def installed(fleet: Fleet, seen: Iterable[InstalledVersion]) -> list[InstalledV
         pins = _pinned(fleet.node_groups[node.group].pins)
         parts = dict.fromkeys([*pins, *(part for part in COMPONENTS if (node.name, part) in known)])
         told = {COMPONENTS[part] for part in parts}
-        parts |= dict.fromkeys(_FIRST[target] for target in fleet.patching if target not in told)
+        parts |= dict.fromkeys(
+            PARTS[target][0].value for target in fleet.patching if target not in told
+        )
         for part in parts:
             row = known.get((node.name, part))
             found.append(

@@ -21,6 +21,8 @@ DPKG_FORMAT: Final = "${Package}\t${Version}\t${db:Status-Status}\t${db:Status-W
 """For `dpkg-query --show --showformat`."""
 RPM_FORMAT: Final = "%{NAME}\t%{EPOCHNUM}:%{VERSION}-%{RELEASE}\n"
 """For `rpm --query --queryformat`."""
+REPOQUERY_FORMAT: Final = "%{name}\t%{epoch}:%{version}-%{release}\n"
+"""For `dnf repoquery --queryformat`."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,27 @@ def parse_madison(text: str) -> dict[str, list[str]]:
         if len(fields) > 1 and fields[1] not in found.setdefault(fields[0], []):
             found[fields[0]].append(fields[1])
     return found
+
+
+def parse_repoquery(text: str) -> dict[str, list[str]]:
+    """Versions by package out of `dnf repoquery` with `REPOQUERY_FORMAT`, the newest first.
+
+    dnf writes the oldest first; an epoch of 0 is left out.
+    """
+    found: dict[str, list[str]] = {}
+    for line in reversed(text.splitlines()):
+        for name, package in parse_rpm(line).items():
+            if package.version not in found.setdefault(name, []):
+                found[name].append(package.version)
+    return found
+
+
+def versionlock(name: str, version: str) -> str:
+    """The line by which dnf's plugin of that name keeps a package at a version.
+
+    It wants the epoch: a line that fits no package hides every version of it.
+    """
+    return f"{name}-{version if ':' in version else f'0:{version}'}.*"
 
 
 def parse_security_updates(text: str, marks: Iterable[str] = ("-security",)) -> dict[str, str]:
