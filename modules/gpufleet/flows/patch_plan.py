@@ -13,6 +13,7 @@ from gpufleet.core.patching.capacity import PoolCapacity, PoolKey, observed_capa
 from gpufleet.core.patching.compatibility import demand_order_compatible
 from gpufleet.core.patching.durations import batch_s, rollback_s
 from gpufleet.core.patching.gates import gates_of
+from gpufleet.core.patching.hosts import QUARANTINED
 from gpufleet.core.patching.outcomes import FORWARD_ONLY
 from gpufleet.core.patching.waves import plan_waves
 from gpufleet.core.quotas import claims_gpus
@@ -207,6 +208,7 @@ def _changes(
     """The hosts that are to change, and those that are not with the reason."""
     fleet = ground.fleet
     known = _versions(ground, order.part)
+    quarantined = ground.hosts.reasons(QUARANTINED)
     changes, left_out = [], {}
     for node in expand(fleet):
         group = fleet.node_groups[node.group]
@@ -214,7 +216,10 @@ def _changes(
         if not _is_ordered(order, node, pools) or (only is not None and node.name not in only):
             continue
         has = (only or {}).get(node.name) or known.get(node.name, "")
-        if why := _left_out(order, node, group, pools, has):
+        why = _left_out(order, node, group, pools, has)
+        if node.name in quarantined:
+            why = f"it is quarantined ({quarantined[node.name]}): quarantine.yml brings it back"
+        if why:
             left_out[node.name] = why
             continue
         changes.append(
