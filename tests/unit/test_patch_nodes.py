@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from gpufleet.core.patching.nodes import (
     cordon_refusal,
     is_ours,
+    may_drain,
     may_uncordon,
     quarantine_annotations,
     to_drain,
@@ -59,6 +60,15 @@ def test_our_own_cordon_is_found_again() -> None:
 def test_another_patch_s_cordon_is_taken_over_by_a_higher_token_only(held: int, fence: int) -> None:
     found = node(cordoned=True, mark="patch/other", token=str(held))
     assert (refusal(found, fence) == "") == (fence > held)
+
+
+def test_a_node_is_emptied_under_our_own_cordon_or_in_quarantine_whoever_cordoned_it() -> None:
+    assert may_drain(node(cordoned=True, mark=OURS), OURS)
+    for mark in (None, "patch/other"):
+        assert not may_drain(node(cordoned=True, mark=mark), OURS)
+        assert may_drain(node(cordoned=True, mark=mark, taint="gpufleet.dev/quarantined"), OURS)
+    assert not may_drain(node(mark=OURS), OURS)
+    assert not may_drain([], OURS)
 
 
 def test_a_quarantined_node_is_left_alone_even_by_its_own_flow() -> None:

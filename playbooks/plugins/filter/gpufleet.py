@@ -18,6 +18,7 @@ class FilterModule:
             "gpufleet_gpu_fields": _gpu_fields,
             "gpufleet_gpu_validation": _gpu_validation,
             "gpufleet_is_ours": _is_ours,
+            "gpufleet_may_drain": _may_drain,
             "gpufleet_may_uncordon": _may_uncordon,
             "gpufleet_quarantine_annotations": _quarantine_annotations,
             "gpufleet_to_drain": _to_drain,
@@ -33,6 +34,11 @@ def _cordon_refusal(found: list[Object], name: str, mark: str, fence: int) -> st
 def _is_ours(found: list[Object], mark: str) -> bool:
     """Whether a node is cordoned under our mark."""
     return nodes.is_ours(found, str(mark))
+
+
+def _may_drain(found: list[Object], mark: str) -> bool:
+    """Whether a node may be emptied by us."""
+    return nodes.may_drain(found, str(mark))
 
 
 def _may_uncordon(found: list[Object], mark: str) -> bool:
