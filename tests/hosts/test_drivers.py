@@ -215,7 +215,7 @@ def test_a_host_gets_the_driver_is_validated_and_serves_again(fates: Fates, patc
 @pytest.mark.parametrize(
     ("host", "why"),
     [
-        pytest.param(BROKEN, "Error! Bad return status", id="fails in its post-install"),
+        pytest.param(BROKEN, "dpkg returned an error code", id="fails in its post-install"),
         pytest.param(BREAKS, "wanted driver", id="breaks after the restart"),
         pytest.param(UNFIT, "not fit to serve: pcie", id="fails its validation"),
     ],
