@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,10 +61,51 @@ class Told:
         return dict(self.facts["custom_stats"][host]["gpufleet"])
 
 
-def run_playbook(
-    fleet_file: Path, playbook: Path, *arguments: str, variables: dict[str, str] | None = None
-) -> Told:
-    """Run a playbook in gpufleet's own environment.
+class Running:
+    """A run under way.
+
+    Args:
+        command: with its arguments.
+        variables: the whole environment.
+    """
+
+    def __init__(self, command: Sequence[str], variables: Mapping[str, str]) -> None:
+        # Files: nobody reads a pipe while the run goes on.
+        self._out, self._errors = (tempfile.TemporaryFile() for _ in range(2))  # noqa: SIM115
+        self.process = subprocess.Popen(
+            command,
+            cwd=PLAYBOOKS,
+            stdin=subprocess.DEVNULL,
+            stdout=self._out,
+            stderr=self._errors,
+            env=dict(variables),
+        )
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended."""
+        return self.process.poll() is not None
+
+    def kill(self) -> None:
+        """End it at once, in the middle of whatever it does."""
+        self.process.kill()
+        self.end()
+
+    def end(self) -> Told:
+        """Wait for its end."""
+        code = self.process.wait()
+        said = []
+        for file in (self._out, self._errors):
+            file.seek(0)
+            said.append(file.read().decode())
+            file.close()
+        return Told(code, *said)
+
+
+def start_playbook(
+    fleet_file: Path, playbook: Path, *arguments: str, variables: Mapping[str, str] | None = None
+) -> Running:
+    """Begin a run of a playbook in gpufleet's own environment.
 
     Args:
         fleet_file: that the inventory reads.
@@ -71,14 +114,9 @@ def run_playbook(
         variables: more of the environment.
     """
     program = str(Path(sys.executable).with_name("ansible-playbook"))
-    done = subprocess.run(
+    return Running(
         [program, str(playbook), *arguments],
-        cwd=PLAYBOOKS,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={
+        {
             **os.environ,
             "ANSIBLE_CONFIG": str(PLAYBOOKS / "ansible.cfg"),
             "ANSIBLE_COLLECTIONS_PATH": str(ansible_collections(lambda _: None)),
@@ -88,4 +126,10 @@ def run_playbook(
             **(variables or {}),
         },
     )
-    return Told(done.returncode, done.stdout, done.stderr)
+
+
+def run_playbook(
+    fleet_file: Path, playbook: Path, *arguments: str, variables: Mapping[str, str] | None = None
+) -> Told:
+    """Run a playbook from its begin to its end; arguments as of `start_playbook`."""
+    return start_playbook(fleet_file, playbook, *arguments, variables=variables).end()

@@ -1,78 +1,58 @@
-"""Drivers on real hosts: one run over eight of them, each with a fate of its own.
+"""Drivers on real hosts, each with a fate of its own.
 
-What a host's fate is to come to is a test each; the run is shared, since it takes a while.
+What a host's fate comes to is a test each. The runs take a while, so that they are shared: each is
+a fixture that is made once, over whatever the runs before it have left.
 """
 
 import json
-import os
-import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from tests.conftest import Until
 from tests.hosts.lab import Lab
 from tests.hosts.nodes import SITE, nodes
 from tests.hosts.packages import BREAKS_AFTER_REBOOT, CURRENT, FAILS_TO_INSTALL, GOOD
 from tests.hosts.requirements import why_not
+from tests.playbooks import PLAYBOOKS, Running, Told, start_playbook
 
-from gpufleet.edges.ansible_collections import ansible_collections
+from gpufleet.core.patching.nodes import CORDONED_BY, QUARANTINE_REASON, QUARANTINED
 from gpufleet.edges.kube import Cluster
-from gpufleet.edges.workspace import PROJECT_ROOT
 
-PLAYBOOKS = PROJECT_ROOT / "playbooks"
-PLAIN, BROKEN, BREAKS, LOST, FULL, CUT, HELD, KILLED = (f"gpu-{n:03d}" for n in range(1, 9))
-WANTED = dict.fromkeys((PLAIN, LOST, FULL, CUT, HELD, KILLED), GOOD) | {
-    BROKEN: FAILS_TO_INSTALL,
-    BREAKS: BREAKS_AFTER_REBOOT,
-}
+HOSTS = [f"gpu-{number:03d}" for number in range(1, 13)]
+PLAIN, BROKEN, BREAKS, LOST, FULL, CUT, HELD, UNFIT, SICK, GONE, KILLED, LEFT = HOSTS
+WANTED = dict.fromkeys(HOSTS, GOOD) | {BROKEN: FAILS_TO_INSTALL, BREAKS: BREAKS_AFTER_REBOOT}
+# Until a run has come so far, on a machine that has other things to do.
+WITHIN_S = 1800
 RECORD = "/var/lib/gpufleet/patch.json"
+# With the new driver, and only with it, a GPU has half of its lanes.
+UNFIT_WITH_NEW = f"""\
+#!/bin/sh
+mkdir -p /var/lib/gpu-stub/faults
+rm -f /var/lib/gpu-stub/faults/pcie-width
+[ ! -e /var/lib/gpu-stub/built/{GOOD} ] || echo 8 > /var/lib/gpu-stub/faults/pcie-width
+"""
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow, pytest.mark.timeout(3000)]
 
 
-@dataclass(frozen=True)
-class Run:
-    """How an ansible-playbook ended."""
-
-    code: int
-    out: str
-
-    @property
-    def facts(self) -> dict[str, Any]:
-        """What its JSON callback wrote."""
-        return dict(json.loads(self.out[self.out.index("{") :]))
-
-    def changed(self, host: str) -> int:
-        """Changes on a host."""
-        return int(self.facts["stats"][host]["changed"])
-
-    def report(self, host: str) -> dict[str, Any]:
-        """What role host_report said."""
-        return dict(self.facts["custom_stats"][host]["gpufleet"])
-
-
 @dataclass
 class Fates:
-    """The lab, its nodes, and the runs that were made over them."""
+    """The lab and its nodes."""
 
     lab: Lab
     cluster: Cluster
     fleet_file: Path
-    folder: Path
     kubeconfig: Path
-    runs: dict[str, Run] = field(default_factory=dict)
+    until: Until
     before: dict[str, str] = field(default_factory=dict)
     """Packages of each host before anything was done."""
-    checked: str = ""
-    """Those of the plain host after check mode."""
 
-    def start(self, name: str, playbook: str, hosts: str, *arguments: str) -> Any:  # noqa: ANN401 - a process
-        """Begin a run; ended by `finish`."""
+    def start(self, playbook: str, *hosts: str, check: bool = False, **given: object) -> Running:
+        """Begin a run with these variables."""
         told = {
             "gpufleet_kube_config": str(self.kubeconfig),
             "gpufleet_kube_context": SITE,
@@ -80,38 +60,26 @@ class Fates:
             "gpufleet_return_within_s": 20,
             # No replica runs on these nodes.
             "gpu_validate_token": False,
+            **given,
         }
-        command = [
-            str(Path(sys.executable).with_name("ansible-playbook")),
-            *(str(PLAYBOOKS / playbook), "--limit", hosts, "-e", json.dumps(told), *arguments),
-        ]
-        with (self.folder / f"{name}.out").open("wb") as output:
-            return subprocess.Popen(
-                command,
-                cwd=PLAYBOOKS,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=(self.folder / f"{name}.err").open("wb"),
-                env={
-                    **os.environ,
-                    **self.lab.environment,
-                    "ANSIBLE_CONFIG": str(PLAYBOOKS / "ansible.cfg"),
-                    "ANSIBLE_COLLECTIONS_PATH": str(ansible_collections(lambda _: None)),
-                    "ANSIBLE_STDOUT_CALLBACK": "ansible.posix.json",
-                    "ANSIBLE_SHOW_CUSTOM_STATS": "true",
-                    "GPUFLEET_FLEET": str(self.fleet_file),
-                },
-            )
+        return start_playbook(
+            self.fleet_file,
+            PLAYBOOKS / playbook,
+            *("--limit", ":".join(hosts), "-e", json.dumps(told)),
+            *(["--check"] if check else []),
+            variables=self.lab.environment,
+        )
 
-    def finish(self, name: str, process: Any) -> Run:  # noqa: ANN401 - a process
-        """Wait for the end of a run."""
-        code = process.wait()
-        self.runs[name] = Run(code, (self.folder / f"{name}.out").read_text(encoding="utf-8"))
-        return self.runs[name]
+    def drivers(self, *hosts: str, check: bool = False, **given: object) -> Running:
+        """Begin to bring each host to the driver that it is to have."""
+        target = f"{{{{ {json.dumps(WANTED)}[inventory_hostname] }}}}"
+        return self.start("drivers.yml", *hosts, check=check, gpufleet_version=target, **given)
 
-    def run(self, name: str, playbook: str, hosts: str, *arguments: str) -> Run:
-        """A run from its begin to its end."""
-        return self.finish(name, self.start(name, playbook, hosts, *arguments))
+    def quarantine(self, host: str, state: str) -> Told:
+        """Put a host into quarantine, or take it out."""
+        return self.start(
+            "quarantine.yml", host, gpufleet_quarantine=state, gpufleet_reason="it was away"
+        ).end()
 
     def packages(self, host: str) -> str:
         """Version, state and hold of a host's packages."""
@@ -124,9 +92,31 @@ class Fates:
         assert found is not None
         return found
 
+    def annotation(self, host: str, name: str) -> str:
+        """An annotation of the node; empty where there is none."""
+        return str((self.node(host)["metadata"].get("annotations") or {}).get(name, ""))
+
     def is_cordoned(self, host: str) -> bool:
         """Whether it takes no work."""
         return bool(self.node(host)["spec"].get("unschedulable"))
+
+    def is_quarantined(self, host: str) -> bool:
+        """Whether it carries the taint."""
+        taints = self.node(host)["spec"].get("taints") or []
+        return QUARANTINED in [taint["key"] for taint in taints]
+
+    def installs(self, host: str) -> bool:
+        """Whether the installation of a package is held in its middle."""
+        asked = self.lab[host].run("test", "-e", "/run/gpu-stub/installing", check=False)
+        return asked.returncode == 0
+
+    def is_connected(self, host: str) -> bool:
+        """Whether an SSH connection to a host is believed to be there."""
+        end = (self.lab[host].address, 22)
+        return any(
+            each.raddr == end and each.status == psutil.CONN_ESTABLISHED
+            for each in psutil.net_connections("tcp4")
+        )
 
 
 @pytest.fixture(scope="module")
@@ -136,72 +126,83 @@ def fates(tmp_path_factory: pytest.TempPathFactory, until: Until) -> Iterator[Fa
     folder = tmp_path_factory.mktemp("drivers")
     with (
         pytest.MonkeyPatch.context() as patch,
-        Lab() as lab,
-        nodes(folder / "cluster", list(lab.hosts), until) as (cluster, kubeconfig),
+        Lab(len(HOSTS)) as lab,
+        nodes(folder / "cluster", HOSTS, until) as (cluster, kubeconfig),
     ):
         patch.setenv("GPUFLEET_DATABASE_URL", f"sqlite:///{folder / 'fleet.db'}")
         file = lab.write_fleet(folder / "fleet")
-        made = Fates(lab, cluster, file, folder, kubeconfig)
-        _happen(made, until)
+        made = Fates(lab, cluster, file, kubeconfig, until)
+        made.before = {host: made.packages(host) for host in HOSTS}
         yield made
 
 
-def _happen(fates: Fates, until: Until) -> None:
-    """Everything that the tests look at."""
-    target = f"{{{{ {json.dumps(WANTED)}[inventory_hostname] }}}}"
-    arguments = ("-e", json.dumps({"gpufleet_version": target}))
-    lab = fates.lab
-    fates.before = {host: fates.packages(host) for host in lab.hosts}
-    for name in ("check", "check again"):
-        fates.run(name, "drivers.yml", PLAIN, *arguments, "--check")
-    fates.checked = fates.packages(PLAIN)
+@pytest.fixture(scope="module")
+def patched(fates: Fates) -> Told:
+    """One run over most of the hosts, while this and that befalls them."""
+    lab, until = fates.lab, fates.until
     lab[LOST].fault("does-not-return")
     lab[FULL].fill("/")
     lab[CUT].fault("hold-install")
+    lab[UNFIT].write("/usr/local/sbin/unfit", UNFIT_WITH_NEW, mode=0o755)
+    lab[UNFIT].write(
+        "/etc/apt/apt.conf.d/99unfit", 'DPkg::Post-Invoke { "/usr/local/sbin/unfit"; };\n'
+    )
+    lab[SICK].fault("row-remap", "failure")
     holder = lab[HELD].hold_gpu()
-    others = ":".join(host for host in lab.hosts if host != KILLED)
-    going = fates.start("all", "drivers.yml", others, *arguments, "-e", "gpu_clients_timeout_s=5")
-    until(lambda: _installs(fates, CUT) or going.poll() is not None, 900)
+    # As a person gives it on a command line: text.
+    run = fates.drivers(*HOSTS[: HOSTS.index(KILLED)], gpu_clients_timeout_s="5")
+    until(lambda: fates.is_cordoned(GONE) or run.has_ended, WITHIN_S)
+    lab[GONE].cut()
+    until(lambda: fates.installs(CUT) or run.has_ended, WITHIN_S)
     lab[CUT].cut()
-    # Longer than ssh keeps a silent connection (ansible.cfg).
-    threading.Event().wait(30)
+    until(lambda: not fates.is_connected(CUT) or run.has_ended, WITHIN_S)
     lab[CUT].plug()
     lab[CUT].mend("hold-install")
-    fates.finish("all", going)
+    told = run.end()
     holder.kill()
     holder.wait()
     lab[FULL].empty("/")
-    _kill_in_the_middle(fates, until, arguments)
-    fates.run("again", "drivers.yml", f"{PLAIN}:{KILLED}:{CUT}", *arguments)
+    return told
 
 
-def _installs(fates: Fates, host: str) -> bool:
-    return (
-        fates.lab[host].run("test", "-e", "/run/gpu-stub/installing", check=False).returncode == 0
-    )
+@pytest.fixture(scope="module")
+def cut_short(fates: Fates) -> None:
+    """Two hosts whose run is killed while it installs; then their power goes."""
+    hosts = [fates.lab[name] for name in (KILLED, LEFT)]
+    for host in hosts:
+        host.fault("hold-install")
+    run = fates.drivers(KILLED, LEFT)
+    fates.until(lambda: all(fates.installs(host.name) for host in hosts) or run.has_ended, WITHIN_S)
+    assert not run.has_ended, run.end().messages
+    run.kill()
+    for host in hosts:
+        host.mend("hold-install")
+        host.reboot()
 
 
-def _kill_in_the_middle(fates: Fates, until: Until, arguments: tuple[str, ...]) -> None:
-    lab = fates.lab
-    lab[KILLED].fault("hold-install")
-    going = fates.start("killed", "drivers.yml", KILLED, *arguments)
-    until(lambda: _installs(fates, KILLED) or going.poll() is not None, 600)
-    going.kill()
-    going.wait()
-    # The power goes with it: dpkg is left in the middle.
-    lab[KILLED].mend("hold-install")
-    lab[KILLED].reboot()
+@pytest.fixture(scope="module")
+def again(fates: Fates, patched: Told, cut_short: None) -> Told:  # noqa: ARG001 - it comes after
+    """The same once more, over what is patched and what was cut short."""
+    return fates.drivers(PLAIN, KILLED).end()
+
+
+@pytest.fixture(scope="module")
+def returned(fates: Fates, again: Told) -> list[Told]:  # noqa: ARG001 - it comes after
+    """The way back, twice: patched, cut short, and never touched."""
+    return [fates.start("rollback.yml", PLAIN, LEFT, FULL).end() for _ in range(2)]
 
 
 def test_check_mode_touches_nothing_and_tells_the_same_twice(fates: Fates) -> None:
-    first, second = (fates.runs[name] for name in ("check", "check again"))
-    assert (first.code, second.code) == (0, 0)
-    assert first.changed(PLAIN) == second.changed(PLAIN) > 0
-    assert fates.checked == fates.before[PLAIN]
+    first, second = (fates.drivers(PLAIN, check=True).end() for _ in range(2))
+    assert (first.code, second.code) == (0, 0), first.messages + second.messages
+    assert first.changing(PLAIN) == second.changing(PLAIN) != []
+    assert fates.packages(PLAIN) == fates.before[PLAIN]
+    assert not fates.is_cordoned(PLAIN)
 
 
-def test_a_host_gets_the_driver_is_validated_and_serves_again(fates: Fates) -> None:
-    report = fates.runs["all"].report(PLAIN)
+def test_a_host_gets_the_driver_is_validated_and_serves_again(fates: Fates, patched: Told) -> None:
+    report = patched.report(PLAIN)
+    assert report["reason"] == ""
     assert (report["before"], report["after"]) == (CURRENT, GOOD)
     assert report["validated"]
     assert not fates.is_cordoned(PLAIN)
@@ -211,61 +212,127 @@ def test_a_host_gets_the_driver_is_validated_and_serves_again(fates: Fates) -> N
         assert f"{name} {GOOD}-1 installed hold" in packages
 
 
-def test_the_second_run_changes_nothing(fates: Fates) -> None:
-    again = fates.runs["again"]
-    assert again.report(PLAIN)["reason"] == ""
-    tasks = [
-        task["task"]["name"]
-        for play in again.facts["plays"]
-        for task in play["tasks"]
-        if task["hosts"].get(PLAIN, {}).get("changed")
-    ]
-    assert [name for name in tasks if "token on the host" not in name] == []
-
-
-@pytest.mark.parametrize("host", [BROKEN, BREAKS])
-def test_a_driver_that_breaks_goes_back_by_itself(fates: Fates, host: str) -> None:
-    report = fates.runs["all"].report(host)
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        pytest.param(BROKEN, "dpkg returned an error code", id="fails in its post-install"),
+        pytest.param(BREAKS, "wanted driver", id="breaks after the restart"),
+        pytest.param(UNFIT, "not fit to serve: pcie", id="fails its validation"),
+    ],
+)
+def test_a_driver_that_breaks_goes_back_by_itself(
+    fates: Fates, patched: Told, host: str, why: str
+) -> None:
+    report = patched.report(host)
+    assert why in report["reason"]
     assert report["after"] == CURRENT
-    assert report["reason"]
     assert (report["quarantined"], report["validated"]) == (False, True)
     assert not fates.is_cordoned(host)
     assert fates.lab[host].driver() == CURRENT
     assert f"nvidia-driver {CURRENT}-1 installed hold" in fates.packages(host)
 
 
-def test_a_host_that_does_not_return_is_quarantined_and_stays_cordoned(fates: Fates) -> None:
-    report = fates.runs["all"].report(LOST)
-    assert report["quarantined"]
-    assert fates.is_cordoned(LOST)
-    taints = [taint["key"] for taint in fates.node(LOST)["spec"]["taints"]]
-    assert "gpufleet.dev/quarantined" in taints
+@pytest.mark.parametrize(
+    ("host", "why"),
+    [
+        pytest.param(LOST, "", id="does not return"),
+        pytest.param(SICK, "not fit to serve: row", id="is not fit with its former driver either"),
+    ],
+)
+def test_a_host_that_does_not_come_back_is_quarantined_and_stays_cordoned(
+    fates: Fates, patched: Told, host: str, why: str
+) -> None:
+    report = patched.report(host)
+    assert why in report["reason"]
+    assert (report["quarantined"], report["validated"]) == (True, False)
+    assert fates.is_cordoned(host)
+    assert fates.is_quarantined(host)
+    assert fates.annotation(host, QUARANTINE_REASON)
 
 
-def test_a_host_without_space_is_untouched_and_in_service(fates: Fates) -> None:
-    report = fates.runs["all"].report(FULL)
-    assert "not enough space" in report["reason"]
+def test_a_host_without_space_is_untouched_and_in_service(fates: Fates, patched: Told) -> None:
+    assert "not enough space" in patched.report(FULL)["reason"]
     assert not fates.is_cordoned(FULL)
     assert fates.packages(FULL) == fates.before[FULL]
     assert fates.lab[FULL].driver() == CURRENT
 
 
-def test_who_holds_a_gpu_is_named_and_the_host_serves_as_before(fates: Fates) -> None:
-    report = fates.runs["all"].report(HELD)
+def test_who_holds_a_gpu_is_named_and_the_host_serves_as_before(
+    fates: Fates, patched: Told
+) -> None:
+    report = patched.report(HELD)
     assert "sleep (" in report["reason"]
+    assert report["validated"]
     assert not fates.is_cordoned(HELD)
     assert fates.lab[HELD].driver() == CURRENT
 
 
-def test_an_installation_goes_on_where_the_connection_was_lost(fates: Fates) -> None:
+def test_an_installation_goes_on_where_the_connection_was_lost(fates: Fates, patched: Told) -> None:
+    assert patched.report(CUT)["reason"] == ""
     assert fates.lab[CUT].driver() == GOOD
     assert not fates.is_cordoned(CUT)
 
 
-def test_what_was_killed_in_the_middle_is_completed_by_the_next_run(fates: Fates) -> None:
-    report = fates.runs["again"].report(KILLED)
+def test_a_host_that_is_gone_stays_cordoned_until_it_is_quarantined_without_ssh(
+    fates: Fates, patched: Told
+) -> None:
+    assert patched.facts["stats"][GONE]["unreachable"] == 1
+    assert "gpufleet" not in patched.facts["custom_stats"].get(GONE, {})
+    assert fates.is_cordoned(GONE)
+    assert fates.annotation(GONE, CORDONED_BY).startswith("patch/")
+    told = fates.quarantine(GONE, "present")
+    assert (told.code, told.messages.strip()) == (0, "")
+    assert fates.is_quarantined(GONE)
+    assert fates.is_cordoned(GONE)
+    # It comes back validated, and not otherwise.
+    told = fates.quarantine(GONE, "absent")
+    assert told.code != 0
+    assert fates.is_quarantined(GONE)
+    fates.lab[GONE].plug()
+    told = fates.quarantine(GONE, "absent")
+    assert told.code == 0, told.messages
+    assert told.report(GONE)["validated"]
+    assert not fates.is_quarantined(GONE)
+    assert not fates.is_cordoned(GONE)
+
+
+def test_what_was_killed_in_the_middle_is_completed_by_the_next_run(
+    fates: Fates, again: Told
+) -> None:
+    report = again.report(KILLED)
+    assert report["reason"] == ""
     assert report["validated"]
     assert fates.lab[KILLED].driver() == GOOD
     assert not fates.is_cordoned(KILLED)
     record = json.loads(fates.lab[KILLED].path(RECORD).read_text(encoding="utf-8"))
     assert (record["state"], record["before"]) == ("done", CURRENT)
+
+
+def test_the_second_run_changes_nothing(again: Told) -> None:
+    assert again.report(PLAIN)["reason"] == ""
+    assert [name for name in again.changing(PLAIN) if "token on the host" not in name] == []
+
+
+@pytest.mark.parametrize(
+    "host",
+    [pytest.param(PLAIN, id="patched"), pytest.param(LEFT, id="killed in the middle")],
+)
+def test_rollback_brings_a_host_back_to_what_it_had(
+    fates: Fates, returned: list[Told], host: str
+) -> None:
+    first, second = (told.report(host) for told in returned)
+    assert first["reason"] == second["reason"] == ""
+    assert (first["after"], first["validated"]) == (CURRENT, True)
+    assert fates.lab[host].driver() == CURRENT
+    assert fates.packages(host).replace("hold", "install") == fates.before[host].replace(
+        "hold", "install"
+    )
+    assert not fates.is_cordoned(host)
+    assert [name for name in returned[1].changing(host) if "token on the host" not in name] == []
+
+
+def test_rollback_touches_no_host_that_was_not_patched(fates: Fates, returned: list[Told]) -> None:
+    for told in returned:
+        assert "the host remembers none to go back to" in told.report(FULL)["reason"]
+    assert fates.packages(FULL) == fates.before[FULL]
+    assert not fates.is_cordoned(FULL)

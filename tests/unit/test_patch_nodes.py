@@ -12,6 +12,7 @@ from gpufleet.core.patching.nodes import (
     is_ours,
     is_own_quarantine,
     is_stale,
+    may_drain,
     may_pass,
     may_uncordon,
     owner_to_know,
@@ -66,6 +67,15 @@ def test_our_own_cordon_is_found_again() -> None:
 def test_another_patch_s_cordon_is_taken_over_by_a_higher_token_only(held: int, fence: int) -> None:
     found = node(cordoned=True, mark="patch/other", token=str(held))
     assert (refusal(found, fence) == "") == (fence > held)
+
+
+def test_a_node_is_emptied_under_our_own_cordon_or_in_quarantine_whoever_cordoned_it() -> None:
+    assert may_drain(node(cordoned=True, mark=OURS), OURS)
+    for mark in (None, "patch/other"):
+        assert not may_drain(node(cordoned=True, mark=mark), OURS)
+        assert may_drain(node(cordoned=True, mark=mark, taint="gpufleet.dev/quarantined"), OURS)
+    assert not may_drain(node(mark=OURS), OURS)
+    assert not may_drain([], OURS)
 
 
 def test_a_quarantined_node_is_left_alone_even_by_its_own_flow() -> None:

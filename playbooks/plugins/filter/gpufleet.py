@@ -21,6 +21,7 @@ class FilterModule:
             "gpufleet_is_ours": _is_ours,
             "gpufleet_may_pass": _may_pass,
             "gpufleet_is_own_quarantine": _is_own_quarantine,
+            "gpufleet_may_drain": _may_drain,
             "gpufleet_may_uncordon": _may_uncordon,
             "gpufleet_node_standing": _node_standing,
             "gpufleet_owner_to_know": _owner_to_know,
@@ -72,6 +73,11 @@ def _node_standing(found: list[Object], mark: str) -> dict[str, bool]:
 def _owner_to_know(found: list[Object], mark: str) -> str:
     """The flow whose cordon a node carries, where it is another patch's."""
     return nodes.owner_to_know(found, str(mark))
+
+
+def _may_drain(found: list[Object], mark: str) -> bool:
+    """Whether a node may be emptied by us."""
+    return nodes.may_drain(found, str(mark))
 
 
 def _may_uncordon(found: list[Object], mark: str) -> bool:

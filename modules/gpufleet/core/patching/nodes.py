@@ -150,6 +150,11 @@ def may_uncordon(found: Sequence[Object], mark: str) -> bool:
     return is_ours(found, mark) and not is_quarantined(found[0])
 
 
+def may_drain(found: Sequence[Object], mark: str) -> bool:
+    """Whether a node may be emptied by us: it is ours, or in quarantine, whoever cordoned it."""
+    return is_ours(found, mark) or bool(found and is_quarantined(found[0]))
+
+
 def is_quarantined(node: Object) -> bool:
     """Whether a node carries the taint of quarantine."""
     taints = node.get("spec", {}).get("taints") or []
