@@ -33,8 +33,9 @@ from gpufleet.flows.patch_hosts import (
     lease_of,
     run_errand,
 )
-from gpufleet.flows.patch_plan import closed, load_of
+from gpufleet.flows.patch_plan import closed
 from gpufleet.flows.patch_story import PAUSED, Story
+from gpufleet.flows.pool_load import load_of
 from gpufleet.spec.errors import Failed, PolicyRefused, Retryable
 from gpufleet.spec.patching import HostState, PatchPlan, Wave
 from gpufleet.spec.progress import HostProgress

@@ -33,6 +33,10 @@ _SPEC = {
     "fences": {"type": "dict", "default": {}},
     "actor": {"type": "str", "default": ""},
     "changes": {"type": "bool", "default": True},
+    "named": {"type": "bool", "default": True},
+    "together": {"type": "bool", "default": False},
+    "failed": {"type": "list", "elements": "str", "default": []},
+    "failures_allowed": {"type": "int", "default": 0},
     "held_at": {"type": "str"},
 }
 
@@ -79,5 +83,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             fences={site: int(token) for site, token in asked["fences"].items()},
             actor=asked["actor"],
             changes=asked["changes"],
+            named=asked["named"],
+            together=asked["together"],
+            failed=asked["failed"],
+            failures_allowed=asked["failures_allowed"],
             check=bool(self._task.check_mode),
         )

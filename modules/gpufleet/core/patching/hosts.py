@@ -58,6 +58,19 @@ class Host:
             )
         return ""
 
+    @property
+    def change(self) -> HostChange:
+        """Where it stands and what it serves, for whoever asks whether it may be patched."""
+        return HostChange(
+            host=self.name,
+            site=self.site,
+            rack=self.rack,
+            node_group=self.node_group,
+            pools=list(self.pools),
+            before="",
+            after="",
+        )
+
 
 @dataclass(frozen=True)
 class Inventory:
@@ -114,19 +127,7 @@ def declared_waves(fleet: Fleet, hosts: Iterable[Host]) -> list[Wave]:
     So they are the same in each run by hand, whatever an earlier one has done. A flow plans its own
     by what the clusters show, and names its hosts.
     """
-    changes = [
-        HostChange(
-            host=host.name,
-            site=host.site,
-            rack=host.rack,
-            node_group=host.node_group,
-            pools=list(host.pools),
-            before="",
-            after="",
-        )
-        for host in hosts
-        if not host.left_out
-    ]
+    changes = [host.change for host in hosts if not host.left_out]
     # Of the order only the shares are read.
     order = PatchOrder(component=PatchTarget.DRIVER, part=Part.DRIVER, version="any")
     return plan_waves(changes, declared_capacity(fleet), order).waves
