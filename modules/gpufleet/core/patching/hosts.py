@@ -11,6 +11,7 @@ from pydantic import JsonValue
 
 from gpufleet.core.inventory import Node, expand
 from gpufleet.core.patching.capacity import declared_capacity
+from gpufleet.core.patching.fabric import least_bus_gb_per_s
 from gpufleet.core.patching.waves import plan_waves
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet
@@ -178,6 +179,7 @@ def why_unreachable(name: str, message: str, known_hosts: str) -> str:
 
 def _host(fleet: Fleet, node: Node, folder: PurePath, cluster: Mapping[str, str]) -> Host:
     group = fleet.node_groups[node.group]
+    gpu_type = fleet.gpus[node.gpu_type]
     placed = (name for name, pool in fleet.pools.items() if node.group in pool.placements)
     pools = tuple(sorted(placed))
     variables: dict[str, JsonValue] = {
@@ -187,6 +189,9 @@ def _host(fleet: Fleet, node: Node, folder: PurePath, cluster: Mapping[str, str]
         "gpufleet_pools": list(pools),
         "gpufleet_gpu_type": node.gpu_type,
         "gpufleet_gpus": node.gpus,
+        "gpufleet_gpu_access": group.gpu_access.value,
+        "gpufleet_gpu_fabric": gpu_type.fabric.value,
+        "gpufleet_least_bus_gb_per_s": least_bus_gb_per_s(gpu_type, node.gpus),
         "gpufleet_pins": group.pins.model_dump(mode="json", exclude_none=True),
         **{f"gpufleet_kube_{key}": value for key, value in cluster.items()},
         **_ssh(group, node.name, folder),
