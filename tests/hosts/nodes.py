@@ -18,10 +18,13 @@ from gpufleet.spec.errors import FleetError
 
 SITE = "main"
 _TOKEN = "not-a-secret"
+_REPLICAS = 5
 
 
 @contextlib.contextmanager
-def nodes(folder: Path, names: Sequence[str], until: Until) -> Iterator[tuple[Cluster, Path]]:
+def nodes(
+    folder: Path, names: Sequence[str], until: Until, site: str = SITE
+) -> Iterator[tuple[Cluster, Path]]:
     """A cluster with these nodes, and its kubeconfig; ended with the context."""
     folder.mkdir(parents=True)
     binaries = resolve(lambda _progress: None, ["controlplane"]).paths
@@ -61,18 +64,43 @@ def nodes(folder: Path, names: Sequence[str], until: Until) -> Iterator[tuple[Cl
     kubeconfig = folder / "kubeconfig"
     # The server makes its own, signed by itself.
     certificate = folder / "certificates" / "apiserver.crt"
-    kubeconfig.write_text(_kubeconfig(port, certificate), encoding="utf-8")
+    kubeconfig.write_text(_kubeconfig(port, certificate, site), encoding="utf-8")
     with contextlib.ExitStack() as stack:
         for command in (etcd, server):
             stack.enter_context(_running(command, folder / f"{Path(command[0]).name}.log"))
         until(certificate.is_file, 180)
-        cluster = Cluster(kubeconfig, SITE)
+        cluster = Cluster(kubeconfig, site)
         until(lambda: _answers(cluster), 180)
         for name in names:
             cluster.create(
                 "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
             )
+            kubelet(cluster, name)
         yield cluster, kubeconfig
+
+
+def kubelet(cluster: Cluster, host: str, *, ready: bool = True, gpus: int = 8) -> None:
+    """What a host's kubelet tells of its node."""
+    condition = {"type": "Ready", "status": str(ready), "message": "container runtime is down"}
+    status = {"conditions": [condition], "allocatable": {"nvidia.com/gpu": str(gpus)}}
+    cluster.merge(f"/api/v1/nodes/{host}/status", {"status": status})
+
+
+def populate(cluster: Cluster, hosts: Sequence[str], holder: str) -> None:
+    """Nodes that take pods, and a pool whose replicas serve on one of them."""
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    for host in hosts:
+        status = {**ready, "allocatable": {"nvidia.com/gpu": "8"}}
+        cluster.merge(f"/api/v1/nodes/{host}/status", {"status": status})
+    space = "gpufleet-interactive"
+    cluster.create("/api/v1/namespaces", {"metadata": {"name": space}})
+    for number in range(_REPLICAS):
+        pod = {
+            "metadata": {"name": f"chat-{number}", "labels": {"gpufleet.dev/pool": "chat"}},
+            "spec": {"nodeName": holder, "containers": [{"name": "engine", "image": "engine"}]},
+        }
+        cluster.create(f"/api/v1/namespaces/{space}/pods", pod)
+        cluster.merge(f"/api/v1/namespaces/{space}/pods/chat-{number}/status", {"status": ready})
 
 
 def _answers(cluster: Cluster) -> bool:
@@ -96,23 +124,23 @@ def _running(command: list[str], log: Path) -> Iterator[None]:
         process.wait()
 
 
-def _kubeconfig(port: int, certificate: Path) -> str:
+def _kubeconfig(port: int, certificate: Path, site: str) -> str:
     return yaml.safe_dump(
         {
             "apiVersion": "v1",
             "kind": "Config",
             "clusters": [
                 {
-                    "name": SITE,
+                    "name": site,
                     "cluster": {
                         "server": f"https://127.0.0.1:{port}",
                         "certificate-authority": str(certificate),
                     },
                 }
             ],
-            "users": [{"name": SITE, "user": {"token": _TOKEN}}],
-            "contexts": [{"name": SITE, "context": {"cluster": SITE, "user": SITE}}],
-            "current-context": SITE,
+            "users": [{"name": site, "user": {"token": _TOKEN}}],
+            "contexts": [{"name": site, "context": {"cluster": site, "user": site}}],
+            "current-context": site,
         }
     )
 

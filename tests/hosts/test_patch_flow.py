@@ -10,7 +10,7 @@ from tests.conftest import Until
 from tests.contract.patch_site import order
 from tests.contract.test_patch_flow import Flow, first_wave, steps  # noqa: F401 - a fixture
 from tests.hosts.lab import Lab
-from tests.hosts.nodes import nodes
+from tests.hosts.nodes import nodes, populate
 from tests.hosts.packages import CURRENT, FAILS_TO_INSTALL, GOOD
 from tests.hosts.requirements import why_not
 
@@ -22,7 +22,6 @@ from gpufleet.spec.errors import TargetMissed
 from gpufleet.spec.patching import HostState, PatchReport
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow, pytest.mark.timeout(3000)]
-REPLICAS = 5
 HOLDER = "gpu-008"
 """The host that all replicas stand on, and that no early wave takes."""
 
@@ -65,30 +64,13 @@ def patched(tmp_path_factory: pytest.TempPathFactory, until: Until) -> Iterator[
         file = lab.write_fleet(folder / "fleet")
         declared = json.loads(file.read_text(encoding="utf-8"))
         file.write_text(json.dumps({**declared, "fleet": "patched-lab"}), encoding="utf-8")
-        populate(cluster, list(lab.hosts))
+        populate(cluster, list(lab.hosts), HOLDER)
         # Playbooks find the environment in the clone that they are in.
         ground = Ground.open(Workspace.here(), file)
         ground.state.kubeconfig.write_bytes(kubeconfig.read_bytes())
         yield Patched(lab, cluster, ground)
         ground.close()
         shutil.rmtree(ground.state.root)
-
-
-def populate(cluster: Cluster, hosts: list[str]) -> None:
-    """Nodes that take pods, and a pool whose replicas serve on one of them."""
-    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
-    for host in hosts:
-        status = {**ready, "allocatable": {"nvidia.com/gpu": "8"}}
-        cluster.merge(f"/api/v1/nodes/{host}/status", {"status": status})
-    space = "gpufleet-interactive"
-    cluster.create("/api/v1/namespaces", {"metadata": {"name": space}})
-    for number in range(REPLICAS):
-        pod = {
-            "metadata": {"name": f"chat-{number}", "labels": {"gpufleet.dev/pool": "chat"}},
-            "spec": {"nodeName": HOLDER, "containers": [{"name": "engine", "image": "engine"}]},
-        }
-        cluster.create(f"/api/v1/namespaces/{space}/pods", pod)
-        cluster.merge(f"/api/v1/namespaces/{space}/pods/chat-{number}/status", {"status": ready})
 
 
 def test_a_canary_gets_the_driver_and_serves_again(patched: Patched) -> None:

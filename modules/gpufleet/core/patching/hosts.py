@@ -1,6 +1,7 @@
 """The hosts of a fleet as Ansible is told of them: variables, groups, and who cannot be patched."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -46,10 +47,15 @@ class Host:
     """What Ansible is told of it."""
 
     @property
+    def is_reached(self) -> bool:
+        """Whether its node group says how."""
+        return "ansible_host" in self.variables
+
+    @property
     def left_out(self) -> str:
         """Why it cannot be patched; empty where it can."""
         group = f"node group `{self.node_group}`"
-        if "ansible_host" not in self.variables:
+        if not self.is_reached:
             field_ = f"node_groups.{self.node_group}.ssh"
             return f"{group} does not say how its hosts are reached ({field_})"
         if not self.pools:
@@ -132,6 +138,25 @@ def declared_waves(fleet: Fleet, hosts: Iterable[Host]) -> list[Wave]:
     # Of the order only the shares are read.
     order = PatchOrder(component=PatchTarget.DRIVER, part=Part.DRIVER, version="any")
     return plan_waves(changes, declared_capacity(fleet), order).waves
+
+
+def why_no_wave(found: Inventory, wave: str) -> str:
+    """Why there is no wave of this number; empty where there is."""
+    group = group_name("wave", wave)
+    if found.groups.get(group):
+        return ""
+    count = sum(1 for name in found.groups if name.startswith(group_name("wave", "")))
+    if count:
+        return f"there is no {group}: the hosts that can be patched are in waves 1 to {count}"
+    if not any(host.is_reached for host in found.hosts.values()):
+        return (
+            f"there is no {group}: no node group of the fleet file says how its hosts are reached"
+            " (node_groups.NAME.ssh)"
+        )
+    whys = Counter(
+        host.left_out or "its pool has nothing to spare" for host in found.hosts.values()
+    )
+    return f"there is no {group}, as no host can be patched: {whys.most_common(1)[0][0]}"
 
 
 def group_name(kind: str, name: str) -> str:
