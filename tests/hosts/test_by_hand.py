@@ -1,6 +1,7 @@
 """Playbooks that a person runs on real hosts: what they take out of service, and what serves."""
 
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from tests.hosts.requirements import why_not
 from tests.playbooks import PLAYBOOKS, Told, run_playbook
 
 from gpufleet.edges.kube import Cluster
+from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.ground import Ground
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow, pytest.mark.timeout(1800)]
 ONE, TWO, HOLDER = "gpu-001", "gpu-002", "gpu-003"
@@ -67,7 +70,13 @@ def made(tmp_path_factory: pytest.TempPathFactory, until: Until) -> Iterator[Han
     ):
         patch.setenv("GPUFLEET_DATABASE_URL", f"sqlite:///{folder / 'fleet.db'}")
         populate(cluster, list(lab.hosts), HOLDER)
-        yield Hand(lab, cluster, lab.write_fleet(folder / "fleet"), kubeconfig)
+        file = lab.write_fleet(folder / "fleet", fleet="hand-lab")
+        # Playbooks find the environment in the clone that they are in.
+        ground = Ground.open(Workspace.here(), file)
+        ground.state.kubeconfig.write_bytes(kubeconfig.read_bytes())
+        yield Hand(lab, cluster, file, kubeconfig)
+        ground.close()
+        shutil.rmtree(ground.state.root)
 
 
 @pytest.fixture
