@@ -49,9 +49,9 @@ def test_a_rollback_takes_no_pool_below_its_promise() -> None:
 
 
 def test_a_host_that_is_out_already_and_empty_may_be_patched_whatever_its_pool_does() -> None:
-    out = {"slots": {"gpu-2": 4}, "idle": frozenset({"gpu-1"})}
+    out: dict[str, Any] = {"slots": {"gpu-2": 4}, "idle": frozenset({"gpu-1"})}
     assert refusal(host("gpu-1"), ready=3, **out) == ""
-    still_holds = {**out, "idle": frozenset()}
+    still_holds: dict[str, Any] = {**out, "idle": frozenset()}
     assert "has to recover first" in refusal(host("gpu-1"), ready=3, **still_holds)
 
 
