@@ -232,6 +232,7 @@ class Host:
                 `modules-in-use`: the driver cannot be unloaded. `gpu-process`: nvidia-smi lists a
                 process (`text`: its line). `pull`: no image can be pulled.
                 `unit-NAME`: this unit does not start.
+                `cri`, `toolkit`: containers are not started, or not given GPUs (`text`: why).
             text: what the fault says, where it says something.
         """
         self.write(f"{STATE}/faults/{name}", text)

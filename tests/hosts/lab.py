@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tests.hosts.bmc import Controllers
 from tests.hosts.debian_root import USER, layers
 from tests.hosts.fleet import GROUP, HOSTS, fleet, write_fleet
-from tests.hosts.host import Host
+from tests.hosts.host import STATE, Host
 from tests.hosts.network import Network
 from tests.hosts.packages import KEYRING, repository
 from tests.hosts.slots import Slot, take_slot
@@ -177,6 +177,8 @@ class Lab:
         host.write("/etc/hostname", f"{host.name}\n")
         host.write("/etc/hosts", f"127.0.0.1 localhost\n{host.address} {host.name}\n")
         host.write("/etc/resolv.conf", "")
+        for unit in ("nvidia-fabricmanager", "nvidia-dcgm"):
+            host.write(f"{STATE}/units/{unit}", "enabled")
         host.write("/etc/ssh/ssh_host_ed25519_key", self._host_keys[host.name], mode=0o600)
         for home, uid in ((f"/home/{USER}", _UID), ("/root", 0)):
             host.write(f"{home}/.ssh/authorized_keys", f"{self._public}\n", mode=0o600)

@@ -75,7 +75,15 @@ def nodes(
             cluster.create(
                 "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
             )
+            kubelet(cluster, name)
         yield cluster, kubeconfig
+
+
+def kubelet(cluster: Cluster, host: str, *, ready: bool = True, gpus: int = 8) -> None:
+    """What a host's kubelet tells of its node."""
+    condition = {"type": "Ready", "status": str(ready), "message": "container runtime is down"}
+    status = {"conditions": [condition], "allocatable": {"nvidia.com/gpu": str(gpus)}}
+    cluster.merge(f"/api/v1/nodes/{host}/status", {"status": status})
 
 
 def populate(cluster: Cluster, hosts: Sequence[str], holder: str) -> None:

@@ -7,13 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpufleet.core.patching.validation import (
-    APPLICATION_XIDS,
-    Answer,
-    Expected,
-    Validation,
-    judge,
-)
+from gpufleet.core.patching.settling import unsettled
+from gpufleet.core.patching.validation import Answer, Expected, Validation, judge, unfit
+from gpufleet.core.patching.xids import APPLICATION_XIDS, xid_lines
+from gpufleet.spec.hardware import GpuFabric
 
 QUERY = """0, 00000000:1B:00.0, 580.95.05, 96.00.CF.00.01, 16, 16
 1, 00000000:43:00.0, 580.95.05, 96.00.CF.00.01, 16, 16
@@ -41,6 +38,24 @@ DIAGNOSTICS = {
         ]
     }
 }
+RUNTIME = {
+    "status": {
+        "conditions": [
+            {"type": "RuntimeReady", "status": True, "reason": "", "message": ""},
+            {"type": "NetworkReady", "status": True, "reason": "", "message": ""},
+        ]
+    }
+}
+FABRIC = """GPU 00000000:1B:00.0
+    Fabric
+        State                             : Completed
+        Status                            : Success
+GPU 00000000:43:00.0
+    Fabric
+        State                             : Completed
+        Status                            : Success
+"""
+FALLEN = "NVRM: Xid (PCI:0000:1b:00): 79, pid=1, GPU has fallen off the bus."
 COLLECTIVE = "# Out of bounds values : 0 OK\n# Avg bus bandwidth    : 391.25\n"
 SOUND = {
     "query": Answer(0, QUERY),
@@ -48,6 +63,11 @@ SOUND = {
     "links": Answer(0, LINKS),
     "fabric_state": Answer(0, "active\n"),
     "fabric_version": Answer(0, "580.95.05-1"),
+    "fabric": Answer(0, FABRIC),
+    "switches": Answer(0, "4"),
+    "system": Answer(0, "running\n"),
+    "runtime": Answer(0, json.dumps(RUNTIME)),
+    "toolkit": Answer(0, "NVRM version: 580.95.05"),
     "cuda": Answer(0, "2"),
     "kernel_log": Answer(0, ""),
     "diagnostics": Answer(0, json.dumps(DIAGNOSTICS)),
@@ -85,6 +105,12 @@ def test_a_sound_host_passes_every_check() -> None:
         ("pcie", {"query": Answer(0, QUERY.replace("16, 16", "8, 16", 1))}),
         ("fabric manager", {"fabric_version": Answer(0, "580.105.08-1")}),
         ("fabric manager", {"fabric_state": Answer(3, "inactive\n")}),
+        ("fabric manager", {"fabric_version": Answer(1)}),
+        ("fabric manager", {"fabric": Answer(0, FABRIC.replace("Completed", "In Progress", 1))}),
+        ("container runtime", {"runtime": Answer(1, "", "connection refused")}),
+        ("container runtime", {"runtime": Answer(0, json.dumps(RUNTIME).replace("true", "false"))}),
+        ("container runtime", {"runtime": Answer(0, "{}")}),
+        ("container toolkit", {"toolkit": Answer(1, "", "initialization error")}),
         ("cuda", {"cuda": Answer(1, "", "CUDA error 802")}),
         ("cuda", {"cuda": Answer(0, "1")}),
         ("xid", {"kernel_log": Answer(0, "NVRM: Xid (PCI:0000:1b:00): 79, pid=1, GPU has fallen")}),
@@ -112,7 +138,9 @@ def test_each_fault_fails_its_own_check_and_the_host(check: str, said: dict[str,
 @pytest.mark.parametrize(
     ("check", "name"),
     [
-        ("fabric manager", "fabric_version"),
+        ("fabric manager", "switches"),
+        ("container runtime", "runtime"),
+        ("container toolkit", "toolkit"),
         ("cuda", "cuda"),
         ("row remap", "rows"),
         ("nvlink", "links"),
@@ -164,3 +192,78 @@ def test_dcgm_4_puts_its_status_into_a_summary() -> None:
         }
     }
     assert state(with_(diagnostics=Answer(0, json.dumps(told))), "dcgm") == "failed"
+
+
+@pytest.mark.parametrize(
+    ("fabric", "gpus", "switches", "wanted"),
+    [
+        (GpuFabric.NONE, 4, "0", False),
+        (GpuFabric.NONE, 8, None, False),
+        (GpuFabric.NVSWITCH, 8, None, True),
+        (GpuFabric.NVSWITCH, 8, "4", True),
+        (GpuFabric.NVSWITCH, 8, "0", False),
+        (GpuFabric.NVSWITCH, 4, None, False),
+        (GpuFabric.NVLINK5, 8, "0", True),
+        (GpuFabric.EXTERNAL, 4, "0", False),
+    ],
+)
+def test_a_fabric_manager_is_demanded_where_there_are_nvswitches_and_nowhere_else(
+    fabric: GpuFabric, gpus: int, switches: str | None, *, wanted: bool
+) -> None:
+    bus = Answer(127) if switches is None else Answer(0, switches)
+    expected = Expected(gpus=gpus, driver="580.95.05", fabric=fabric)
+    without = {**SOUND, "switches": bus, "fabric_version": Answer(1), "fabric_state": Answer(3)}
+    assert state(judge(without, expected), "fabric manager") == ("failed" if wanted else "skipped")
+
+
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({"system": Answer(1, "starting\n")}, "the system is starting"),
+        ({"fabric_state": Answer(3, "activating\n")}, "the fabric manager is activating"),
+        (
+            {"fabric": Answer(0, FABRIC.replace("Completed", "In Progress"))},
+            "the fabric of 2 GPUs is in progress",
+        ),
+        ({"cuda": Answer(1, "", "CUDA error 802")}, "CUDA says that the system is not ready (802)"),
+    ],
+)
+def test_a_host_that_is_still_coming_up_is_waited_for(said: dict[str, Answer], why: str) -> None:
+    assert unsettled({**SOUND, **said}, WANTED) == why
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {},
+        {"system": Answer(1, "degraded\n")},
+        {"fabric_state": Answer(3, "failed\n"), "cuda": Answer(1, "", "CUDA error 802")},
+        {"query": Answer(9), "fabric": Answer(9), "cuda": Answer(1, "", "CUDA error 100")},
+        {"switches": Answer(0, "0"), "fabric_state": Answer(3, "activating")},
+    ],
+)
+def test_what_will_not_change_any_more_is_judged_at_once(said: dict[str, Answer]) -> None:
+    assert unsettled({**SOUND, **said}, WANTED) == ""
+
+
+def test_what_the_kernel_log_said_before_a_change_does_not_count_against_it() -> None:
+    log = Answer(0, FALLEN)
+    before = tuple(xid_lines(log.out))
+    assert judge({**SOUND, "kernel_log": log}, replace(WANTED, known_faults=before)).passed
+    again = Answer(0, f"{FALLEN}\n{FALLEN}")
+    found = judge({**SOUND, "kernel_log": again}, replace(WANTED, known_faults=before))
+    assert state(found, "xid") == "failed"
+
+
+def test_a_host_that_had_faults_before_is_not_fit_to_be_patched() -> None:
+    assert unfit(SOUND, WANTED) == ""
+    assert "79 at 0000:1b:00" in unfit({**SOUND, "kernel_log": Answer(0, FALLEN)}, WANTED)
+    pending = Answer(0, ROWS.replace("No, No", "Yes, No"))
+    assert "pending" in unfit({**SOUND, "rows": pending}, WANTED)
+    of_a_program = Answer(0, FALLEN.replace("79", "13"))
+    assert unfit({**SOUND, "kernel_log": of_a_program}, WANTED) == ""
+
+
+def test_a_host_whose_driver_does_not_answer_is_patched() -> None:
+    gone = {name: Answer(9) for name in ("query", "rows", "links", "fabric", "cuda")}
+    assert unfit({**SOUND, **gone}, WANTED) == ""

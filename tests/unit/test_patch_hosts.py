@@ -13,6 +13,7 @@ from gpufleet.core.patching.hosts import (
     demand_patchable,
     group_name,
     inventory_of,
+    why_no_wave,
     why_unreachable,
 )
 from gpufleet.edges.workspace import PROJECT_ROOT
@@ -55,6 +56,20 @@ def test_every_host_that_can_be_patched_is_in_one_wave_and_the_first_has_one() -
     assert len(waves["wave_1"]) == 1
     assert sorted(host for hosts in waves.values() for host in hosts) == ["h100-001", "h100-002"]
     assert not any(name.startswith("wave_") for name in told(fleet(ssh=None)).groups)
+
+
+def test_a_wave_that_is_not_there_says_which_are_or_why_there_is_none() -> None:
+    assert why_no_wave(told(fleet()), "1") == ""
+    assert "waves 1 to 2" in why_no_wave(told(fleet()), "9")
+    assert "wave_9" in why_no_wave(told(fleet()), "9")
+    assert "no node group of the fleet file says" in why_no_wave(told(fleet(ssh=None)), "1")
+
+
+def test_a_host_is_told_how_fast_its_links_have_to_be_and_where_its_switches_are() -> None:
+    variables = told(fleet()).hosts["h100-001"].variables
+    assert variables["gpufleet_gpu_fabric"] == "nvswitch"
+    assert variables["gpufleet_least_bus_gb_per_s"] == 270
+    assert variables["gpufleet_gpu_access"] == "device-plugin"
 
 
 def test_a_host_key_that_is_not_in_the_declared_file_is_never_trusted() -> None:

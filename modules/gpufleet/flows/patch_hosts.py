@@ -79,6 +79,8 @@ def _extra_vars(run: Run, plan: PatchPlan, errand: Errand) -> dict[str, JsonValu
         "gpufleet_fence": max(run.fences[lease_of(site)].token for site in sites),
         "gpufleet_purpose": errand.purpose.value,
         "gpufleet_actor": run.actor,
+        # Planned as one batch; by hand hosts go one after the other.
+        "gpufleet_batch": len(errand.hosts),
         "gpufleet_needs_s": plan.batch_s + plan.rollback_s,
         # Elsewhere playbooks find the reason themselves, and a variable from here would win.
         **({"gpufleet_reason": reason} if errand.purpose is Purpose.QUARANTINE else {}),

@@ -4,25 +4,20 @@ from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Final
 
-from gpufleet.core import vocabulary as names
 from gpufleet.core.approvals import digest_of
-from gpufleet.core.claims import CLAIMS_PATH
 from gpufleet.core.freeze import Decision, Purpose, refusal
 from gpufleet.core.inventory import Node, expand
-from gpufleet.core.patching.capacity import PoolCapacity, PoolKey, observed_capacity
 from gpufleet.core.patching.compatibility import demand_order_compatible
 from gpufleet.core.patching.durations import batch_s, rollback_s
 from gpufleet.core.patching.gates import gates_of
 from gpufleet.core.patching.hosts import QUARANTINED
 from gpufleet.core.patching.outcomes import FORWARD_ONLY
 from gpufleet.core.patching.waves import plan_waves
-from gpufleet.core.quotas import claims_gpus
 from gpufleet.edges.host_version_table import PINNED
-from gpufleet.edges.kube_paths import collection_path
 from gpufleet.flows.durable import Run
-from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.overrides import note_use, overrides_in_force
+from gpufleet.flows.pool_load import load_of
 from gpufleet.flows.windows import decision_at
 from gpufleet.spec.changes import Opening
 from gpufleet.spec.errors import BadInput
@@ -40,11 +35,6 @@ _PINS: Final[Mapping[Part, str]] = {
     Part.TOOLKIT: "container_toolkit",
     Part.KERNEL: "kernel",
 }
-_WORKLOADS: Final = (
-    collection_path("apps/v1", "Deployment", None),
-    collection_path("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", None),
-)
-Load = Mapping[PoolKey, PoolCapacity]
 
 
 def plan_patch(
@@ -91,33 +81,6 @@ def plan_patch(
         can_go_back=can_go_back,
         left_out=left_out,
     )
-
-
-def load_of(ground: Ground, sites: Collection[str]) -> Load:
-    """What the pools of some sites have now.
-
-    Raises:
-        Retryable: a cluster does not answer.
-    """
-    found: dict[PoolKey, PoolCapacity] = {}
-    for site in sorted(sites):
-        cluster = cluster_of(ground.fleet, ground.state, site)
-        try:
-            found |= observed_capacity(
-                ground.fleet,
-                site,
-                nodes=cluster.items("/api/v1/nodes"),
-                pods=cluster.items("/api/v1/pods"),
-                claims=cluster.items(CLAIMS_PATH) if claims_gpus(ground.fleet, site) else (),
-                workloads=[
-                    workload
-                    for path in _WORKLOADS
-                    for workload in cluster.items(path, labels=names.POOL)
-                ],
-            )
-        finally:
-            cluster.close()
-    return found
 
 
 def openings(ground: Ground, plan: PatchPlan) -> list[Opening]:

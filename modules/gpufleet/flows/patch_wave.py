@@ -33,9 +33,10 @@ from gpufleet.flows.patch_hosts import (
     Errand,
     run_errand,
 )
-from gpufleet.flows.patch_plan import closed, load_of, no_longer_declared
+from gpufleet.flows.patch_plan import closed, no_longer_declared
 from gpufleet.flows.patch_story import PAUSED, Story
 from gpufleet.flows.playbook_guard import lease_of
+from gpufleet.flows.pool_load import load_of
 from gpufleet.spec.errors import Failed, FleetError, PolicyRefused, Retryable
 from gpufleet.spec.patching import HostOutcome, HostState, PatchPlan, Wave
 from gpufleet.spec.progress import HostProgress

@@ -14,14 +14,16 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from gpufleet.core.freeze import Purpose, refusal
+from gpufleet.core.patching.by_hand import breaker_refusal, hosts_refusal
 from gpufleet.core.patching.hosts import STATES, Host, demand_patchable
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.hosts import read_inventory
 from gpufleet.flows.lease_keeper import hold_for_process
 from gpufleet.flows.overrides import note_use, overrides_in_force
+from gpufleet.flows.pool_load import load_of
 from gpufleet.flows.windows import decision_at
-from gpufleet.spec.errors import BadInput
+from gpufleet.spec.errors import BadInput, PolicyRefused, Retryable
 from gpufleet.spec.fence import Fence
 from gpufleet.spec.records import Claim, Fact
 from gpufleet.spec.windows import ChangeKind
@@ -54,6 +56,13 @@ class GuardOrder:
     """Whether hosts are to leave quarantine: that waits for whoever patches the site."""
     changes: bool = True
     """Whether it changes anything; what only looks needs neither window nor lease."""
+    named: bool = True
+    """Whether somebody has said which hosts: a playbook alone would take all of the fleet."""
+    together: bool = False
+    """Whether its hosts are one batch, which goes out of service at once."""
+    failed: Sequence[str] = ()
+    """Hosts of earlier batches of a run by hand that did not get there."""
+    failures_allowed: int = 0
     check: bool = False
     """Ansible's check mode: nothing is taken or written, and refusals are told all the same."""
 
@@ -97,10 +106,13 @@ def admit(ground: Ground, order: GuardOrder) -> Guarded:
 
     Raises:
         BadInput: a host is not one that can be patched.
-        PolicyRefused: a site is frozen; names the freeze and the next opening.
+        PolicyRefused: a site is frozen; names the freeze and the next opening. Or hosts of earlier
+            batches have failed.
         LeaseLost: another flow has taken over.
-        Retryable: somebody else patches the site; or the database does not answer.
+        Retryable: somebody else patches the site; a pool has nothing to spare now; or the database
+            or a cluster does not answer.
     """
+    _demand_named(order)
     hosts = _hosts(ground, order)
     named = replace(
         order,
@@ -114,6 +126,8 @@ def admit(ground: Ground, order: GuardOrder) -> Guarded:
             _demand_open(ground, named, site, hosts)
         for site in sites:
             fences.update(_held(ground, named, site))
+        if order.together and order.fence is None:
+            _demand_room(ground, order, hosts)
         _note_begin(ground, named)
     mark = f"patch/{named.flow}"
     return Guarded(named.flow, fences, named.actor, mark, named.purpose.value)
@@ -178,6 +192,29 @@ def remember(  # noqa: PLR0913 - what of whom, and who says so, why
         )
     )
     return True
+
+
+def _demand_named(order: GuardOrder) -> None:
+    """A flow names its hosts; a person may have forgotten to."""
+    if order.changes and not order.named and order.fence is None:
+        raise BadInput(
+            "nobody has said which hosts, and it would be all of the fleet",
+            where=order.playbook,
+            mend="say -e wave=1, or --limit with a host, a rack or a pool",
+        )
+
+
+def _demand_room(ground: Ground, order: GuardOrder, hosts: Sequence[Host]) -> None:
+    """What a flow asks before each of its batches, for a batch by hand."""
+    if why := breaker_refusal(order.failed, order.failures_allowed):
+        mend = "see why; then go on with --limit, or allow more by -e gpufleet_failures"
+        raise PolicyRefused(why, where=order.playbook, mend=mend)
+    load = load_of(ground, {host.site for host in hosts if host.pools})
+    batch = [host.change for host in hosts]
+    if why := hosts_refusal(batch, load, is_rollback=order.purpose is Purpose.ROLLBACK):
+        shown = ", ".join(host.name for host in hosts[:8])
+        mend = "name fewer hosts, or a smaller gpufleet_batch" if len(hosts) > 1 else ""
+        raise Retryable(why, where=f"batch of {shown}", mend=mend)
 
 
 def _hosts(ground: Ground, order: GuardOrder) -> list[Host]:

@@ -93,6 +93,19 @@ class Rack(Spec):
     """Rated power of the rack, W."""
 
 
+class GpuFabric(StrEnum):
+    """Where the NVSwitches are that connect the GPUs of a node."""
+
+    NONE = "none"
+    """There are none: PCIe, bridges, or links from GPU to GPU."""
+    NVSWITCH = "nvswitch"
+    """On the node's PCI bus; its fabric manager runs them (HGX up to H200)."""
+    NVLINK5 = "nvlink5"
+    """On the board, behind ConnectX bridges; its fabric manager runs them (HGX B200, B300)."""
+    EXTERNAL = "external"
+    """In the rack: their own hosts run the fabric manager (GB200 NVL72)."""
+
+
 class GpuType(Spec):
     """What one GPU of a type is able to do, from its data sheet or from measurement."""
 
@@ -110,6 +123,8 @@ class GpuType(Spec):
     """Dense fp4 throughput, FLOP/s; empty where the type has none."""
     link_bytes_per_s: Positive
     """Bandwidth of the links between GPUs of one node, bytes/s each way for each GPU."""
+    fabric: GpuFabric = GpuFabric.NONE
+    """Where the NVSwitches of a node with eight of these GPUs are; a node of four has none."""
     network_bytes_per_s: Positive
     """Bandwidth between nodes, bytes/s each way for each GPU."""
     power_w: Positive

@@ -163,6 +163,8 @@ class HostState(StrEnum):
     """It had the version already."""
     FAILED = "failed"
     """Untouched, or brought back to where it was: still in service."""
+    UNFIT = "unfit"
+    """Not touched: its hardware had faults before; it is as it was."""
     ROLLED_BACK = "rolled-back"
     QUARANTINED = "quarantined"
     """Cordoned for good: a person has to look at it."""

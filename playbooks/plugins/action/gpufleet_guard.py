@@ -36,6 +36,10 @@ _SPEC = {
     "fences": {"type": "dict", "default": {}},
     "actor": {"type": "str", "default": ""},
     "returns": {"type": "bool", "default": False},
+    "named": {"type": "bool", "default": True},
+    "together": {"type": "bool", "default": False},
+    "failed": {"type": "list", "elements": "str", "default": []},
+    "failures_allowed": {"type": "int", "default": 0},
     "held_at": {"type": "str"},
 }
 
@@ -87,5 +91,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             actor=asked["actor"],
             returns=asked["returns"],
             changes=not only_look(files),
+            named=asked["named"],
+            together=asked["together"],
+            failed=asked["failed"],
+            failures_allowed=asked["failures_allowed"],
             check=bool(self._task.check_mode),
         )

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from gpufleet.core.patching import hosts, nodes, validation
+from gpufleet.core.patching import hosts, nodes
 
 Object = Mapping[str, Any]
 
@@ -15,8 +15,6 @@ class FilterModule:
         """By the name that templates use."""
         return {
             "gpufleet_cordon_refusal": _cordon_refusal,
-            "gpufleet_gpu_fields": _gpu_fields,
-            "gpufleet_gpu_validation": _gpu_validation,
             "gpufleet_is_left": _is_left,
             "gpufleet_is_ours": _is_ours,
             "gpufleet_may_pass": _may_pass,
@@ -102,26 +100,3 @@ def _to_drain(pods: list[Object]) -> list[str]:
 def _why_unreachable(message: str, name: str, known_hosts: str) -> str:
     """What a person is told of a host that SSH did not reach."""
     return hosts.why_unreachable(str(name), str(message), str(known_hosts))
-
-
-def _gpu_fields(kind: str) -> list[str]:
-    """What nvidia-smi is asked for: `query` or `rows`."""
-    return list({"query": validation.QUERY, "rows": validation.ROWS}[str(kind)])
-
-
-def _gpu_validation(said: Object, expected: Object) -> dict[str, Any]:
-    """Every check of a host, by what its commands said."""
-    answers = {
-        str(name): validation.Answer(
-            int(answer["code"]), str(answer.get("out", "")), str(answer.get("error", ""))
-        )
-        for name, answer in said.items()
-    }
-    wanted = validation.Expected(
-        gpus=int(expected["gpus"]),
-        driver=str(expected["driver"]),
-        vbios=str(expected.get("vbios") or ""),
-        bus_gb_per_s=float(expected.get("bus_gb_per_s") or 0),
-        ignored_xids=frozenset(int(xid) for xid in expected.get("ignored_xids") or []),
-    )
-    return validation.judge(answers, wanted).as_facts()

@@ -5,8 +5,10 @@ from typing import Any
 
 from ansible.errors import AnsibleParserError
 from ansible.plugins.inventory import BaseInventoryPlugin
+from ansible.utils.vars import load_extra_vars
 
 try:
+    from gpufleet.core.patching.hosts import why_no_wave
     from gpufleet.core.patching.nodes import PATIENCE
     from gpufleet.edges.workspace import Workspace
     from gpufleet.flows.hosts import read_inventory
@@ -61,6 +63,10 @@ class InventoryModule(BaseInventoryPlugin):  # type: ignore[misc]  # Ansible shi
             found = read_inventory(workspace, fleet_file)
         except FleetError as error:
             raise AnsibleParserError(str(error)) from error
+        # Ansible itself would only say that no host matches.
+        wave = load_extra_vars(loader=loader).get("wave")
+        if wave is not None and (why := why_no_wave(found, str(wave))):
+            raise AnsibleParserError(f"{fleet_file}: {why}")
         inventory.set_variable("all", "gpufleet_fleet_file", str(fleet_file))
         for name, count in PATIENCE.items():
             inventory.set_variable("all", name, count)

@@ -4,6 +4,8 @@
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from pathlib import Path
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -12,7 +14,8 @@ module: gpufleet_gpu_facts
 short_description: What a host's own tools say of its GPUs
 description:
   - >-
-    Runs nvidia-smi, systemctl and the kernel log, initialises CUDA, and where they are asked for
+    Runs nvidia-smi, systemctl and the kernel log, initialises CUDA, looks at the PCI bus, asks
+    the container runtime and its toolkit whether they are ready, and where they are asked for
     C(dcgmi diag) and C(all_reduce_perf) of nccl-tests.
   - The first two lists are the fields that nvidia-smi is asked for.
 options:
@@ -20,12 +23,16 @@ options:
     description: Fields of C(--query-gpu).
     type: list
     elements: str
-    required: true
+    default: []
   rows:
     description: Fields of C(--query-remapped-rows).
     type: list
     elements: str
-    required: true
+    default: []
+  settling:
+    description: Whether only what tells that the host is still starting is asked.
+    type: bool
+    default: false
   diagnostics:
     description: Level of C(dcgmi diag), 1 to 4; 0 runs none.
     type: int
@@ -57,6 +64,7 @@ TOO_LONG = 124
 MOST = 2**18
 MOST_LOG = 2**26
 XID = "NVRM: Xid"
+PCI = Path("/sys/bus/pci/devices")
 CUDA = """
 import ctypes, sys
 try:
@@ -77,8 +85,9 @@ def main():
     """Run as a module."""
     module = AnsibleModule(
         argument_spec={
-            "query": {"type": "list", "elements": "str", "required": True},
-            "rows": {"type": "list", "elements": "str", "required": True},
+            "query": {"type": "list", "elements": "str", "default": []},
+            "rows": {"type": "list", "elements": "str", "default": []},
+            "settling": {"type": "bool", "default": False},
             "diagnostics": {"type": "int", "default": 0},
             "collective": {"type": "str", "default": ""},
             "timeout_s": {"type": "int", "default": 60},
@@ -91,14 +100,23 @@ def main():
     query, rows = (",".join(asked[name]) for name in ("query", "rows"))
     short, long = asked["timeout_s"], asked["diagnostics_timeout_s"]
     said = {
+        "system": run(["systemctl", "is-system-running"], short),
+        "fabric_state": run(["systemctl", "is-active", "nvidia-fabricmanager"], short),
+        "fabric": run(["nvidia-smi", "-q"], short),
+        "switches": switches(),
+        # In a process of its own: a driver that hangs would take this one with it.
+        "cuda": run([sys.executable, "-c", CUDA], short),
+    }
+    if asked["settling"]:
+        module.exit_json(changed=False, said=said)
+    said |= {
         "query": run(["nvidia-smi", "--query-gpu=" + query, form], short),
         "rows": run(["nvidia-smi", "--query-remapped-rows=" + rows, form], short),
         "links": run(["nvidia-smi", "nvlink", "--status"], short),
-        "fabric_state": run(["systemctl", "is-active", "nvidia-fabricmanager"], short),
         "fabric_version": package("nvidia-fabricmanager", short),
         "kernel_log": xids(short),
-        # In a process of its own: a driver that hangs would take this one with it.
-        "cuda": run([sys.executable, "-c", CUDA], short),
+        "runtime": run(["crictl", "info"], short),
+        "toolkit": run(["nvidia-container-cli", "info"], short),
     }
     if asked["diagnostics"]:
         said["diagnostics"] = run(
@@ -110,6 +128,19 @@ def main():
             [asked["collective"], "-b", "1G", "-e", "1G", "-g", str(count)], long
         )
     module.exit_json(changed=False, said=said)
+
+
+def switches():
+    """How many NVSwitches are on the PCI bus: vendor 0x10de, class 0x0680."""
+    try:
+        found = [
+            ((device / "vendor").read_text().strip(), (device / "class").read_text().strip())
+            for device in PCI.iterdir()
+        ]
+    except OSError as error:
+        return {"code": NOT_THERE, "out": "", "error": str(error)}
+    count = sum(vendor == "0x10de" and kind.startswith("0x0680") for vendor, kind in found)
+    return {"code": 0 if found else NOT_THERE, "out": str(count), "error": ""}
 
 
 def package(name, timeout_s):
@@ -129,16 +160,15 @@ def xids(timeout_s):
     """
     journal = run(["journalctl", "--dmesg", "--boot", "--no-pager"], timeout_s, MOST_LOG)
     kernel = run(["dmesg"], timeout_s, MOST_LOG)
-    lines = {
-        line[line.index(XID) :]
-        for answer in (journal, kernel)
-        if answer["code"] == 0
-        for line in answer["out"].splitlines()
-        if XID in line
-    }
+    lines = Counter()
+    for answer in (journal, kernel):
+        if answer["code"] == 0:
+            told = [line for line in answer["out"].splitlines() if XID in line]
+            # What both of them have was said once.
+            lines |= Counter(line[line.index(XID) :] for line in told)
     return {
         "code": min(journal["code"], kernel["code"]),
-        "out": "\n".join(sorted(lines)[:1000]),
+        "out": "\n".join(sorted(lines.elements())[:1000]),
         "error": kernel["error"],
     }
 

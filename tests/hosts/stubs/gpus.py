@@ -38,6 +38,8 @@ def driver() -> str:
 def facts(index: int) -> dict[str, str]:
     """Everything that may be asked of one GPU, by nvidia-smi's names for it."""
     fabric = "Completed" if units.active("nvidia-fabricmanager") == "active" else "In Progress"
+    if state.setting("nvswitches") == "0":
+        fabric = "N/A"
     ecc, width = state.fault("ecc"), state.fault("pcie-width")
     rows = state.fault("row-remap") is not None and index == 0
     return {
@@ -181,6 +183,9 @@ def _everything(chosen: range, *, xml: bool) -> None:
         say(f"GPU {own['pci.bus_id']}")
         for name, value in own.items():
             say(f"    {name:<42}: {value}")
+        say("    Fabric")
+        say(f"        {'State':<38}: {own['fabric.state']}")
+        say(f"        {'Status':<38}: {own['fabric.status']}")
 
 
 def _gpu_element(root: ElementTree.Element, own: dict[str, str]) -> None:

@@ -1,5 +1,5 @@
 /* What CUDA's library says of the host's GPUs: it asks the files that nvidia-smi's stub asks.
- * cuda.h names the codes: 100 no device, 803 driver and library do not match, 999 unknown. */
+ * cuda.h names the codes: 100 no device, 802 the fabric is not up yet, 803 driver and library do not match, 999 unknown. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,7 +16,7 @@ static int read_file(const char *name, char *into, int size) {
 }
 
 int cuInit(unsigned flags) {
-    char driver[64], library[256], fault[64];
+    char driver[64], library[256], fault[64], manager[64], uptime[64];
     (void)flags;
     if (read_file("/var/lib/gpu-stub/faults/cuda", fault, sizeof fault))
         return atoi(fault) ? atoi(fault) : 999;
@@ -24,7 +24,13 @@ int cuInit(unsigned flags) {
         return 100;
     if (!read_file("/usr/lib/gpu-stub/installed/nvidia-driver", library, sizeof library))
         return 803;
-    return strstr(library, driver) ? 0 : 803;
+    if (!strstr(library, driver))
+        return 803;
+    if (read_file("/run/gpu-stub/units/nvidia-fabricmanager", manager, sizeof manager) &&
+        sscanf(manager, "activating %63s", fault) == 1 &&
+        read_file("/proc/uptime", uptime, sizeof uptime) && atof(uptime) < atof(fault))
+        return 802;
+    return 0;
 }
 
 int cuDeviceGetCount(int *count) {

@@ -47,6 +47,7 @@ def boot() -> None:
     state.log(f"Linux version {state.setting('kernel')} (debian-kernel@lists.debian.org)")
     state.log(f"random: boot id {_BOOT_ID.read_text(encoding='utf-8').strip()}")
     state.list_modules()
+    state.show_switches()
     for module in state.LOADED_AT_BOOT:
         try:
             state.load(module, at_boot=True)

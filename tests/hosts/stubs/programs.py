@@ -18,6 +18,7 @@ PROGRAMS: Final[dict[str, Callable[[list[str]], int]]] = {
     "modinfo": kernel_modules.modinfo,
     "modprobe": kernel_modules.modprobe,
     "mokutil": kernel_modules.mokutil,
+    "nvidia-container-cli": containers.nvidia_container_cli,
     "nvidia-smi": gpus.nvidia_smi,
     "poweroff": units.poweroff,
     "reboot": units.reboot,

@@ -18,6 +18,7 @@ RUN: Final = Path("/run/gpu-stub")
 """Ends with a boot: what runs."""
 INSTALLED: Final = Path("/usr/lib/gpu-stub/installed")
 """A file for each installed stub package; the packages bring them."""
+PCI: Final = Path("/sys/bus/pci/devices")
 MODULES: Final = Path("/sys/module")
 """The host's own /sys is a tmpfs: what stands in here is what is loaded."""
 DEVICES: Final = Path("/dev")
@@ -40,6 +41,8 @@ _SETTINGS: Final[dict[str, str]] = {
     "secure_boot": "0",
     "key_enrolled": "1",
     "kernel": "6.1.0-40-amd64",
+    "nvswitches": "4",
+    "fabric_starts_s": "3",
 }
 
 
@@ -95,16 +98,26 @@ def log(line: str) -> None:
     try:
         began = float((RUN / "booted").read_text(encoding="utf-8"))
     except (OSError, ValueError):
-        began = _uptime()
+        began = uptime()
     # A full disk loses lines; nothing fails of it.
     with contextlib.suppress(OSError), KERNEL_LOG.open("a", encoding="utf-8") as file:
-        file.write(f"[{max(0.0, _uptime() - began):12.6f}] {line}\n")
+        file.write(f"[{max(0.0, uptime() - began):12.6f}] {line}\n")
 
 
 def began() -> None:
     """This boot starts now."""
     RUN.mkdir(parents=True, exist_ok=True)
-    (RUN / "booted").write_text(str(_uptime()), encoding="utf-8")
+    (RUN / "booted").write_text(str(uptime()), encoding="utf-8")
+
+
+def show_switches() -> None:
+    """NVSwitches on the PCI bus, beside a bridge that is not one."""
+    kinds = ["0x10de 0x068000"] * int(setting("nvswitches"))
+    for index, kind in enumerate(["0x8086 0x060400", *kinds]):
+        device = PCI / f"0000:{0x80 + index:02x}:00.0"
+        device.mkdir(parents=True, exist_ok=True)
+        for name, value in zip(("vendor", "class"), kind.split(), strict=True):
+            (device / name).write_text(f"{value}\n", encoding="utf-8")
 
 
 def loaded(module: str) -> str | None:
@@ -190,5 +203,6 @@ def require_root(program: str) -> None:
         raise SystemExit(f"{program}: Operation not permitted (you must be root)")
 
 
-def _uptime() -> float:
+def uptime() -> float:
+    """Of the machine, s."""
     return float(Path("/proc/uptime").read_text(encoding="utf-8").split()[0])

@@ -19,6 +19,8 @@ _BROUGHT_BY: Final = {
     "ssh": "",
 }
 """Units, with the package that each comes with; an empty name where it is always there."""
+_BROUGHT_DISABLED: Final = frozenset({"nvidia-fabricmanager", "nvidia-dcgm"})
+"""Their packages bring them as they are; who installs them lets them start with the host."""
 _ALIASES: Final = {"dcgm": "nvidia-dcgm", "sshd": "ssh"}
 _HOLD_GPUS: Final = ("nvidia-persistenced", "nvidia-fabricmanager", "nvidia-dcgm")
 _ENABLED: Final = state.STATE / "units"
@@ -40,11 +42,12 @@ def known(unit: str) -> bool:
 
 
 def active(unit: str) -> str:
-    """`active`, `inactive` or `failed`."""
+    """`active`, `activating`, `inactive` or `failed`."""
     try:
-        return (_ACTIVE / unit).read_text(encoding="utf-8")
+        told, *until = (_ACTIVE / unit).read_text(encoding="utf-8").split()
     except OSError:
         return "inactive"
+    return "active" if until and state.uptime() >= float(until[0]) else told
 
 
 def enabled(unit: str) -> str:
@@ -52,18 +55,21 @@ def enabled(unit: str) -> str:
     try:
         return (_ENABLED / unit).read_text(encoding="utf-8")
     except OSError:
-        return "enabled"
+        return "disabled" if unit in _BROUGHT_DISABLED else "enabled"
 
 
 def gpu_clients() -> list[str]:
     """The running units that hold the GPUs open."""
-    return [unit for unit in _HOLD_GPUS if active(unit) == "active"]
+    return [unit for unit in _HOLD_GPUS if active(unit) in {"active", "activating"}]
 
 
-def start(unit: str) -> bool:
-    """Start a unit; whether it runs now."""
+def start(unit: str, *, at_boot: bool = False) -> bool:
+    """Start a unit; whether it runs now, or will soon: nobody waits for a unit of the boot."""
     why = _why_not(unit)
     _set(unit, "failed" if why else "active")
+    if unit == "nvidia-fabricmanager" and at_boot and not why:
+        registered = state.uptime() + float(state.setting("fabric_starts_s"))
+        _set(unit, f"activating {registered}")
     if why:
         state.log(f"systemd[1]: {unit}.service: Failed: {why}")
     return not why
@@ -73,7 +79,7 @@ def start_enabled() -> None:
     """What systemd does at a boot."""
     for unit in _BROUGHT_BY:
         if known(unit) and enabled(unit) == "enabled":
-            start(unit)
+            start(unit, at_boot=True)
 
 
 def _why_not(unit: str) -> str:
@@ -154,13 +160,15 @@ def _chosen(names: list[str]) -> list[str]:
 
 
 def _sub_state(unit: str) -> str:
-    return {"active": "running", "inactive": "dead"}.get(active(unit), "failed")
+    known_as = {"active": "running", "activating": "start", "inactive": "dead"}
+    return known_as.get(active(unit), "failed")
 
 
 def _is_running(_names: list[str]) -> int:
-    failed = any(active(unit) == "failed" for unit in _BROUGHT_BY)
-    say("degraded" if failed else "running")
-    return 1 if failed else 0
+    states = {active(unit) for unit in _BROUGHT_BY}
+    told = "starting" if "activating" in states else "degraded" if "failed" in states else "running"
+    say(told)
+    return 0 if told == "running" else 1
 
 
 def _is_active(unit: str, _arguments: list[str]) -> int:

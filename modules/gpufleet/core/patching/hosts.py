@@ -1,6 +1,7 @@
 """The hosts of a fleet as Ansible is told of them: variables, groups, and who cannot be patched."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from pydantic import JsonValue
 
 from gpufleet.core.inventory import Node, expand
 from gpufleet.core.patching.capacity import declared_capacity
+from gpufleet.core.patching.fabric import least_bus_gb_per_s
 from gpufleet.core.patching.waves import plan_waves
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet
@@ -45,10 +47,15 @@ class Host:
     """What Ansible is told of it."""
 
     @property
+    def is_reached(self) -> bool:
+        """Whether its node group says how."""
+        return "ansible_host" in self.variables
+
+    @property
     def left_out(self) -> str:
         """Why it cannot be patched; empty where it can."""
         group = f"node group `{self.node_group}`"
-        if "ansible_host" not in self.variables:
+        if not self.is_reached:
             field_ = f"node_groups.{self.node_group}.ssh"
             return f"{group} does not say how its hosts are reached ({field_})"
         if not self.pools:
@@ -57,6 +64,19 @@ class Host:
                 " stay in service"
             )
         return ""
+
+    @property
+    def change(self) -> HostChange:
+        """Where it stands and what it serves, for whoever asks whether it may be patched."""
+        return HostChange(
+            host=self.name,
+            site=self.site,
+            rack=self.rack,
+            node_group=self.node_group,
+            pools=list(self.pools),
+            before="",
+            after="",
+        )
 
 
 @dataclass(frozen=True)
@@ -114,22 +134,29 @@ def declared_waves(fleet: Fleet, hosts: Iterable[Host]) -> list[Wave]:
     So they are the same in each run by hand, whatever an earlier one has done. A flow plans its own
     by what the clusters show, and names its hosts.
     """
-    changes = [
-        HostChange(
-            host=host.name,
-            site=host.site,
-            rack=host.rack,
-            node_group=host.node_group,
-            pools=list(host.pools),
-            before="",
-            after="",
-        )
-        for host in hosts
-        if not host.left_out
-    ]
+    changes = [host.change for host in hosts if not host.left_out]
     # Of the order only the shares are read.
     order = PatchOrder(component=PatchTarget.DRIVER, part=Part.DRIVER, version="any")
     return plan_waves(changes, declared_capacity(fleet), order).waves
+
+
+def why_no_wave(found: Inventory, wave: str) -> str:
+    """Why there is no wave of this number; empty where there is."""
+    group = group_name("wave", wave)
+    if found.groups.get(group):
+        return ""
+    count = sum(1 for name in found.groups if name.startswith(group_name("wave", "")))
+    if count:
+        return f"there is no {group}: the hosts that can be patched are in waves 1 to {count}"
+    if not any(host.is_reached for host in found.hosts.values()):
+        return (
+            f"there is no {group}: no node group of the fleet file says how its hosts are reached"
+            " (node_groups.NAME.ssh)"
+        )
+    whys = Counter(
+        host.left_out or "its pool has nothing to spare" for host in found.hosts.values()
+    )
+    return f"there is no {group}, as no host can be patched: {whys.most_common(1)[0][0]}"
 
 
 def group_name(kind: str, name: str) -> str:
@@ -177,6 +204,7 @@ def why_unreachable(name: str, message: str, known_hosts: str) -> str:
 
 def _host(fleet: Fleet, node: Node, folder: PurePath, cluster: Mapping[str, str]) -> Host:
     group = fleet.node_groups[node.group]
+    gpu_type = fleet.gpus[node.gpu_type]
     placed = (name for name, pool in fleet.pools.items() if node.group in pool.placements)
     pools = tuple(sorted(placed))
     variables: dict[str, JsonValue] = {
@@ -186,6 +214,9 @@ def _host(fleet: Fleet, node: Node, folder: PurePath, cluster: Mapping[str, str]
         "gpufleet_pools": list(pools),
         "gpufleet_gpu_type": node.gpu_type,
         "gpufleet_gpus": node.gpus,
+        "gpufleet_gpu_access": group.gpu_access.value,
+        "gpufleet_gpu_fabric": gpu_type.fabric.value,
+        "gpufleet_least_bus_gb_per_s": least_bus_gb_per_s(gpu_type, node.gpus),
         "gpufleet_pins": group.pins.model_dump(mode="json", exclude_none=True),
         **{f"gpufleet_kube_{key}": value for key, value in cluster.items()},
         **_ssh(group, node.name, folder),

@@ -89,6 +89,8 @@ def judged(change: HostChange, told: Told) -> Judged:
     """What came of a host that was to be patched."""
     report = told.report
     state, proven = _standing(told)
+    if _is_true(report.get("unfit")):
+        state, proven = HostState.UNFIT, True
     good = state in {HostState.DONE, HostState.UNCHANGED}
     outcome = HostOutcome(
         host=change.host,

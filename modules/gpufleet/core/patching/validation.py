@@ -6,9 +6,15 @@ understands has failed.
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
+
+from gpufleet.core.patching.diagnostics import results_of
+from gpufleet.core.patching.fabric import fabric_states, runs_fabric_manager
+from gpufleet.core.patching.xids import named, xid_lines
+from gpufleet.spec.hardware import GpuFabric
 
 PASSED: Final = "passed"
 FAILED: Final = "failed"
@@ -28,12 +34,9 @@ ROWS: Final = (
     "remapped_rows.failure",
 )
 """Fields of `nvidia-smi --query-remapped-rows`."""
-APPLICATION_XIDS: Final = frozenset({13, 31, 43, 45})
-"""Those that a faulty program causes on a sound GPU (NVIDIA's XID catalogue: application errors).
-Every other one speaks of the GPU, its links or its firmware."""
-_XID: Final = re.compile(r"NVRM: Xid \((?:PCI:)?([0-9A-Fa-f:.]+)\): (\d+)")
 _LINK: Final = re.compile(r"^\s*Link \d+: (.+)$", re.MULTILINE)
 _BUS_BANDWIDTH: Final = re.compile(r"# Avg bus bandwidth\s*:\s*([0-9.]+)")
+_REGISTERED: Final = "Completed"
 _NOT_THERE: Final = 127
 """What a shell, and our module, give for a program that is not on the host."""
 _SHOWN: Final = 160
@@ -59,6 +62,10 @@ class Expected:
     bus_gb_per_s: float = 0
     """Least bus bandwidth of an all-reduce over the host's GPUs, GB/s; 0 asks for none."""
     ignored_xids: frozenset[int] = frozenset()
+    fabric: GpuFabric = GpuFabric.NONE
+    """Of its GPU type."""
+    known_faults: tuple[str, ...] = ()
+    """Lines of the kernel log that were there before a change, without a restart since."""
 
 
 @dataclass(frozen=True)
@@ -110,20 +117,22 @@ def judge(said: Mapping[str, Answer], expected: Expected) -> Validation:
 
     Args:
         said: what its commands answered: `query`, `rows`, `links`, `fabric_state`,
-            `fabric_version`, `cuda`, `kernel_log`, and `diagnostics`, `collective`, `token` where
-            they were asked for.
+            `fabric_version`, `fabric`, `switches`, `cuda`, `kernel_log`, `runtime`, `toolkit`, and
+            `diagnostics`, `collective`, `token` where they were asked for.
         expected: what it is to have.
     """
     rows = _table(said.get("query", Answer()), len(QUERY))
     drivers = sorted({row[QUERY.index("driver_version")] for row in rows})
     checks = [
         *_gpus(said.get("query", Answer()), rows, drivers, expected),
-        _fabric(said, drivers),
+        _fabric(said, drivers, expected),
         _cuda(said.get("cuda", Answer()), expected, answers=bool(rows)),
         _xids(said.get("kernel_log", Answer()), expected),
         _remapped(said.get("rows", Answer())),
         _pcie(rows),
         _links(said.get("links", Answer()), expected),
+        _runtime(said.get("runtime", Answer())),
+        _toolkit(said.get("toolkit", Answer())),
         _diagnostics(said.get("diagnostics")),
         _collective(said.get("collective"), expected),
         _token(said.get("token")),
@@ -148,19 +157,45 @@ def _gpus(
         yield Check("vbios", state, f"{' and '.join(found)}, wanted {expected.vbios}")
 
 
-def _fabric(said: Mapping[str, Answer], drivers: list[str]) -> Check:
+def unfit(said: Mapping[str, Answer], expected: Expected) -> str:
+    """Why a host's hardware was not fit before anything was done on it; empty where it was.
+
+    A driver that does not answer is none of it: a patch may be what mends that.
+    """
+    faults = named(xid_lines(said.get("kernel_log", Answer()).out), expected.ignored_xids)
+    remap = _remapped(said.get("rows", Answer()))
+    told = [f"xid since the boot: {faults}"] if faults else []
+    if remap.state == FAILED:
+        told.append(f"{remap.name}: {remap.detail}")
+    return "; ".join(told)
+
+
+def has_fabric_manager(said: Mapping[str, Answer], expected: Expected) -> bool:
+    """Whether a host has to run one, by its own PCI bus where that can be read."""
+    switches = said.get("switches", Answer())
+    seen = int(switches.out) if not switches.code and switches.out.strip().isdecimal() else None
+    return runs_fabric_manager(expected.fabric, expected.gpus, seen)
+
+
+def _fabric(said: Mapping[str, Answer], drivers: list[str], expected: Expected) -> Check:
     """Its version has to be the driver's, else the links between GPUs do not come up."""
+    name = "fabric manager"
+    if not has_fabric_manager(said, expected):
+        return Check(name, SKIPPED, "the host has no NVSwitch")
     version = said.get("fabric_version", Answer())
     if version.code:
-        return Check("fabric manager", SKIPPED, "not installed")
+        return Check(name, FAILED, "not installed, and the host has NVSwitches")
     # A package's version may carry a revision: 580.95.05-1.
     found = version.out.strip().split(":")[-1].split("-")[0]
     if drivers and found != drivers[0]:
-        return Check("fabric manager", FAILED, f"{found}, and the driver is {drivers[0]}")
+        return Check(name, FAILED, f"{found}, and the driver is {drivers[0]}")
     state = said.get("fabric_state", Answer())
-    active = state.out.strip() == "active"
-    detail = f"{found}, {state.out.strip() or state.why}"
-    return Check("fabric manager", PASSED if active else FAILED, detail)
+    if state.out.strip() != "active":
+        return Check(name, FAILED, f"{found}, {state.out.strip() or state.why}")
+    bad = [each for each in fabric_states(said.get("fabric", Answer()).out) if each != _REGISTERED]
+    if bad:
+        return Check(name, FAILED, f"{found}, the fabric of {len(bad)} GPUs is {bad[0].lower()}")
+    return Check(name, PASSED, f"{found}, active")
 
 
 def _cuda(answer: Answer, expected: Expected, *, answers: bool) -> Check:
@@ -177,13 +212,12 @@ def _cuda(answer: Answer, expected: Expected, *, answers: bool) -> Check:
 def _xids(answer: Answer, expected: Expected) -> Check:
     if answer.code:
         return Check("xid", FAILED, f"the kernel log cannot be read: {answer.why}")
-    ignored = APPLICATION_XIDS | expected.ignored_xids
-    found = [(bus, int(number)) for bus, number in _XID.findall(answer.out)]
-    bad = sorted({(number, bus) for bus, number in found if number not in ignored})
-    if bad:
-        shown = ", ".join(f"{number} at {bus}" for number, bus in bad[:8])
-        return Check("xid", FAILED, f"since the boot: {shown}")
-    return Check("xid", PASSED, f"none since the boot ({len(found)} of applications)")
+    new = Counter(xid_lines(answer.out)) - Counter(expected.known_faults)
+    if bad := named(new, expected.ignored_xids):
+        since = "since it was begun" if expected.known_faults else "since the boot"
+        return Check("xid", FAILED, f"{since}: {bad}")
+    count = len(xid_lines(answer.out, of_applications=True))
+    return Check("xid", PASSED, f"none since the boot ({count} of applications)")
 
 
 def _remapped(answer: Answer) -> Check:
@@ -234,6 +268,32 @@ def _links(answer: Answer, expected: Expected) -> Check:
     return Check(name, PASSED, f"{len(links)} links are up")
 
 
+def _runtime(answer: Answer) -> Check:
+    """Whether the container runtime takes containers, by what it says to a kubelet."""
+    name = "container runtime"
+    if answer.code == _NOT_THERE:
+        return Check(name, SKIPPED, "there is no crictl")
+    try:
+        told = json.loads(answer.out)
+        conditions = {each["type"]: each for each in told["status"]["conditions"]}
+    except (ValueError, KeyError, TypeError):
+        return Check(name, FAILED, f"crictl info does not answer: {answer.why}")
+    bad = [
+        f"{kind}: {conditions.get(kind, {}).get('message') or 'no'}"
+        for kind in ("RuntimeReady", "NetworkReady")
+        if conditions.get(kind, {}).get("status") is not True
+    ]
+    return Check(name, FAILED if bad else PASSED, ", ".join(bad) or "ready")
+
+
+def _toolkit(answer: Answer) -> Check:
+    """Whether containers can be given GPUs: the toolkit finds driver and devices."""
+    name = "container toolkit"
+    if answer.code == _NOT_THERE:
+        return Check(name, SKIPPED, "there is no nvidia-container-cli")
+    return Check(name, FAILED if answer.code else PASSED, answer.why if answer.code else "ready")
+
+
 def _diagnostics(answer: Answer | None) -> Check:
     name = "dcgm"
     if answer is None:
@@ -244,7 +304,7 @@ def _diagnostics(answer: Answer | None) -> Check:
         told = json.loads(answer.out[answer.out.index("{") :])
     except ValueError:
         return Check(name, FAILED, f"dcgmi diag does not answer: {answer.why}")
-    results = list(_results(told))
+    results = list(results_of(told))
     failed = sorted({test for test, status in results if status.startswith("fail")})
     warned = sorted({test for test, status in results if status.startswith("warn")})
     if failed or answer.code:
@@ -253,24 +313,6 @@ def _diagnostics(answer: Answer | None) -> Check:
         return Check(name, FAILED, "dcgmi diag tells of no test")
     note = f", with warnings: {', '.join(warned)}" if warned else ""
     return Check(name, PASSED, f"{len({test for test, _ in results})} tests{note}")
-
-
-def _results(told: Any) -> Iterator[tuple[str, str]]:  # noqa: ANN401 - any JSON value
-    """Name and status of each test, wherever the version of DCGM puts them."""
-    if isinstance(told, list):
-        for each in told:
-            yield from _results(each)
-        return
-    if not isinstance(told, dict):
-        return
-    if isinstance(told.get("name"), str) and isinstance(told.get("results"), list):
-        summary = told.get("test_summary")
-        for result in [*told["results"], *([summary] if isinstance(summary, dict) else [])]:
-            if isinstance(result, dict) and isinstance(result.get("status"), str):
-                yield told["name"], result["status"].lower()
-        return
-    for each in told.values():
-        yield from _results(each)
 
 
 def _collective(answer: Answer | None, expected: Expected) -> Check:
