@@ -13,6 +13,7 @@ from gpufleet.core.patching.capacity import PoolCapacity, PoolKey, observed_capa
 from gpufleet.core.patching.compatibility import demand_order_compatible
 from gpufleet.core.patching.durations import batch_s, rollback_s
 from gpufleet.core.patching.gates import gates_of
+from gpufleet.core.patching.hosts import QUARANTINED
 from gpufleet.core.patching.outcomes import FORWARD_ONLY
 from gpufleet.core.patching.waves import plan_waves
 from gpufleet.core.quotas import claims_gpus
@@ -50,6 +51,7 @@ _WORKLOADS: Final = (
     collection_path("apps/v1", "Deployment", None),
     collection_path("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet", None),
 )
+_QUARANTINED: Final = "it is in quarantine: playbooks/quarantine.yml takes it back"
 Load = Mapping[PoolKey, PoolCapacity]
 
 
@@ -207,11 +209,15 @@ def _changes(
     """The hosts that are to change, and those that are not with the reason."""
     fleet = ground.fleet
     known = _versions(ground, order.part)
+    states = ground.hosts.states()
     changes, left_out = [], {}
     for node in expand(fleet):
         group = fleet.node_groups[node.group]
         pools = [name for name, pool in fleet.pools.items() if node.group in pool.placements]
         if not _is_ordered(order, node, pools) or (only is not None and node.name not in only):
+            continue
+        if states.get(node.name) == QUARANTINED:
+            left_out[node.name] = _QUARANTINED
             continue
         has = (only or {}).get(node.name) or known.get(node.name, "")
         if why := _left_out(order, node, group, pools, has):
