@@ -77,14 +77,14 @@ def copy_project(target: Path) -> None:
             shutil.copy2(source, copy)
 
 
-def freeze_around_now(summary: str) -> str:
-    """An iCalendar file with one event, that holds since yesterday and for three more days."""
+def freeze_around_now(summary: str, *, in_days: int = 0) -> str:
+    """An iCalendar file with one event, from yesterday and for three more days; or later."""
 
     def moment(days: int) -> str:
         return time.strftime("%Y%m%dT000000Z", time.gmtime(time.time() + days * 86_400))
 
     return (
         "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//test//EN\r\nBEGIN:VEVENT\r\nUID:now@test\r\n"
-        f"DTSTAMP:{moment(0)}\r\nSUMMARY:{summary}\r\nDTSTART:{moment(-1)}\r\n"
-        f"DTEND:{moment(3)}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+        f"DTSTAMP:{moment(0)}\r\nSUMMARY:{summary}\r\nDTSTART:{moment(in_days - 1)}\r\n"
+        f"DTEND:{moment(in_days + 3)}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
     )

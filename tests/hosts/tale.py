@@ -19,7 +19,7 @@ SITE: Final = "main"
 SPACE: Final = "gpufleet-interactive"
 FREEZE: Final = "Audit week"
 _CALENDAR: Final = "company.ics"
-_NO_FREEZE: Final = "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//test//EN\r\nEND:VCALENDAR\r\n"
+_FAR_DAYS: Final = 300
 _REBOOT_WITHIN_S: Final = 60
 WITHIN_S: Final = 600
 
@@ -39,7 +39,7 @@ class Tale:
     def begin(cls, lab: Lab, folder: Path, until: Until, threads: ThreadPoolExecutor) -> "Tale":
         """Write the fleet file, without bringing anything up."""
         file = lab.write_fleet(folder, **_declared(lab))
-        (folder / _CALENDAR).write_text(_NO_FREEZE)
+        (folder / _CALENDAR).write_text(_far_freeze())
         ground = Ground.open(Workspace(ROOT), file)
         return cls(lab, Clone(ROOT, dict(lab.environment)), file, ground, until, threads)
 
@@ -94,7 +94,7 @@ class Tale:
 
     def thaw(self) -> None:
         """It is called off; returns once the cluster knows."""
-        self._write(_NO_FREEZE)
+        self._write(_far_freeze())
         self.until(lambda: self.scale().returncode == 0)
 
     def _write(self, calendar: str) -> None:
@@ -124,6 +124,11 @@ class Tale:
         """Ready replicas by pool."""
         found = self.clone.kubectl(SITE, "get", "deployments", f"--namespace={SPACE}")["items"]
         return {each["metadata"]["name"]: each["status"].get("readyReplicas", 0) for each in found}
+
+
+def _far_freeze() -> str:
+    """A calendar that holds nothing now; without any event its age would be unknown."""
+    return freeze_around_now(FREEZE, in_days=_FAR_DAYS)
 
 
 def _declared(lab: Lab) -> dict[str, Any]:
