@@ -145,6 +145,26 @@ def test_nodes_that_differ_from_the_fleet_are_mended_and_undeclared_ones_removed
     assert cluster.get(f"/api/v1/nodes/{second.name}") is not None
 
 
+def test_a_quarantine_outlasts_the_mending_of_its_node(
+    embedded: "Embedded", cluster: Cluster, site: str
+) -> None:
+    declared = expand_site(embedded.platform.fleet, site)
+    path = f"/api/v1/nodes/{declared[0].name}"
+    gpus = {"key": "nvidia.com/gpu", "value": "present", "effect": "NoSchedule"}
+    quarantine = {"key": "gpufleet.dev/quarantined", "value": "true", "effect": "NoSchedule"}
+    marked = {"unschedulable": True, "taints": [gpus, quarantine]}
+    labels = {"gpufleet.dev/rack": "elsewhere"}
+    cluster.merge(path, {"metadata": {"labels": labels}, "spec": marked})
+    try:
+        assert apply_nodes(cluster, declared) == 1
+        spec = (cluster.get(path) or {})["spec"]
+        assert spec["unschedulable"]
+        assert quarantine in spec["taints"]
+        assert spec["taints"].count(gpus) == 1
+    finally:
+        cluster.merge(path, {"spec": {"unschedulable": None, "taints": [gpus]}})
+
+
 def test_pool_pods_are_ready_at_a_loopback_address(cluster: Cluster, until: "Until") -> None:
     cluster.create(PODS, pod("replica", gpus=2))
     status = until(lambda: ready(cluster, "replica"))["status"]

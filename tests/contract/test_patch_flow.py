@@ -31,7 +31,7 @@ from gpufleet.flows.ground import Ground
 from gpufleet.flows.patch_plan import openings, plan_patch, purpose_of
 from gpufleet.flows.patch_requests import go_on, pause, plan_back, request_patch, stop
 from gpufleet.flows.patching import patch
-from gpufleet.spec.errors import BadInput, FleetError, PolicyRefused, TargetMissed
+from gpufleet.spec.errors import BadInput, FleetError, PolicyRefused, Retryable, TargetMissed
 from gpufleet.spec.patching import HostState, PatchPlan, PatchReport
 from gpufleet.spec.records import Claim
 
@@ -202,6 +202,23 @@ def test_a_host_that_does_not_answer_is_quarantined(ground: Ground, folder: Path
     assert states(report) == {canary: HostState.QUARANTINED}
     assert report.outcome == "stopped"
     assert did(folder) == [("quarantine", canary, NEW)]
+
+
+def test_a_step_that_has_worked_for_an_hour_is_tried_again_all_the_same(ground: Ground) -> None:
+    late = timedelta()
+    tries = []
+
+    def work() -> str:
+        nonlocal late
+        tries.append("installing")
+        if len(tries) == 1:
+            late = timedelta(hours=1)
+            raise Retryable("the database does not answer")
+        return "done"
+
+    later = replace(ground, clock=lambda: datetime.now(UTC) + late)
+    run = Run(later, "patch-1", "mara", Alone())  # type: ignore[arg-type]
+    assert run.step("batch", work) == "done"
 
 
 def test_failures_that_are_allowed_do_not_stop_a_wave(ground: Ground, folder: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import subprocess
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -74,3 +75,16 @@ def copy_project(target: Path) -> None:
         if source.is_file():
             copy.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(source, copy)
+
+
+def freeze_around_now(summary: str, *, in_days: int = 0) -> str:
+    """An iCalendar file with one event, from yesterday and for three more days; or later."""
+
+    def moment(days: int) -> str:
+        return time.strftime("%Y%m%dT000000Z", time.gmtime(time.time() + days * 86_400))
+
+    return (
+        "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//test//EN\r\nBEGIN:VEVENT\r\nUID:now@test\r\n"
+        f"DTSTAMP:{moment(0)}\r\nSUMMARY:{summary}\r\nDTSTART:{moment(in_days - 1)}\r\n"
+        f"DTEND:{moment(in_days + 3)}\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+    )

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import psutil
 import pytest
-from tests.e2e.cloned import Clone
+from tests.e2e.cloned import Clone, freeze_around_now
 
 from gpufleet.local.orphans import MARK
 from gpufleet.local.pool_pod import GROUP_NAME
@@ -57,13 +57,7 @@ def replace(file: Path, old: str, new: str) -> None:
 
 def freeze_now(file: Path) -> None:
     """Let the fleet file's company calendar hold a freeze around now."""
-    (file.parent / "calendars" / "now.ics").write_text(
-        "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//test//EN\r\nBEGIN:VEVENT\r\nUID:now@test\r\n"
-        f"DTSTAMP:{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}\r\nSUMMARY:Audit week\r\n"
-        f"DTSTART:{time.strftime('%Y%m%dT000000Z', time.gmtime(time.time() - 86400))}\r\n"
-        f"DTEND:{time.strftime('%Y%m%dT000000Z', time.gmtime(time.time() + 3 * 86400))}\r\n"
-        "END:VEVENT\r\nEND:VCALENDAR\r\n"
-    )
+    (file.parent / "calendars" / "now.ics").write_text(freeze_around_now("Audit week"))
     replace(file, "calendars/company.ics", "calendars/now.ics")
 
 

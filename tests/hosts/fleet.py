@@ -21,19 +21,26 @@ _ADA: Final = (
 
 
 def fleet(addresses: Mapping[str, str], bmc_endpoint: str) -> dict[str, Any]:
-    """One embedded site of eight nodes on four racks; one pool that leaves GPUs to spare.
+    """One embedded site on four racks; a pool for each node group, that leaves GPUs to spare.
 
     Args:
         addresses: of the hosts by name.
         bmc_endpoint: where the Redfish service of all of them is.
     """
+    groups: dict[str, dict[str, str]] = {}
+    for name, address in addresses.items():
+        groups.setdefault(name.rpartition("-")[0], {})[name] = address
+    others = [group for group in groups if group != GROUP]
     return {
         "fleet": "lab",
         "environment": "production",
         "images": {"gpufleet": f"ghcr.io/gpufleet/gpufleet@sha256:{_IMAGE}"},
         "sites": {SITE: {"region": "eu", "power_price_per_kwh": 0.21, "pue": 1.3}},
         "racks": {name: {"site": SITE, "power_limit_w": 34_000} for name in _RACKS},
-        "node_groups": {GROUP: _group(addresses, bmc_endpoint)},
+        "node_groups": {
+            name: _group(hosts, bmc_endpoint, racks)
+            for (name, hosts), racks in zip(groups.items(), _racks(len(groups)), strict=True)
+        },
         "identities": {
             "ada": {
                 "name": "Ada Lund",
@@ -47,15 +54,26 @@ def fleet(addresses: Mapping[str, str], bmc_endpoint: str) -> dict[str, Any]:
         "measurements": {"chat": _measured("chat-8b")},
         "retention": {"internal": {"audit_s": "90d", "audit_required": False}},
         "governance": {"calendar_required": False},
-        "use_cases": {"chat": _use_case("chat-8b"), "code": _use_case("chat-8b")},
-        "pools": {"chat": _pool("chat-8b", ["chat", "code"])},
+        "use_cases": {name: _use_case("chat-8b") for name in ("chat", "code", *others)},
+        "pools": {
+            "chat": _pool("chat-8b", ["chat", "code"], GROUP),
+            **{name: _pool("chat-8b", [name], name) for name in others},
+        },
     }
 
 
-def _group(addresses: Mapping[str, str], bmc_endpoint: str) -> dict[str, Any]:
+def _racks(groups: int) -> list[tuple[str, ...]]:
+    """Racks of their own for each node group."""
+    each = len(_RACKS) // groups
+    return [_RACKS[number * each : (number + 1) * each] for number in range(groups)]
+
+
+def _group(
+    addresses: Mapping[str, str], bmc_endpoint: str, racks: tuple[str, ...]
+) -> dict[str, Any]:
     return {
         "site": SITE,
-        "racks": list(_RACKS),
+        "racks": list(racks),
         "gpu_type": "h100-sxm",
         "nodes": len(addresses),
         "gpus_per_node": 8,
@@ -122,7 +140,7 @@ def _use_case(model: str) -> dict[str, Any]:
     }
 
 
-def _pool(model: str, use_cases: list[str]) -> dict[str, Any]:
+def _pool(model: str, use_cases: list[str], group: str) -> dict[str, Any]:
     return {
         "class": "interactive",
         "model": model,
@@ -130,7 +148,7 @@ def _pool(model: str, use_cases: list[str]) -> dict[str, Any]:
         "concurrency_limit": 8,
         "queue_limit": 8,
         "max_model_length_tokens": 8192,
-        "placements": {GROUP: {"replicas": 5, "max_replicas": 5, "gpus_per_node": 1}},
+        "placements": {group: {"replicas": 5, "max_replicas": 5, "gpus_per_node": 1}},
     }
 
 

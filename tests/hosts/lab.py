@@ -73,10 +73,16 @@ class _Files(SimpleHTTPRequestHandler):
 
 
 class Lab:
-    """Running hosts by name: `gpu-001` and so on."""
+    """Running hosts by name: `gpu-001` and so on.
 
-    def __init__(self, hosts: int = HOSTS) -> None:
-        self._count = hosts
+    Args:
+        hosts: how many there are in the node group `gpu`.
+        others: how many there are in other node groups.
+    """
+
+    def __init__(self, hosts: int = HOSTS, **others: int) -> None:
+        counts = {GROUP: hosts, **others}
+        self._names = [f"{g}-{n:03d}" for g, count in counts.items() for n in range(1, count + 1)]
         self._cleanup = contextlib.ExitStack()
         self._slot: Slot
         self.hosts: dict[str, Host] = {}
@@ -125,13 +131,12 @@ class Lab:
     def _start(self) -> None:
         debian, over = layers()
         self._slot = self._cleanup.enter_context(take_slot())
-        self.network.make(self._count)
+        self.network.make(len(self._names))
         self.key_file.touch(mode=0o600)
         self.key_file.write_text(_new_key(), encoding="utf-8")
         self._public = _public(self.key_file.read_text(encoding="utf-8"))
         self.serve(repository())
-        for index in range(1, self._count + 1):
-            name = f"{GROUP}-{index:03d}"
+        for index, name in enumerate(self._names, 1):
             host = Host(name, index, self.network, self.folder / name, f"{over}:{debian}")
             self._host_keys[name] = _new_key()
             host.make()
@@ -261,7 +266,7 @@ class Lab:
             offered = subprocess.run(command, capture_output=True, text=True, check=False).stdout
 
     def fleet(self, **changes: object) -> dict[str, Any]:
-        """A fleet file's content whose node group `gpu` is these hosts."""
+        """A fleet file's content whose node groups are these hosts."""
         addresses = {name: host.address for name, host in self.hosts.items()}
         return fleet(addresses, self.controllers.endpoint) | changes
 

@@ -80,6 +80,11 @@ def test_a_host_key_that_is_not_in_the_declared_file_is_never_trusted() -> None:
     assert "GlobalKnownHostsFile=/dev/null" in options
 
 
+def test_how_long_a_restart_may_take_is_declared_with_how_a_host_is_reached() -> None:
+    ssh = SSH.model_copy(update={"reboot_within_s": 600})
+    assert told(fleet(ssh=ssh)).hosts["h100-001"].variables["gpufleet_reboot_within_s"] == 600
+
+
 def test_an_address_wins_over_the_name_with_its_domain() -> None:
     ssh = SSH.model_copy(update={"addresses": {"h100-001": "10.1.2.3"}, "port": 2222})
     hosts = told(fleet(ssh=ssh)).hosts

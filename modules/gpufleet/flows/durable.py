@@ -12,7 +12,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 from typing import Any, Final, TypeVar
 
@@ -99,7 +99,7 @@ class Run:
         self.id = id
         self.actor = actor
         self._host = host
-        self.tell: Callable[[Progress], None] = ground.progress.teller(id)
+        self._told = ground.progress.teller(id)
         self.fences: dict[str, Fence] = {}
         self._started = time.monotonic()
 
@@ -109,7 +109,7 @@ class Run:
         Args:
             name: unique in the flow.
             work: returns plain JSON, and finds what an earlier try has done.
-            patience: how long `Retryable` faults are tried again.
+            patience: how long `Retryable` faults are tried again, from the first of them.
 
         Raises:
             FleetError: it failed for good.
@@ -214,6 +214,11 @@ class Run:
             )
         )
 
+    def tell(self, event: Progress) -> None:
+        """Tell whoever is attached; work goes on where nobody can be told."""
+        with suppress(Retryable):
+            self._told(event)
+
     def state(self, step: str, state: str, detail: str = "") -> None:
         """Tell whoever is attached."""
         elapsed_s = time.monotonic() - self._started
@@ -226,12 +231,15 @@ class Run:
             return error.what
 
     def _persistently(self, name: str, work: Callable[[], T], patience: timedelta) -> T:
+        pause = _FIRST_PAUSE
         # By steady time: a clock that is set back would make a pause of hours.
-        pause, until = _FIRST_PAUSE, time.monotonic() + patience.total_seconds()
+        until: float | None = None
         while True:
             try:
                 return work()
             except Retryable as error:
+                # Not from the begin: what has worked for an hour has a right to be tried again.
+                until = until or time.monotonic() + patience.total_seconds()
                 if time.monotonic() + pause.total_seconds() > until:
                     raise
                 self.state(name, "waiting", f"{error.what}; again in {pause.seconds} s")

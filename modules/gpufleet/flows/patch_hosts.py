@@ -15,6 +15,7 @@ from gpufleet.edges.playbooks import Playbook, run_playbook
 from gpufleet.flows.durable import Run
 from gpufleet.flows.environment import variables_of
 from gpufleet.flows.playbook_guard import lease_of
+from gpufleet.local.host_access import host_access
 from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.patching import HostState, PatchPlan
 from gpufleet.spec.progress import HostProgress
@@ -92,7 +93,8 @@ def _variables(run: Run) -> dict[str, str]:
     ground = run.ground
     found = variables_of(ground.workspace, ground.fleet_file)
     passed = {name: value for name, value in found.items() if name in _PASSED}
-    return {**passed, "GPUFLEET_FLEET": str(ground.fleet_file)}
+    own = {"GPUFLEET_FLEET": str(ground.fleet_file)}
+    return {**host_access(ground.state), **passed, **own}
 
 
 def _teller(run: Run, errand: Errand) -> Callable[[Mapping[str, Any]], None]:

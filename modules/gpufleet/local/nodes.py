@@ -36,6 +36,7 @@ def _make(cluster: Cluster, node: Node, found: Object | None) -> None:
         return
     manifest = _manifest(node)
     manifest["metadata"]["labels"] |= dict.fromkeys(_unwanted_labels(found, node))
+    manifest["spec"]["taints"] += _taints_of_others(found, node)
     cluster.merge(f"{_PATH}/{node.name}", manifest)
     gone = dict.fromkeys(_unwanted_capacity(found, node))
     cluster.merge(f"{_PATH}/{node.name}/status", {"status": _status({**node.capacity, **gone})})
@@ -49,6 +50,13 @@ def _unwanted_labels(found: Object, node: Node) -> set[str]:
     """Labels that say how GPUs are given, left from when it was another way."""
     labels: Object = found["metadata"].get("labels", {})
     return (labels.keys() & _ACCESS_LABELS) - node.labels.keys()
+
+
+def _taints_of_others(found: Object, node: Node) -> list[Object]:
+    """Such as those of a quarantine, or of a cordon."""
+    ours = {(taint.key, taint.effect) for taint in node.taints}
+    taints: list[Object] = found["spec"].get("taints", [])
+    return [taint for taint in taints if (taint["key"], taint["effect"]) not in ours]
 
 
 def _unwanted_capacity(found: Object, node: Node) -> set[str]:

@@ -33,6 +33,7 @@ from gpufleet.local.gateway_layout import (
     gateway_control,
 )
 from gpufleet.local.gpu_board import write_gpus
+from gpufleet.local.host_access import keep_host_access
 from gpufleet.local.monitoring import write_rules
 from gpufleet.local.nodes import apply_nodes
 from gpufleet.local.process import Process
@@ -169,6 +170,7 @@ class Platform:
             if given := os.environ.get(DATABASE_URL_VARIABLE):
                 # The worker inherits no variable of whoever starts it.
                 write_private(url, given)
+            keep_host_access(self.state, os.environ)
             declared[SHARED] = (
                 worker(self.fleet_file, self._shared_port("worker"), url),
                 *self._gateway_processes(self.fleet_file, url),

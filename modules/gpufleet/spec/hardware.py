@@ -158,6 +158,7 @@ class SshAccess(Spec):
     """How the hosts of a node group are reached.
 
     The private key is that of the caller's own SSH agent or configuration, never in the fleet file.
+    The worker uses the agent of whoever ran the last `./fleet up` with one.
     """
 
     user: Name = "gpufleet"
@@ -170,12 +171,15 @@ class SshAccess(Spec):
     """Address by node, where names do not resolve."""
     known_hosts: RelativePath
     """File with the hosts' keys, relative to the fleet file: a key that is not in it is refused."""
+    reboot_within_s: Seconds = 1800
+    """Longest time from the order to restart until a host answers again; later it is lost."""
 
 
 class BmcAccess(Spec):
     """How the baseboard management controllers (Redfish) of a node group are reached.
 
-    User and password are in the variables `GPUFLEET_BMC_USER` and `GPUFLEET_BMC_PASSWORD`.
+    User and password are in the variables `GPUFLEET_BMC_USER` and `GPUFLEET_BMC_PASSWORD`; the
+    worker uses those of the last `./fleet up`.
     """
 
     endpoint: Annotated[str, Field(pattern=forms.BMC_ENDPOINT, max_length=200)]

@@ -243,6 +243,7 @@ def _ssh(group: NodeGroup, node: str, folder: PurePath) -> dict[str, JsonValue]:
         "ansible_port": ssh.port,
         "ansible_ssh_common_args": " ".join(options),
         "gpufleet_known_hosts": known_hosts,
+        "gpufleet_reboot_within_s": ssh.reboot_within_s,
     }
 
 
