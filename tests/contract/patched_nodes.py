@@ -1,6 +1,7 @@
 """An environment whose nodes playbooks take out of service: its hosts are this machine."""
 
 import copy
+import json
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -17,12 +18,18 @@ from tests.playbooks import PLAYBOOKS, Told, run_playbook
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.ground import Ground
-from gpufleet.spec.records import JournalRecord
+from gpufleet.spec.records import Claim, JournalRecord
 
 SITE: Final = "east"
 HOST: Final = "east-h100-001"
 OTHER: Final = "east-h100-002"
 OURS: Final = "gpufleet.dev/cordoned-by"
+ANNOTATIONS: Final = (
+    OURS,
+    "gpufleet.dev/cordoned-with",
+    "gpufleet.dev/quarantine-reason",
+    "gpufleet.dev/quarantined-by",
+)
 CALENDAR = """BEGIN:VCALENDAR
 VERSION:2.0
 PRODID:-//gpufleet//tests//EN
@@ -79,6 +86,26 @@ class Patched:
         """Cordon, drain and uncordon, as every playbook that patches does."""
         return self.run(self.folder / "around.yml", *arguments, hosts=hosts)
 
+    def record(self, **values: str) -> tuple[str, str]:
+        """The record of a host's last change, as an argument that names its file."""
+        file = self.folder / "record.json"
+        if values:
+            file.write_text(json.dumps({"part": "driver", "version": "580.105.08", **values}))
+        return ("-e", f"patch_record_file={file}")
+
+    def cordon(self, mark: str) -> None:
+        """Cordon the host's node under a mark."""
+        annotations = {OURS: mark, "gpufleet.dev/cordoned-with": "0"}
+        self.cluster.merge(
+            f"/api/v1/nodes/{HOST}",
+            {"metadata": {"annotations": annotations}, "spec": {"unschedulable": True}},
+        )
+
+    def held(self, flow: str) -> tuple[str, ...]:
+        """The lease for a flow, as the arguments that it gives a playbook."""
+        lease = self.ground.leases.acquire(Claim(target=f"patch:{SITE}", owner=flow, holder=flow))
+        return ("-e", f"gpufleet_flow={flow}", "-e", f"gpufleet_fence={lease.token}")
+
     def node(self, name: str = HOST) -> dict[str, Any]:
         """A node as it is now."""
         found = self.cluster.get(f"/api/v1/nodes/{name}")
@@ -96,7 +123,7 @@ class Patched:
     def clear(self, name: str) -> None:
         """Take every mark of a patch and of quarantine from a node."""
         given = self.node(name)["spec"].get("taints", [])
-        annotations = {OURS: None, "gpufleet.dev/quarantine-reason": None}
+        annotations = dict.fromkeys(ANNOTATIONS)
         labels = {"gpufleet.dev/quarantined": None}
         taints = [taint for taint in given if taint["key"] == "nvidia.com/gpu"]
         self.cluster.merge(

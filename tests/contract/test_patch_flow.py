@@ -156,6 +156,16 @@ def test_a_patch_goes_wave_after_wave_to_every_host(ground: Ground, folder: Path
     assert plan_patch(ground, order()).hosts == {}
 
 
+def test_a_quarantined_host_is_left_out_and_stops_no_later_patch(ground: Ground) -> None:
+    ground.hosts.keep(HOSTS[0], "quarantined", reason="XID 79 twice", flow="hand-1")
+    plan = plan_patch(ground, order())
+    assert "XID 79 twice" in plan.left_out[HOSTS[0]]
+    assert sorted(plan.hosts) == HOSTS[1:]
+    assert all(HOSTS[0] not in wave.hosts for wave in plan.waves)
+    ground.hosts.keep(HOSTS[0], "in-service", reason="board replaced", flow="hand-2")
+    assert sorted(plan_patch(ground, order()).hosts) == HOSTS
+
+
 def test_a_version_that_breaks_is_rolled_back_and_nothing_more_is_patched(
     ground: Ground, folder: Path
 ) -> None:

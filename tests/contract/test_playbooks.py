@@ -9,8 +9,8 @@ import pytest
 from tests.contract.patched_nodes import HOST, OTHER, SITE, Patched, environment
 from tests.playbooks import PLAYBOOKS
 
-from gpufleet.core.freeze import Purpose
 from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.cordons import clear_stale_marks, has_left
 from gpufleet.flows.hosts import read_inventory
 from gpufleet.spec.records import Claim
 
@@ -182,13 +182,129 @@ def test_what_would_not_end_before_a_freeze_does_not_begin(patched: Patched) -> 
 
 def test_a_rollback_goes_on_in_a_freeze_and_is_journalled_as_such(patched: Patched) -> None:
     patched.freeze("quarter end", timedelta(hours=-1), timedelta(hours=3))
-    told = patched.around(
-        "-e", f"gpufleet_purpose={Purpose.ROLLBACK.value}", "-e", "node_uncordon_validated=true"
-    )
+    back = patched.folder / "rollback.yml"
+    back.write_text((patched.folder / "around.yml").read_text())
+    told = patched.run(back, "-e", "node_uncordon_validated=true")
     assert told.code == 0, told.messages
     [exempted] = patched.events("freeze.exempted")
     assert exempted.body["purpose"] == "rollback"
     assert "quarter end" in str(exempted.body["freeze"])
+
+
+@pytest.mark.parametrize("purpose", ["rollback", "quarantine"])
+def test_no_variable_lets_a_change_through_a_freeze(patched: Patched, purpose: str) -> None:
+    patched.freeze("quarter end", timedelta(hours=-1), timedelta(hours=3))
+    told = patched.around("-e", f"gpufleet_purpose={purpose}", "-e", "freeze_guard_changes=false")
+    assert told.code != 0
+    assert "is what a flow says" in told.messages
+    told = patched.around(
+        "-e", f"freeze_guard_purpose={purpose}", "-e", "freeze_guard_changes=false"
+    )
+    assert told.code != 0
+    assert "freeze `quarter end`" in told.messages
+    assert not patched.is_cordoned()
+
+
+TOO_OLD = ("-e", "gpufleet_version=450.80.02")
+"""Refused before anything of the machine is looked at that could be changed."""
+
+
+def test_a_host_that_is_refused_before_it_is_touched_has_its_node_given_back(
+    patched: Patched,
+) -> None:
+    # An earlier try of the same flow was killed after the cordon.
+    flow = patched.held("flow-1")
+    patched.cordon("patch/flow-1")
+    told = patched.run(PLAYBOOKS / "drivers.yml", *TOO_OLD, *patched.record(), *flow)
+    assert told.code != 0
+    assert "is too old" in told.messages
+    assert not patched.is_cordoned()
+    assert patched.mark() is None
+    report = told.report(HOST)
+    assert (report["touched"], report["uncordoned"], report["held"]) == (False, True, False)
+    assert report["record_open"] == "false"
+
+
+def test_a_host_that_an_earlier_run_left_half_patched_is_never_given_back(
+    patched: Patched, until: "Until"
+) -> None:
+    serve(patched, until, replicas=4)
+    patched.cordon("patch/flow-1")
+    told = patched.run(
+        PLAYBOOKS / "drivers.yml",
+        *TOO_OLD,
+        *patched.record(state="begun", before=""),
+        *patched.held("flow-1"),
+    )
+    assert told.code != 0
+    assert patched.is_cordoned()
+    report = told.report(HOST)
+    assert (report["touched"], report["quarantined"]) == (True, True)
+    assert report["record_open"] == "true"
+    assert "there is no way back" in report["reason"]
+
+
+def test_a_drain_that_is_blocked_gives_no_half_patched_host_back(
+    patched: Patched, until: "Until"
+) -> None:
+    serve(patched, until, replicas=4, at_least=4)
+    resumed = patched.folder / "resumed.yml"
+    lines = (patched.folder / "around.yml").read_text()
+    before, cordon, after = lines.partition(
+        "    - ansible.builtin.include_role: {name: node_cordon}"
+    )
+    read = "    - ansible.builtin.include_role: {name: patch_record}\n"
+    resumed.write_text(f"{before}{read}{cordon}{after}")
+    told = patched.run(
+        resumed,
+        *patched.record(state="begun", before="580.95.05"),
+        *("-e", "gpufleet_part=driver", "-e", "node_drain_timeout_s=4"),
+        *("-e", "node_drain_retry_s=1"),
+    )
+    assert told.code != 0
+    assert "stays cordoned, since a change of its host has not ended" in told.messages
+    assert patched.is_cordoned()
+
+
+def test_a_person_s_cordon_is_not_taken_over_by_a_mark_that_was_left_on_the_node(
+    patched: Patched,
+) -> None:
+    patched.cordon("patch/patch-gone")
+    assert not has_left(patched.ground, "patch-gone", HOST)
+    told = patched.around("-e", "node_uncordon_validated=true")
+    assert told.code != 0
+    assert "cordoned by somebody else (patch/patch-gone" in told.messages
+    assert patched.is_cordoned()
+
+
+def test_marks_on_nodes_that_take_work_are_cleared_and_those_of_cordons_stay(
+    patched: Patched,
+) -> None:
+    patched.cordon("patch/flow-1")
+    assert clear_stale_marks(patched.ground) == []
+    assert patched.mark() == "patch/flow-1"
+    # As kubectl uncordon does.
+    patched.cluster.merge(f"/api/v1/nodes/{HOST}", {"spec": {"unschedulable": None}})
+    assert clear_stale_marks(patched.ground) == [HOST]
+    assert patched.mark() is None
+    assert clear_stale_marks(patched.ground) == []
+
+
+def test_a_half_patched_host_does_not_leave_quarantine_nor_any_beside_a_patch(
+    patched: Patched,
+) -> None:
+    playbook = PLAYBOOKS / "quarantine.yml"
+    back = ("-e", '{"gpufleet_reason": "well again"}', "-e", "gpufleet_quarantine=absent")
+    with patched.ground.holding(f"patch:{SITE}", why="a patch"):
+        told = patched.run(playbook, *back, *patched.record())
+        assert "held by a patch by" in told.messages
+        # Out it goes at once.
+        told = patched.run(playbook, "-e", "gpufleet_reason=XID")
+        assert told.code == 0, told.messages
+    told = patched.run(playbook, *back, *patched.record(state="begun", before="580.95.05"))
+    assert told.code != 0
+    assert "a change of `driver` to 580.105.08 has not ended" in told.messages
+    assert patched.is_cordoned()
 
 
 def test_one_operator_patches_a_site_at_a_time(patched: Patched, until: "Until") -> None:
@@ -248,7 +364,7 @@ def test_a_node_in_quarantine_stays_there_until_it_is_validated(patched: Patched
     assert again.changed[HOST] == 0
 
     # This machine has no GPU, so that nothing lets it back.
-    back = patched.run(playbook, *why, "-e", "gpufleet_quarantine=absent")
+    back = patched.run(playbook, *why, "-e", "gpufleet_quarantine=absent", *patched.record())
     assert back.code != 0
     assert "is not fit to serve" in back.messages
     assert patched.is_cordoned()

@@ -8,6 +8,7 @@ from gpufleet.core.patching.installed import (
     is_version,
     missing,
     parse_dpkg,
+    parse_enabled_services,
     parse_madison,
     parse_nvidia_smi,
     parse_rpm,
@@ -28,6 +29,12 @@ def test_dpkg_tells_version_state_and_hold() -> None:
         "nvidia-driver": Package("580.95.05-1", "installed", held=True),
         "nvidia-kernel-dkms": Package("580.126.09-1", "half-configured"),
     }
+
+
+def test_only_services_that_start_with_the_host_are_started_with_it() -> None:
+    told = "nvidia-dcgm.service enabled enabled\ndcgm-exporter.service disabled enabled\n"
+    assert parse_enabled_services(told) == ["nvidia-dcgm"]
+    assert parse_enabled_services("0 unit files listed.\n") == []
 
 
 def test_rpm_tells_what_is_installed_and_not_what_is_absent() -> None:

@@ -10,9 +10,13 @@ from gpufleet.core.patching.nodes import (
     cordon_refusal,
     is_left,
     is_ours,
+    is_own_quarantine,
+    is_stale,
     may_pass,
     may_uncordon,
+    owner_to_know,
     quarantine_annotations,
+    standing,
     to_drain,
 )
 
@@ -68,6 +72,57 @@ def test_a_quarantined_node_is_left_alone_even_by_its_own_flow() -> None:
     found = node(cordoned=True, mark=OURS, taint="gpufleet.dev/quarantined")
     assert "quarantined" in refusal(found)
     assert not may_uncordon(found, OURS)
+
+
+def test_a_rollback_may_enter_what_a_patch_has_quarantined_and_nothing_else() -> None:
+    taint = "gpufleet.dev/quarantined"
+    mine = node(cordoned=True, mark=OURS, taint=taint)
+    assert cordon_refusal("gpu-001", mine, OURS, 7, back=True) == ""
+    older = node(cordoned=True, mark="patch/other", token="6", taint=taint)
+    assert cordon_refusal("gpu-001", older, OURS, 7, back=True) == ""
+    assert cordon_refusal("gpu-001", older, OURS, 6, back=True)
+    theirs = node(cordoned=True, taint=taint)
+    assert "quarantined" in cordon_refusal("gpu-001", theirs, OURS, 7, back=True)
+    assert not may_uncordon(mine, OURS)
+
+
+def test_a_quarantine_is_its_first_owner_s_whoever_cordons_the_node_later() -> None:
+    taint, by = "gpufleet.dev/quarantined", "gpufleet.dev/quarantined-by"
+    found = node(cordoned=True, mark=OURS, taint=taint)
+    found[0]["metadata"]["annotations"][by] = "patch/other"
+    assert not is_own_quarantine(found, OURS)
+    assert is_own_quarantine(found, "patch/other")
+    again = quarantine_annotations(found, present=True, mark=OURS, reason="again")
+    assert again[by] == "patch/other"
+    assert quarantine_annotations(node(), present=True, mark=OURS, reason="new")[by] == OURS
+    assert quarantine_annotations(found, present=False, mark=OURS, reason="well")[by] is None
+
+
+def test_a_cordon_with_a_mark_that_its_patch_cannot_have_left_is_a_person_s() -> None:
+    found = node(cordoned=True, mark="patch/other", token="3")
+    assert owner_to_know(found, OURS) == "other"
+    assert cordon_refusal("gpu-001", found, OURS, 7, left=True) == ""
+    assert "somebody else" in cordon_refusal("gpu-001", found, OURS, 7, left=False)
+    assert owner_to_know(node(cordoned=True, mark=OURS), OURS) == ""
+    assert owner_to_know(node(mark="patch/other"), OURS) == ""
+    assert owner_to_know(node(cordoned=True), OURS) == ""
+
+
+def test_a_mark_on_a_node_that_takes_work_is_stale() -> None:
+    assert is_stale(node(mark="patch/other")[0])
+    assert not is_stale(node(cordoned=True, mark="patch/other")[0])
+    assert not is_stale(node(mark="karpenter")[0])
+    assert not is_stale(node()[0])
+
+
+def test_a_node_that_nobody_could_see_or_that_we_hold_is_told_as_held() -> None:
+    assert standing([], OURS)["held"]
+    assert standing(node(cordoned=True, mark=OURS), OURS)["held"]
+    person = standing(node(cordoned=True), OURS)
+    assert person == {"quarantined": False, "uncordoned": False, "held": False}
+    tainted = standing(node(taint="gpufleet.dev/quarantined"), OURS)
+    assert tainted == {"quarantined": True, "uncordoned": False, "held": False}
+    assert standing(node(), OURS) == {"quarantined": False, "uncordoned": True, "held": False}
 
 
 def test_a_node_that_is_not_there_is_told() -> None:

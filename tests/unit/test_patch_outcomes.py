@@ -43,6 +43,7 @@ class Told:
 
 
 GOOD = {"before": OLD, "after": NEW, "validated": True, "uncordoned": True}
+UNTOUCHED = {"before": OLD, "after": OLD, "reason": "no space", "touched": False}
 REPORTS = st.fixed_dictionaries(
     {},
     optional={
@@ -71,10 +72,19 @@ ANYTHING = st.builds(
         (Told({**GOOD, "after": OLD, "reason": "back"}, failed=True), HostState.ROLLED_BACK, True),
         (Told({"before": OLD, "after": OLD, "reason": "blocked"}), HostState.FAILED, False),
         (
-            Told({"before": OLD, "after": OLD, "reason": "no space", "touched": False}),
+            Told({**UNTOUCHED, "record_open": False, "held": False}),
             HostState.FAILED,
             True,
         ),
+        (Told({**UNTOUCHED, "record_open": "false", "held": "False"}), HostState.FAILED, True),
+        # Half patched by an earlier run; cordoned still; never asked.
+        (Told({**UNTOUCHED, "record_open": True, "held": False}), HostState.FAILED, False),
+        (Told({**UNTOUCHED, "record_open": False, "held": True}), HostState.FAILED, False),
+        (Told({**UNTOUCHED, "record_open": "", "held": False}), HostState.FAILED, False),
+        (Told(UNTOUCHED), HostState.FAILED, False),
+        (Told({"before": NEW, "after": NEW, "quarantined": True}), HostState.QUARANTINED, False),
+        (Told({"before": NEW, "after": NEW, "held": True}), HostState.FAILED, False),
+        (Told({"before": NEW, "after": NEW, "record_open": "true"}), HostState.FAILED, False),
         (Told({"reason": "no space", "touched": False}, unreachable=True), HostState.FAILED, False),
         (Told({"before": NEW, "after": NEW, "validated": "False"}), HostState.UNCHANGED, True),
         (Told({"before": OLD, "after": NEW, "validated": "False"}), HostState.FAILED, False),
@@ -134,7 +144,12 @@ def test_a_host_that_went_back_is_validated_or_is_to_be_quarantined(
     if after.state is HostState.ROLLED_BACK:
         unchanged = second.report.get("before") == second.report.get("after")
         assert second.report.get("validated") or unchanged
+        assert not second.report.get("quarantined")
         assert not second.unreachable
+        assert after_recovery([after]) == []
+    elif after.state is HostState.QUARANTINED:
+        assert second.report.get("quarantined")
+        assert not after.proven
         assert after_recovery([after]) == []
     else:
         assert after.state is HostState.FAILED

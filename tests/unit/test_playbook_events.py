@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gpufleet.edges.playbook_events import Refusal, read_events, result_of_events
-from gpufleet.edges.playbook_process import told
+from gpufleet.edges.playbook_process import shortened, told, why_failed
 
 AT = "2026-03-01T10:00:00+00:00"
 LATER = "2026-03-01T10:00:07.500000+00:00"
@@ -36,6 +36,30 @@ def test_a_loop_tells_its_first_failed_item() -> None:
     items = [{"msg": "fine"}, {"failed": True, "msg": "broken"}, {"failed": True, "msg": "too"}]
     kept = told(event("runner_on_failed", res={"msg": "All items completed", "results": items}))
     assert kept["error"] == "broken"
+
+
+def test_a_command_that_failed_tells_what_it_wrote() -> None:
+    result = {"msg": "non-zero return code", "rc": 1, "stderr": "modprobe: no such module\n"}
+    assert why_failed(result) == "modprobe: no such module"
+    assert why_failed({**result, "stderr": "", "stdout": "NVIDIA-SMI has failed"}) == (
+        "NVIDIA-SMI has failed"
+    )
+    assert why_failed({"msg": "non-zero return code", "rc": 1}) == "non-zero return code"
+
+
+def test_of_a_long_message_its_end_is_kept_where_tools_say_what_went_wrong() -> None:
+    error = "E: Sub-process /usr/bin/dpkg returned an error code (1)"
+    message = f"'/usr/bin/apt-get install {'package=1.2.3 ' * 90}' failed: {error}"
+    kept = told(event("runner_on_failed", res={"msg": message}))["error"]
+    assert kept.endswith(error)
+    assert kept.startswith("'/usr/bin/apt-get install")
+
+
+@given(st.text(), st.integers(20, 60))
+def test_a_text_is_shortened_in_its_middle_only(text: str, most: int) -> None:
+    kept = shortened(text, most)
+    assert len(kept) <= most
+    assert kept == text or (len(text) > most and kept[-1] == text[-1] and kept[0] == text[0])
 
 
 def test_the_report_of_a_host_is_kept_as_it_is() -> None:

@@ -48,6 +48,15 @@ class HostTable:
 
         return self._database.write(work)
 
+    def reasons(self, state: str) -> dict[str, str]:
+        """Why each host that is in a state is in it."""
+        rows = self._database.read(
+            lambda connection: connection.execute(
+                sa.select(_hosts.c.host, _hosts.c.reason).where(_hosts.c.state == state)
+            ).all()
+        )
+        return {row.host: row.reason for row in rows}
+
     def states(self) -> dict[str, str]:
         """The state of each host that something is remembered of."""
         rows = self._database.read(lambda connection: connection.execute(sa.select(_hosts)).all())

@@ -103,6 +103,15 @@ class Journal:
         )
         return {row.id for row in rows}
 
+    def tells_of(self, flow: str) -> bool:
+        """Whether it has any record of a flow."""
+        rows = self._database.read(
+            lambda connection: connection.execute(
+                sa.select(_records.c.id).where(_records.c.flow == flow).limit(1)
+            ).all()
+        )
+        return bool(rows)
+
     def records(self, *, after: Mapping[str, int] | None = None) -> Iterator[JournalRecord]:
         """Every record, by writer and sequence; with `after`, only later ones of each writer."""
         beyond = dict(after or {})

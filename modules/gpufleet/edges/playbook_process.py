@@ -22,6 +22,8 @@ IDENT: Final = "run"
 REPORT: Final = "gpufleet"
 """Name under which the role host_report tells the result of a host."""
 _ERROR_LENGTH: Final = 500
+_SAYS_NOTHING: Final = ("non-zero return code", "One or more items failed")
+"""What Ansible says of a failure whose cause stands elsewhere in the result."""
 _KINDS: Final = {
     "runner_on_start": "start",
     "runner_on_ok": "ok",
@@ -86,25 +88,42 @@ def told(event: Mapping[str, Any]) -> dict[str, Any]:
             kept["report"] = dict(report)
     elif kind in {"failed", "unreachable"}:
         kept["ignored"] = bool(data.get("ignore_errors"))
-        kept["error"] = _error(result)
+        kept["error"] = why_failed(result)
         if isinstance(result.get("gpufleet_error"), Mapping):
             kept["exit_code"] = int(result["gpufleet_error"].get("exit_code", 1))
     return kept
 
 
-def _error(result: Mapping[str, Any]) -> str:
-    """What a task says about its failure; nothing of one whose output is secret."""
+def why_failed(result: Mapping[str, Any]) -> str:
+    """What a task says about its failure; nothing of one whose output is secret.
+
+    Of a loop it is the first item that failed, of a command what it wrote to stderr.
+    """
     if "censored" in result:
         return "its output is secret"
     items = result.get("results")
     if isinstance(items, list):
         failed = [item for item in items if isinstance(item, Mapping) and item.get("failed")]
         if failed:
-            return _error(failed[0])
-    for field in ("msg", "stderr", "module_stderr"):
-        if said := str(result.get(field) or "").strip():
-            return said[:_ERROR_LENGTH]
-    return ""
+            return why_failed(failed[0])
+    said = [
+        str(result.get(field) or "").strip()
+        for field in ("msg", "stderr", "module_stderr", "stdout")
+    ]
+    telling = [text for text in said if text and not text.endswith(_SAYS_NOTHING)]
+    return shortened((telling or [text for text in said if text] or [""])[0], _ERROR_LENGTH)
+
+
+def shortened(text: str, most: int) -> str:
+    """A text of at most so many characters: its begin says what was done, its end what came of it.
+
+    Tools such as apt write a whole command before the error that it ended with.
+    """
+    if len(text) <= most:
+        return text
+    head = most // 3
+    joint = " ... "
+    return f"{text[:head]}{joint}{text[len(text) - (most - head - len(joint)) :]}"
 
 
 def write_whole_json(file: Path, value: object) -> None:

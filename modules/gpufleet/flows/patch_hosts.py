@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from gpufleet.core.freeze import Purpose
 from gpufleet.edges.ansible_collections import LOCK, ansible_collections
 from gpufleet.edges.playbook_events import PlaybookResult
+from gpufleet.edges.playbook_process import shortened
 from gpufleet.edges.playbooks import Playbook, run_playbook
 from gpufleet.flows.durable import Run
 from gpufleet.flows.environment import variables_of
@@ -68,7 +69,7 @@ def run_errand(run: Run, plan: PatchPlan, errand: Errand) -> PlaybookResult:
 
 def _extra_vars(run: Run, plan: PatchPlan, errand: Errand) -> dict[str, JsonValue]:
     sites = {plan.hosts[host].site for host in errand.hosts}
-    reason = errand.reason[:_REASON] or f"patch {run.id}"
+    reason = shortened(errand.reason, _REASON) or f"patch {run.id}"
     return {
         "gpufleet_component": plan.order.component.value,
         "gpufleet_part": plan.order.part.value,

@@ -13,6 +13,7 @@ from gpufleet.core.patching.capacity import PoolCapacity, PoolKey, observed_capa
 from gpufleet.core.patching.compatibility import demand_order_compatible
 from gpufleet.core.patching.durations import batch_s, rollback_s
 from gpufleet.core.patching.gates import gates_of
+from gpufleet.core.patching.hosts import QUARANTINED
 from gpufleet.core.patching.outcomes import FORWARD_ONLY
 from gpufleet.core.patching.waves import plan_waves
 from gpufleet.core.quotas import claims_gpus
@@ -232,6 +233,7 @@ def _changes(
     """The hosts that are to change, and those that are not with the reason."""
     fleet = ground.fleet
     known = _versions(ground, order.part)
+    quarantined = ground.hosts.reasons(QUARANTINED)
     changes, left_out = [], {}
     for node in expand(fleet):
         group = fleet.node_groups[node.group]
@@ -242,7 +244,10 @@ def _changes(
         since = (only or {}).get(
             node.name, has
         ) != has and f"it has {has or 'nobody knows what'} by now"
-        if why := since or _left_out(order, node, group, pools, has):
+        why = since or _left_out(order, node, group, pools, has)
+        if node.name in quarantined:
+            why = f"it is quarantined ({quarantined[node.name]}): quarantine.yml brings it back"
+        if why:
             left_out[node.name] = why
             continue
         changes.append(

@@ -50,6 +50,8 @@ class GuardOrder:
     fences: Mapping[str, int] = field(default_factory=dict)
     """By site, tokens that an earlier guard of the same run by hand was given."""
     actor: str = ""
+    returns: bool = False
+    """Whether hosts are to leave quarantine: that waits for whoever patches the site."""
     changes: bool = True
     """Whether it changes anything; what only looks needs neither window nor lease."""
     check: bool = False
@@ -66,6 +68,8 @@ class Guarded:
     actor: str
     mark: str
     """Owner mark of the nodes that it cordons."""
+    purpose: str = Purpose.CHANGE.value
+    """What it is run for."""
 
 
 @contextmanager
@@ -111,7 +115,8 @@ def admit(ground: Ground, order: GuardOrder) -> Guarded:
         for site in sites:
             fences.update(_held(ground, named, site))
         _note_begin(ground, named)
-    return Guarded(named.flow, fences, named.actor, f"patch/{named.flow}")
+    mark = f"patch/{named.flow}"
+    return Guarded(named.flow, fences, named.actor, mark, named.purpose.value)
 
 
 def demand_held(ground: Ground, site: str, flow: str, fence: int) -> None:
@@ -230,7 +235,7 @@ def _held(ground: Ground, order: GuardOrder, site: str) -> dict[str, int]:
     if token is not None:
         demand_held(ground, site, order.flow, token)
         return {site: token}
-    if order.check or order.purpose is Purpose.QUARANTINE:
+    if order.check or (order.purpose is Purpose.QUARANTINE and not order.returns):
         # A broken node is taken out at once, beside whatever patch is under way.
         return {}
     holder = f"{order.playbook or 'ansible-playbook'} by {order.actor}"

@@ -26,6 +26,7 @@ from gpufleet.flows import batch, change, patching, schedules  # noqa: F401
 from gpufleet.flows.audit_deletion import delete
 from gpufleet.flows.batch_files import sweep
 from gpufleet.flows.chores import Chore, Chores
+from gpufleet.flows.cordons import clear_stale_marks
 from gpufleet.flows.declared import LiveGround
 from gpufleet.flows.durable import Host
 from gpufleet.flows.freeze_sync import FreezeKeeper
@@ -105,6 +106,7 @@ class Worker:
             Chore("flows", 10, self._count),
             Chore("prewarm", 10, prewarm.keep),
             Chore("patch cycle", 60, cadences.keep),
+            Chore("cordons", 30, lambda: clear_stale_marks(live.now())),
         ]
 
     @property

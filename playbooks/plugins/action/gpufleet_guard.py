@@ -4,9 +4,11 @@ import os
 from dataclasses import asdict
 from typing import Any
 
+from ansible import context
 from ansible.plugins.action import ActionBase
 
 from gpufleet.core.freeze import Purpose
+from gpufleet.core.patching.purposes import only_look, purpose_of
 from gpufleet.flows.playbook_guard import GuardOrder, admit, demand_held, opened
 from gpufleet.spec.errors import FleetError
 from gpufleet.spec.windows import ChangeKind
@@ -20,9 +22,10 @@ _SPEC = {
     },
     "purpose": {
         "type": "str",
-        "default": Purpose.CHANGE.value,
+        "default": "",
         "choices": [
-            purpose.value for purpose in (Purpose.CHANGE, Purpose.ROLLBACK, Purpose.QUARANTINE)
+            "",
+            *(purpose.value for purpose in (Purpose.CHANGE, Purpose.ROLLBACK, Purpose.QUARANTINE)),
         ],
     },
     "needs_s": {"type": "float", "default": 0},
@@ -32,7 +35,7 @@ _SPEC = {
     "fence": {"type": "int", "default": 0},
     "fences": {"type": "dict", "default": {}},
     "actor": {"type": "str", "default": ""},
-    "changes": {"type": "bool", "default": True},
+    "returns": {"type": "bool", "default": False},
     "held_at": {"type": "str"},
 }
 
@@ -42,6 +45,9 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
 
     With `held_at`, the name of a site, it only makes sure that the lease of that site is still held
     by `flow` with the token `fence`; nothing is asked where that is 0, as in check mode.
+
+    What the run is for is known by the playbook that was named on Ansible's command line: it may be
+    exempt from a freeze, and every variable can be set by whoever starts it.
     """
 
     _requires_connection = False
@@ -65,10 +71,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
         return {**result, "changed": False, **found}
 
     def _order(self, asked: dict[str, Any]) -> GuardOrder:
+        files = [str(file) for file in context.CLIARGS.get("args", ())]
         return GuardOrder(
             hosts=asked["hosts"],
             change=ChangeKind(asked["change"]),
-            purpose=Purpose(asked["purpose"]),
+            purpose=purpose_of(files, asked["purpose"], by_flow=bool(asked["fence"])),
             needs_s=asked["needs_s"],
             # Tasks run in children of ansible-playbook.
             process=os.getppid(),
@@ -78,6 +85,7 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             fence=asked["fence"] or None,
             fences={site: int(token) for site, token in asked["fences"].items()},
             actor=asked["actor"],
-            changes=asked["changes"],
+            returns=asked["returns"],
+            changes=not only_look(files),
             check=bool(self._task.check_mode),
         )

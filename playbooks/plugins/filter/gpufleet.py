@@ -19,17 +19,29 @@ class FilterModule:
             "gpufleet_gpu_validation": _gpu_validation,
             "gpufleet_is_left": _is_left,
             "gpufleet_is_ours": _is_ours,
+            "gpufleet_is_own_quarantine": _is_own_quarantine,
             "gpufleet_may_pass": _may_pass,
             "gpufleet_may_uncordon": _may_uncordon,
+            "gpufleet_node_standing": _node_standing,
+            "gpufleet_owner_to_know": _owner_to_know,
             "gpufleet_quarantine_annotations": _quarantine_annotations,
             "gpufleet_to_drain": _to_drain,
             "gpufleet_why_unreachable": _why_unreachable,
         }
 
 
-def _cordon_refusal(found: list[Object], name: str, mark: str, fence: int) -> str:
+def _cordon_refusal(  # noqa: PLR0913, PLR0917 - as the function
+    found: list[Object],
+    name: str,
+    mark: str,
+    fence: int,
+    left: bool = True,  # noqa: FBT001, FBT002 - a template names it
+    back: bool = False,  # noqa: FBT001, FBT002 - a template names it
+) -> str:
     """Why a node may not be cordoned by us; empty where it may."""
-    return nodes.cordon_refusal(str(name), found, str(mark), int(fence))
+    return nodes.cordon_refusal(
+        str(name), found, str(mark), int(fence), left=bool(left), back=bool(back)
+    )
 
 
 def _is_ours(found: list[Object], mark: str) -> bool:
@@ -45,6 +57,21 @@ def _is_left(found: list[Object], mark: str, fence: int) -> bool:
 def _may_pass(result: Object) -> bool:
     """Whether a task failed by what passes by itself, such as an API server that is away."""
     return bool(result.get("failed")) and nodes.may_pass(str(result.get("msg", "")))
+
+
+def _is_own_quarantine(found: list[Object], mark: str) -> bool:
+    """Whether the flow of this mark has put a node into quarantine."""
+    return nodes.is_own_quarantine(found, str(mark))
+
+
+def _node_standing(found: list[Object], mark: str) -> dict[str, bool]:
+    """How a node stands when a run has ended with its host."""
+    return nodes.standing(found, str(mark))
+
+
+def _owner_to_know(found: list[Object], mark: str) -> str:
+    """The flow whose cordon a node carries, where it is another patch's."""
+    return nodes.owner_to_know(found, str(mark))
 
 
 def _may_uncordon(found: list[Object], mark: str) -> bool:

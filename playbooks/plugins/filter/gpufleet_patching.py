@@ -8,8 +8,8 @@ from ansible.errors import AnsibleFilterError
 
 from gpufleet.core.patching import installed
 from gpufleet.core.patching.versions import upstream
+from gpufleet.edges.playbook_process import why_failed
 
-_MOST_WORDS = 600
 _MIB = 2**20
 
 
@@ -84,8 +84,12 @@ def _named(joint: str) -> Any:  # noqa: ANN401 - a filter
 
 def _why(result: Mapping[str, Any]) -> str:
     """What a failed task says, in one line."""
-    said = result.get("msg") or result.get("stderr") or result.get("stdout") or "it failed"
-    return " ".join(str(said).split())[:_MOST_WORDS]
+    return " ".join(why_failed(result).split()) or "it failed"
+
+
+def _service(name: str) -> str:
+    """The whole name of a service's unit."""
+    return f"{name}.service"
 
 
 class FilterModule:
@@ -99,6 +103,8 @@ class FilterModule:
             "gpufleet_missing": _missing,
             "gpufleet_versions": _versions,
             "gpufleet_gpus": _gpus,
+            "gpufleet_service": _service,
+            "gpufleet_enabled_services": installed.parse_enabled_services,
             "gpufleet_upstream": upstream,
             "gpufleet_choose": _choose,
             "gpufleet_security_updates": _security_updates,

@@ -245,22 +245,14 @@ def _unmet(requirement: Requirement, stack: HostStack) -> Iterator[str]:
             requirement.container_toolkit_min,
             versions.debian,
         ),
-        ("VBIOS", stack.vbios, requirement.vbios_min, _firmware),
-        ("BMC", stack.bmc, requirement.bmc_min, _firmware),
+        ("VBIOS", stack.vbios, requirement.vbios_min, versions.firmware),
+        ("BMC", stack.bmc, requirement.bmc_min, versions.firmware),
     ):
         if has and needs and compare(has, needs) < 0:
             yield f"{driver} needs {what} {needs} or newer, and it is {has}{_by(requirement)}"
     below = requirement.kernel_below
     if kernel and below and versions.debian(kernel, below) >= 0:
         yield f"{driver} needs a kernel older than {below}, and it is {kernel}{_by(requirement)}"
-
-
-def _firmware(first: str, second: str) -> int:
-    """NVIDIA writes hexadecimal numbers, others do not."""
-    try:
-        return versions.hexadecimal(first, second)
-    except ValueError:
-        return versions.debian(first, second)
 
 
 def _by(requirement: Requirement) -> str:

@@ -72,7 +72,7 @@ def demand_forward(entries: Sequence[Software], wanted: str, *, rehearsed: bool)
     Raises:
         PolicyRefused: an entry has a newer version.
     """
-    newer = [entry for entry in entries if _compare(entry.version, wanted) > 0]
+    newer = [entry for entry in entries if versions.firmware(entry.version, wanted) > 0]
     if newer and not rehearsed:
         raise PolicyRefused(
             f"firmware goes forward only: {newer[0].id} has {newer[0].version}, not {wanted}",
@@ -81,11 +81,3 @@ def demand_forward(entries: Sequence[Software], wanted: str, *, rehearsed: bool)
     fixed = [entry.id for entry in entries if not entry.updateable and entry.version != wanted]
     if fixed:
         raise PolicyRefused(f"the controller does not update {', '.join(fixed)}")
-
-
-def _compare(first: str, second: str) -> int:
-    """NVIDIA writes hexadecimal numbers, others do not."""
-    try:
-        return versions.hexadecimal(first, second)
-    except ValueError:
-        return versions.debian(first, second)

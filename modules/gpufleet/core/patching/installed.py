@@ -67,6 +67,12 @@ def parse_nvidia_smi(text: str) -> list[Gpu]:
     return [Gpu(row[0], row[1]) for row in rows if len(row) == len(Gpu.__dataclass_fields__)]
 
 
+def parse_enabled_services(text: str) -> list[str]:
+    """Services that start with the host, out of `systemctl list-unit-files --no-legend`."""
+    rows = (line.split() for line in text.splitlines())
+    return [row[0].removesuffix(".service") for row in rows if len(row) > 1 and row[1] == "enabled"]
+
+
 def parse_madison(text: str) -> dict[str, list[str]]:
     """Versions by package out of `apt-cache madison`, the newest first."""
     found: dict[str, list[str]] = {}

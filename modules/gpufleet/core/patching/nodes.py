@@ -17,6 +17,8 @@ QUARANTINE_REASON: Final = f"{names.GROUP}/quarantine-reason"
 PATIENCE: Final = {"gpufleet_kube_retries": 24, "gpufleet_kube_pause_s": 5}
 """Variables of the inventory: how often, and after how many seconds, an API server is asked again
 that is away. Two minutes are longer than its restart."""
+QUARANTINED_BY: Final = f"{names.GROUP}/quarantined-by"
+"""Annotation with the mark of whoever put it there first."""
 _MARK: Final = "patch/"
 _MIRROR: Final = "kubernetes.io/config.mirror"
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
@@ -29,7 +31,15 @@ _PASSING: Final = (
 """Words of the Kubernetes client's errors, in lower case."""
 
 
-def cordon_refusal(name: str, found: Sequence[Object], mark: str, fence: int) -> str:
+def cordon_refusal(  # noqa: PLR0913 - whose node it is, and who asks with what right
+    name: str,
+    found: Sequence[Object],
+    mark: str,
+    fence: int,
+    *,
+    left: bool = True,
+    back: bool = False,
+) -> str:
     """Why a node may not be cordoned by us; empty where it may, or is already.
 
     Args:
@@ -37,24 +47,74 @@ def cordon_refusal(name: str, found: Sequence[Object], mark: str, fence: int) ->
         found: the node as the API server gives it, or nothing.
         mark: ours.
         fence: token of our lease; 0 in check mode, where nobody holds one.
+        left: whether the patch whose mark the node carries is known, and has left it cordoned; a
+            mark of any other one is stale, and the cordon a person's.
+        back: whether the host is to go back to what it had, which is how one that a patch has
+            quarantined gets whole again.
     """
     if not found:
         return f"node {name} is not in its cluster: ./fleet status shows what is missing"
     annotations = _annotations(found[0])
-    if is_quarantined(found[0]):
+    owner = annotations.get(CORDONED_BY, "")
+    if is_quarantined(found[0]) and not (back and owner.startswith(_MARK)):
         reason = annotations.get(QUARANTINE_REASON, "no reason is given")
         return f"node {name} is quarantined: {reason}"
-    if not found[0].get("spec", {}).get("unschedulable") or annotations.get(CORDONED_BY) == mark:
+    if not found[0].get("spec", {}).get("unschedulable") or owner == mark:
         return ""
-    owner = annotations.get(CORDONED_BY, "")
-    if not owner.startswith(_MARK):
-        by = f"by {owner}" if owner else "by somebody else (it has no mark of gpufleet)"
-        return f"node {name} is cordoned {by}; it is left as it is"
     token = _token(annotations)
-    if fence and fence > token:
+    if owner.startswith(_MARK) and left and fence > token:
         # Its owner has lost the lease of the site, or it would be held against us.
         return ""
-    return f"node {name} is cordoned by {owner} with token {token}; it is left as it is"
+    if not owner:
+        by = "somebody else (it has no mark of gpufleet)"
+    elif not owner.startswith(_MARK):
+        by = owner
+    elif not left:
+        by = f"somebody else ({owner}, whose mark it carries, has given it back or is not known)"
+    else:
+        by = f"{owner} with token {token}"
+    return f"node {name} is cordoned by {by}; it is left as it is"
+
+
+def owner_to_know(found: Sequence[Object], mark: str) -> str:
+    """The flow whose cordon a node carries, where it is another patch's; empty where it is not."""
+    if not found or not found[0].get("spec", {}).get("unschedulable"):
+        return ""
+    owner = _annotations(found[0]).get(CORDONED_BY, "")
+    return owner.removeprefix(_MARK) if owner.startswith(_MARK) and owner != mark else ""
+
+
+def is_stale(node: Object) -> bool:
+    """Whether a node takes work and carries a patch's mark: somebody has uncordoned it by hand.
+
+    Left there, the next person's cordon would read as that patch's.
+    """
+    return not node.get("spec", {}).get("unschedulable") and _annotations(node).get(
+        CORDONED_BY, ""
+    ).startswith(_MARK)
+
+
+def standing(found: Sequence[Object], mark: str) -> dict[str, bool]:
+    """How a node stands when a run has ended with its host.
+
+    Args:
+        found: the node, or nothing.
+        mark: ours.
+
+    Returns:
+        quarantined: it carries the taint.
+        uncordoned: it takes work.
+        held: it is cordoned under our mark; or nobody could see it.
+    """
+    if not found:
+        return {"quarantined": False, "uncordoned": False, "held": True}
+    cordoned = bool(found[0].get("spec", {}).get("unschedulable"))
+    quarantined = is_quarantined(found[0])
+    return {
+        "quarantined": quarantined,
+        "uncordoned": not cordoned and not quarantined,
+        "held": is_ours(found, mark),
+    }
 
 
 def is_ours(found: Sequence[Object], mark: str) -> bool:
@@ -78,6 +138,13 @@ def may_pass(message: str) -> bool:
     return any(words in said for words in _PASSING)
 
 
+def is_own_quarantine(found: Sequence[Object], mark: str) -> bool:
+    """Whether the flow of this mark has put a node into quarantine, and nobody else."""
+    return bool(
+        found and is_quarantined(found[0]) and _annotations(found[0]).get(QUARANTINED_BY) == mark
+    )
+
+
 def may_uncordon(found: Sequence[Object], mark: str) -> bool:
     """Whether a node may be put back by us: it is ours, and not in quarantine."""
     return is_ours(found, mark) and not is_quarantined(found[0])
@@ -97,10 +164,11 @@ def quarantine_annotations(
     Whoever takes a node out of quarantine takes a cordon of ours over, and nobody else's.
     """
     if present:
-        return {QUARANTINE_REASON: reason}
+        known = _annotations(found[0]).get(QUARANTINED_BY) if found else None
+        return {QUARANTINE_REASON: reason, QUARANTINED_BY: known or mark}
     owner = _annotations(found[0]).get(CORDONED_BY, "") if found else ""
     taken_over = {CORDONED_BY: mark} if owner.startswith(_MARK) else {}
-    return {QUARANTINE_REASON: None, **taken_over}
+    return {QUARANTINE_REASON: None, QUARANTINED_BY: None, **taken_over}
 
 
 def to_drain(pods: Iterable[Object]) -> list[str]:

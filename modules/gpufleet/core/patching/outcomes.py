@@ -106,10 +106,12 @@ def gone_back(before: Judged, told: Told) -> Judged:
     """What came of a host that was to be brought back."""
     state, _ = _standing(told)
     good = state in {HostState.DONE, HostState.UNCHANGED}
+    # Whatever its version is: a node that carries the taint does not serve.
+    bad = HostState.QUARANTINED if state is HostState.QUARANTINED else HostState.FAILED
     first = before.outcome.error
     outcome = before.outcome.model_copy(
         update={
-            "state": HostState.ROLLED_BACK if good else HostState.FAILED,
+            "state": HostState.ROLLED_BACK if good else bad,
             "after": str(told.report.get("after") or ""),
             "seconds": round(before.outcome.seconds + told.seconds, 1),
             "error": first if good else _joined(first, f"it could not go back: {_why(told)}"),
@@ -133,14 +135,17 @@ def _standing(told: Told) -> tuple[HostState, bool]:
         return HostState.QUARANTINED, False
     if not report or told.unreachable:
         return HostState.FAILED, False
-    if report.get("reason") and str(report.get("touched", True)).lower() == "false":
-        return HostState.FAILED, True
+    if report.get("reason") and _is_false(report.get("touched")):
+        # Proven before, if nothing of an earlier run is left on the host or its node.
+        whole = _is_false(report.get("record_open")) and _is_false(report.get("held"))
+        return HostState.FAILED, whole
     if report.get("reason"):
         # Brought back by its own playbook; or perhaps never touched, which nobody has proven.
         back = validated and same
         return (HostState.ROLLED_BACK if back else HostState.FAILED), validated
+    left = _is_true(report.get("record_open")) or _is_true(report.get("held"))
     if same and not told.failed:
-        return HostState.UNCHANGED, True
+        return (HostState.FAILED, False) if left else (HostState.UNCHANGED, True)
     return (HostState.DONE if validated else HostState.FAILED), validated
 
 
@@ -154,6 +159,11 @@ def _why(told: Told) -> str:
 def _is_true(value: JsonValue) -> bool:
     """A truth as Ansible tells it: templates may make text of it."""
     return value is True or str(value).lower() == "true"
+
+
+def _is_false(value: JsonValue) -> bool:
+    """Whether it was told, and is not so."""
+    return value is False or str(value).lower() == "false"
 
 
 def quarantined(before: Judged, told: Told) -> Judged:

@@ -110,6 +110,14 @@ def hexadecimal(first: str, second: str) -> int:
     return (one > other) - (one < other)
 
 
+def firmware(first: str, second: str) -> int:
+    """Compare versions of firmware: NVIDIA writes hexadecimal numbers, others do not."""
+    try:
+        return hexadecimal(first, second)
+    except ValueError:
+        return debian(first, second)
+
+
 def upstream(version: str) -> str:
     """A package's version without epoch, revision and what a distribution has appended to it."""
     return re.split(r"[~+]", _debian_parts(version)[1])[0]
