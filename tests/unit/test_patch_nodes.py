@@ -199,6 +199,8 @@ def test_what_a_patch_left_cordoned_is_taken_up_by_its_own_flow_or_a_later_one()
     [
         ("HTTPSConnectionPool(host='x'): Max retries exceeded with url: /version", True),
         ('Failed to patch object: b\'{"message":"etcdserver: request timed out"}\'', True),
+        ('Failed to find API for resource with apiVersion "v1" and kind "Node"', True),
+        ("Failed to find exact match for v1.Node by [kind, name, singularName, shortNames]", True),
         ("Failed to patch object: (503)\nReason: Service Unavailable", True),
         ('nodes "gpu-001" is forbidden: User cannot patch resource', False),
         ("Operation cannot be fulfilled: the object has been modified", False),

@@ -55,8 +55,12 @@ def _is_left(found: list[Object], mark: str, fence: int) -> bool:
 
 
 def _may_pass(result: Object) -> bool:
-    """Whether a task failed by what passes by itself, such as an API server that is away."""
-    return bool(result.get("failed")) and nodes.may_pass(str(result.get("msg", "")))
+    """Whether a task failed by what passes by itself, such as an API server that is away.
+
+    A question to one that is away before its kinds are known does not fail: it finds nothing.
+    """
+    failed = result.get("failed") or result.get("api_found") is False
+    return bool(failed) and nodes.may_pass(str(result.get("msg", "")))
 
 
 def _is_own_quarantine(found: list[Object], mark: str) -> bool:

@@ -27,6 +27,8 @@ _PASSING: Final = (
     *("remote end closed connection", "timed out", "connection broken", "eof occurred"),
     *("internal server error", "bad gateway", "service unavailable", "gateway timeout"),
     *("too many requests", "gateway time-out"),
+    # Nodes and pods are kinds of every cluster.
+    *("failed to find api for resource", "failed to find exact match for v1.node"),
 )
 """Words of the Kubernetes client's errors, in lower case."""
 
