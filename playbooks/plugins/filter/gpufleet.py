@@ -17,7 +17,6 @@ class FilterModule:
             "gpufleet_cordon_refusal": _cordon_refusal,
             "gpufleet_is_left": _is_left,
             "gpufleet_is_ours": _is_ours,
-            "gpufleet_is_own_quarantine": _is_own_quarantine,
             "gpufleet_may_pass": _may_pass,
             "gpufleet_is_own_quarantine": _is_own_quarantine,
             "gpufleet_may_drain": _may_drain,
