@@ -160,11 +160,12 @@ def test_a_new_kernel_runs_after_the_reboot(one: Lab) -> None:
     assert one.ssh(ONE, "uname -r").stdout.strip() == packages.KERNELS[1]
 
 
-def test_cuda_initialises_with_the_driver_that_runs(one: Lab) -> None:
+def test_cuda_initialises_with_the_driver_that_runs(one: Lab, until: Until) -> None:
     program = "import ctypes; print(ctypes.CDLL('libcuda.so.1').cuInit(0))"
     if one.ssh(ONE, "ls /usr/lib/*/libcuda.so.1", check=False).returncode:
         pytest.skip("this machine has no C compiler, and so its hosts have no libcuda")
-    assert one.ssh(ONE, f'python3 -c "{program}"').stdout == "0\n"
+    # 802 while the fabric manager starts.
+    until(lambda: one.ssh(ONE, f'python3 -c "{program}"').stdout == "0\n", 60)
     install(one, ONE, packages.GOOD)
     assert one.ssh(ONE, f'python3 -c "{program}"').stdout == "803\n"
 
