@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gpufleet.core.patching.nodes import (
     cordon_refusal,
+    cordoned_by_others,
     is_left,
     is_ours,
     is_own_quarantine,
@@ -209,3 +210,15 @@ def test_what_a_patch_left_cordoned_is_taken_up_by_its_own_flow_or_a_later_one()
 )
 def test_only_what_passes_by_itself_is_asked_again(said: str, passes: bool) -> None:  # noqa: FBT001 - a case of a table
     assert may_pass(said) is passes
+
+
+def test_a_node_that_a_person_has_cordoned_is_none_that_a_patch_plans() -> None:
+    [theirs] = node(cordoned=True)
+    assert cordoned_by_others(theirs) == (
+        "its node is cordoned by somebody, who has not uncordoned it"
+    )
+    [named] = node(cordoned=True, mark="ops/mara")
+    assert "cordoned by ops/mara" in cordoned_by_others(named)
+    # What a patch has left is taken to its end by the next one.
+    for each in (node(cordoned=True, mark="patch/flow-0"), node()):
+        assert cordoned_by_others(each[0]) == ""

@@ -78,6 +78,16 @@ def cordon_refusal(  # noqa: PLR0913 - whose node it is, and who asks with what 
     return f"node {name} is cordoned by {by}; it is left as it is"
 
 
+def cordoned_by_others(node: Object) -> str:
+    """Why a patch has no business with a node that it has not begun; empty where it has."""
+    if not node.get("spec", {}).get("unschedulable"):
+        return ""
+    owner = _annotations(node).get(CORDONED_BY, "")
+    if owner.startswith(_MARK):
+        return ""
+    return f"its node is cordoned by {owner or 'somebody'}, who has not uncordoned it"
+
+
 def owner_to_know(found: Sequence[Object], mark: str) -> str:
     """The flow whose cordon a node carries, where it is another patch's; empty where it is not."""
     if not found or not found[0].get("spec", {}).get("unschedulable"):
