@@ -6,7 +6,7 @@ from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from gpufleet.core.patching import installed
+from gpufleet.core.patching import installed, records
 from gpufleet.core.patching.versions import upstream
 from gpufleet.edges.playbook_process import why_failed
 from gpufleet.spec.patching import COMPONENT_OF, Part
@@ -131,6 +131,9 @@ class FilterModule:
             "gpufleet_why": _why,
             "gpufleet_named": _named(" "),
             "gpufleet_apt_name": _named("="),
+            "gpufleet_record_begun": records.begun,
+            "gpufleet_record_ended": records.ended,
+            "gpufleet_record_found": records.found,
             "gpufleet_rpm_lock": _rpm_lock,
             "gpufleet_rpm_name": _named("-"),
         }
