@@ -39,13 +39,13 @@ def begun(file: Record, new: Record, *, keep: bool) -> dict[str, Any]:
     """
     part = str(new["part"])
     known = found(file, part)
-    kept = {key: known[key] for key in ("before", "packages") if key in known}
     stays = bool(known) and (keep or is_open(file))
+    kept = {key: known[key] for key in ("before", "packages") if stays and key in known}
     earlier = dict(file.get(_EARLIER) or {})
     if file.get("part"):
         earlier[str(file["part"])] = found(file, str(file["part"]))
     earlier.pop(part, None)
-    return {**new, **(kept if stays else {}), "state": BEGUN, _EARLIER: earlier}
+    return {**new, **kept, "state": BEGUN, _EARLIER: earlier}
 
 
 def ended(file: Record) -> dict[str, Any]:
