@@ -16,8 +16,8 @@ from gpufleet.core.patching.firmware import (
 )
 from gpufleet.edges.redfish import Controller
 from gpufleet.flows.firmware_line import FirmwareOrder, Line, Login, until
-from gpufleet.spec.errors import BadInput, Failed
-from gpufleet.spec.firmware import FirmwareResult, UpdateProgress, UpdateState
+from gpufleet.spec.errors import BadInput, Failed, Retryable
+from gpufleet.spec.firmware import FirmwareResult, Software, UpdateProgress, UpdateState
 from gpufleet.spec.hardware import Activation
 
 
@@ -64,7 +64,7 @@ def update(order: FirmwareOrder, login: Login) -> FirmwareResult:
         found = [_await_end(order, line, task, deadline).state for task in running]
         if running:
             # It may have restarted since.
-            until(lambda: line.ask(order.read), deadline)
+            until(lambda: _returning(order, line), deadline)
         if UpdateState.GONE in found:
             _await_rest(order, line, deadline)
         entries = line.ask(order.read)
@@ -99,7 +99,7 @@ def _verified(
     shows = activation_of(order.part, order.activation) is Activation.NONE
 
     def look() -> dict[str, str] | None:
-        entries = line.ask(order.read)
+        entries = _returning(order, line)
         done = is_done(entries, order.version)
         return versions_of(entries) if done or not shows else None
 
@@ -141,7 +141,7 @@ def _await_rest(order: FirmwareOrder, line: Line, deadline: float) -> None:
 
     def look() -> bool | None:
         nonlocal last, since
-        entries = line.ask(order.read)
+        entries = _returning(order, line)
         running = line.ask(lambda controller: controller.running_updates(order.system))
         seen = (entries, running)
         if running or any(entry.is_updating for entry in entries) or seen != last:
@@ -150,6 +150,14 @@ def _await_rest(order: FirmwareOrder, line: Line, deadline: float) -> None:
         return time.monotonic() - since >= order.settles_within_s or None
 
     until(look, deadline) or _too_late(order)
+
+
+def _returning(order: FirmwareOrder, line: Line) -> list[Software]:
+    """The part's entries; a controller that has just restarted may not know them all yet."""
+    try:
+        return line.ask(order.read)
+    except (BadInput, Failed) as error:
+        raise Retryable(str(error)) from error
 
 
 def _too_late(order: FirmwareOrder) -> NoReturn:

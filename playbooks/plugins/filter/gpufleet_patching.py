@@ -1,6 +1,6 @@
 """Filters of the patching roles: what hosts say, in gpufleet's own words."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -45,6 +45,12 @@ def _versions(packages: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         for name, package in packages.items()
         if package["state"] == installed.INSTALLED
     }
+
+
+def _going_back(packages: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> dict[str, str]:
+    """What a host has of all that would go back."""
+    found = {name: installed.Package(**package) for name, package in packages.items()}
+    return installed.going_back(found, names)
 
 
 def _gpus(text: str) -> list[dict[str, str]]:
@@ -120,6 +126,7 @@ class FilterModule:
             "gpufleet_missing": _missing,
             "gpufleet_versions": _versions,
             "gpufleet_component": _component,
+            "gpufleet_going_back": _going_back,
             "gpufleet_gpus": _gpus,
             "gpufleet_service": _service,
             "gpufleet_enabled_services": installed.parse_enabled_services,
