@@ -11,6 +11,7 @@ Record = Mapping[str, Any]
 BEGUN: Final = "begun"
 DONE: Final = "done"
 _EARLIER: Final = "earlier"
+_WAY_BACK: Final[tuple[str, ...]] = ("before", "packages")
 
 
 def is_open(file: Record) -> bool:
@@ -40,7 +41,7 @@ def begun(file: Record, new: Record, *, keep: bool) -> dict[str, Any]:
     part = str(new["part"])
     known = found(file, part)
     stays = bool(known) and (keep or is_open(file))
-    kept = {key: known[key] for key in ("before", "packages") if stays and key in known}
+    kept: dict[str, Any] = {key: known[key] for key in _WAY_BACK if stays and key in known}
     earlier = dict(file.get(_EARLIER) or {})
     if file.get("part"):
         earlier[str(file["part"])] = found(file, str(file["part"]))
