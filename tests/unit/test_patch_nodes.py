@@ -17,6 +17,7 @@ from gpufleet.core.patching.nodes import (
     may_pass,
     may_uncordon,
     owner_to_know,
+    placed_by,
     quarantine_annotations,
     standing,
     to_drain,
@@ -222,3 +223,17 @@ def test_a_node_that_a_person_has_cordoned_is_none_that_a_patch_plans() -> None:
     # What a patch has left is taken to its end by the next one.
     for each in (node(cordoned=True, mark="patch/flow-0"), node()):
         assert cordoned_by_others(each[0]) == ""
+
+
+def test_only_pods_that_a_paused_label_places_are_awaited() -> None:
+    def pod(name: str, **selector: str) -> dict[str, Any]:
+        return {"metadata": {"name": name}, "spec": {"nodeSelector": selector} if selector else {}}
+
+    dra = "nvidia.com/gpu.deploy.dra-driver"
+    pods = [
+        pod("dra-driver", **{dra: "true", "gpufleet.dev/gpu-access": "dra"}),
+        pod("feature-discovery-worker"),
+        pod("exporter", **{"nvidia.com/gpu.deploy.dcgm-exporter": "true"}),
+    ]
+    assert placed_by(pods, [dra]) == ["dra-driver"]
+    assert placed_by(pods, []) == []

@@ -33,6 +33,19 @@ _PASSING: Final = (
 """Words of the Kubernetes client's errors, in lower case."""
 
 
+def placed_by(pods: Iterable[Object], labels: Iterable[str]) -> list[str]:
+    """Names of pods that want one of these labels of their node.
+
+    Others of the same operator, such as its node feature discovery, stay while one label is away.
+    """
+    wanted = set(labels)
+    return [
+        str(pod["metadata"]["name"])
+        for pod in pods
+        if wanted & set(pod.get("spec", {}).get("nodeSelector") or {})
+    ]
+
+
 def cordon_refusal(  # noqa: PLR0913 - whose node it is, and who asks with what right
     name: str,
     found: Sequence[Object],
