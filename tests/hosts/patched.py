@@ -22,6 +22,8 @@ from gpufleet.edges.kube import Cluster
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.playbook_guard import lease_of
+from gpufleet.spec.errors import Retryable
+from gpufleet.spec.fence import Fence
 from gpufleet.spec.records import Fact
 
 TOKEN_TASK = "token on the host"
@@ -36,13 +38,15 @@ class PatchedLab:
     cluster: Cluster
     kubeconfig: Path
     ground: Ground
+    until: Until
 
     @contextlib.contextmanager
     def running(
         self, playbook: str, *hosts: str, check: bool = False, **given: object
     ) -> Iterator[Running]:
         """A run over hosts, all at once, as a flow makes it that has the site's lease meanwhile."""
-        with self.ground.holding(lease_of(SITE), why="patch") as fence:
+        with contextlib.ExitStack() as stack:
+            fence = self.until(lambda: self._lease(stack))
             # Whoever meets its marks later asks whether there was such a flow.
             asked = Fact(
                 event="patch.requested", actor=whoami(), flow=fence.owner, target=playbook, body={}
@@ -68,6 +72,13 @@ class PatchedLab:
     def by_hand(self, playbook: str, *hosts: str, check: bool = False, **given: object) -> Told:
         """What a person runs over hosts; over whichever it takes where none is named."""
         return self._start(playbook, *hosts, check=check, **given).end()
+
+    def _lease(self, stack: contextlib.ExitStack) -> Fence | None:
+        """The site's lease; a run by hand that has ended gives it back a moment later."""
+        try:
+            return stack.enter_context(self.ground.holding(lease_of(SITE), why="patch"))
+        except Retryable:
+            return None
 
     def _start(self, playbook: str, *hosts: str, check: bool, **given: object) -> Running:
         told = {
@@ -164,7 +175,7 @@ def patched_lab(
         ground = Ground.open(Workspace.here(), lab.write_fleet(folder / "fleet", fleet=name))
         ground.state.kubeconfig.write_bytes(kubeconfig.read_bytes())
         try:
-            yield PatchedLab(lab, cluster, kubeconfig, ground)
+            yield PatchedLab(lab, cluster, kubeconfig, ground, until)
         finally:
             ground.close()
             shutil.rmtree(ground.state.root)
