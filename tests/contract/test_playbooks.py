@@ -21,7 +21,7 @@ SPACE = "drained"
 PODS = f"/api/v1/namespaces/{SPACE}/pods"
 DEPLOYMENTS = f"/apis/apps/v1/namespaces/{SPACE}/deployments"
 BUDGETS = f"/apis/policy/v1/namespaces/{SPACE}/poddisruptionbudgets"
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture

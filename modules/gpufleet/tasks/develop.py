@@ -7,6 +7,7 @@ from gpufleet.tasks.command import command
 
 _KINDS = ("unit", "contract", "e2e", "faults", "hosts")
 _LONG = "slow or hosts"
+_WITH_SERVERS = ["tests", "--ignore=tests/unit"]
 _NO_TESTS = 5
 
 
@@ -39,14 +40,15 @@ def gate(_: Context, all: bool = False, only: str = "", select: str = "") -> Non
         raise BadInput(f"there is no kind {only!r}", where="--only", mend=f"one of {_KINDS}")
     if not (only or select):
         _lint()
-    arguments = [f"tests/{only}"] if only else ["tests"]
-    arguments += ["-k", select] if select else []
+    arguments = ["-k", select] if select else []
     arguments += [] if all or only == "hosts" else ["-m", f"not ({_LONG})"]
-    code = run_pytest(ROOT, arguments)
-    if code == _NO_TESTS:
+    # Tests with servers of their own share nothing, but the processor: one after the other.
+    suites = [[f"tests/{only}"]] if only else [["tests/unit", "-n", "auto"], _WITH_SERVERS]
+    codes = {run_pytest(ROOT, [*suite, *arguments]) for suite in suites}
+    if codes == {_NO_TESTS}:
         raise Failed("no test was run", mend="look at --only and --select")
-    if code:
-        raise Failed(f"tests failed (pytest's exit code {code})")
+    if failed := codes - {0, _NO_TESTS}:
+        raise Failed(f"tests failed (pytest's exit code {max(failed)})")
 
 
 @command({"check": "Change nothing; exit 1 if a generated file is stale."})
