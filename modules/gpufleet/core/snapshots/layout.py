@@ -1,6 +1,7 @@
 """What the objects of a store are called, below the store's prefix."""
 
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Final
 
@@ -71,15 +72,18 @@ def created_of(snapshot: str) -> datetime:
         BadInput: this is no ID of a snapshot.
     """
     match = _ID.fullmatch(snapshot)
-    try:
-        if match is not None:
+    if match is not None:
+        with suppress(ValueError):
             return datetime.strptime(match[1], _TIME).replace(tzinfo=UTC)
-    except ValueError:
-        pass
     raise BadInput(
         f"`{snapshot:.60}` is no ID of a snapshot",
         mend="An ID is written like 20261126T101500Z-3fa9c1d2; `snapshot.list` shows them.",
     )
+
+
+def is_snapshot_id(text: str) -> bool:
+    """Whether this is written like a snapshot's ID."""
+    return _ID.fullmatch(text) is not None
 
 
 def is_digest(text: object) -> bool:
