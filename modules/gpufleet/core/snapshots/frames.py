@@ -169,6 +169,6 @@ def _expanded(body: Bytes, header: Header, chunk: str) -> bytes | memoryview:
     try:
         if zstandard.frame_content_size(body) != header.plain_bytes:
             raise DamagedChunk("its lengths do not agree", where=chunk)
-        return zstandard.ZstdDecompressor().decompress(body)
+        return zstandard.ZstdDecompressor().decompress(body, allow_extra_data=False)
     except zstandard.ZstdError:
         raise DamagedChunk("it does not decompress", where=chunk) from None

@@ -20,7 +20,7 @@ the prune puts its own mark before it looks for takes, which look for it after t
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from gpufleet.core.snapshots import layout
@@ -220,11 +220,30 @@ def to_store_again(
             yield one.key
 
 
-def may_commit(mark: TakeMark, now: datetime, missing: Collection[str], grace: Grace) -> None:
-    """See that a take can still put its manifest.
+def renewed(mark: TakeMark, now: datetime, grace: Grace) -> TakeMark:
+    """The mark to put next: of a take, or of a prune on a bucket without versions.
 
     Args:
-        mark: of the take, as it was last put.
+        mark: as it was put last.
+        now: by the store's clock.
+        grace: that every prune of this store keeps to.
+
+    Raises:
+        Retryable: it was not renewed for so long that others took it for dead.
+    """
+    if now - mark.beat >= grace.margin:
+        raise Retryable(
+            f"it stood still for {_hours(now - mark.beat)} h, and others went on without it",
+            mend="Run it again: what is stored is not read again.",
+        )
+    return replace(mark, beat=now)
+
+
+def may_commit(mark: TakeMark, now: datetime, missing: Collection[str], grace: Grace) -> None:
+    """See that a take can put its manifest, within the grace's margin from now.
+
+    Args:
+        mark: of the take, as it was put last.
         now: by the store's clock, after the take saw what is there.
         missing: keys that its manifest needs and that are not there.
         grace: that every prune of this store keeps to.
@@ -232,6 +251,7 @@ def may_commit(mark: TakeMark, now: datetime, missing: Collection[str], grace: G
     Raises:
         Retryable: it took too long, or something is gone; what is stored is used again.
     """
+    renewed(mark, now, grace)
     if missing:
         raise Retryable(
             f"{len(missing)} objects that the snapshot needs are no longer in the store",
@@ -242,11 +262,6 @@ def may_commit(mark: TakeMark, now: datetime, missing: Collection[str], grace: G
         raise Retryable(
             f"the take ran for {_hours(now - mark.began)} h; after {_hours(grace.longest_take)} h "
             "a prune may delete what it found",
-            mend="Take it again: what is stored is not read again.",
-        )
-    if now - mark.beat >= grace.margin:
-        raise Retryable(
-            f"the take stood still for {_hours(now - mark.beat)} h, and a prune may have run",
             mend="Take it again: what is stored is not read again.",
         )
 

@@ -6,7 +6,8 @@ from typing import Final
 
 from gpufleet.core.snapshots.regions import Region, covering, lies, read_exactly
 
-HEADER_BYTES_MAX: Final = 2**30
+HEADER_BYTES_MAX: Final = 2**28
+"""Vocabularies of a million tokens fit, and so does it in memory."""
 _VERSIONS: Final = (2, 3)
 _ALIGNMENT: Final = 32
 """Of tensors, where the file does not say."""
@@ -31,7 +32,7 @@ class _Header:
         begin = self.place
         self.place += count
         if self.place > self._limit:
-            raise lies(self._path, "its header goes beyond the end of the file")
+            raise lies(self._path, "its header goes beyond the file, or is longer than 256 MiB")
         if self.place > len(self._held):
             wanted = max(self.place - len(self._held), _STEP_BYTES)
             self._held += read_exactly(self._read, len(self._held), wanted)

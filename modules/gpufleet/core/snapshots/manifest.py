@@ -28,6 +28,8 @@ from gpufleet.spec.snapshots import (
 BYTES_MAX: Final = 2**60
 DIGEST_DIGITS: Final = 64
 _MODE_MAX: Final = 0o777
+_WRONG: Final = (AttributeError, LookupError, TypeError, ValueError)
+"""What comes of values of another kind than expected; no check before it is needed for each."""
 _HEXADECIMAL: Final = re.compile(r"[0-9a-f]*", re.ASCII)
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
 
@@ -73,7 +75,7 @@ def decode(stored: bytes, *, snapshot: str = "") -> Manifest:
     value = _value(stored, snapshot)
     try:
         manifest = _manifest(value)
-    except (KeyError, TypeError, ValueError):
+    except _WRONG:
         raise broken("manifest", snapshot) from None
     refuse_names(manifest.files, manifest.folders, manifest.links)
     return manifest
@@ -96,7 +98,7 @@ def needs_of(stored: bytes, *, snapshot: str = "") -> dict[str, int]:
     try:
         files = value["files"]
         lengths, parts = _lengths(files)
-    except (KeyError, TypeError, ValueError):
+    except _WRONG:
         raise broken("manifest", snapshot) from None
     found = {
         digest: length
@@ -156,7 +158,7 @@ def _files(columns: dict[str, Any]) -> tuple[FileEntry, ...]:
         raise ValueError
     signed = [""] * len(paths)
     for row, digest in columns["sha256"].items():
-        signed[int(row)] = digest
+        signed[_place(row, paths)] = digest
     if not _are_digests([digest for digest in signed if digest]):
         raise ValueError
     chunks: list[tuple[ChunkRef, ...]] = list(
@@ -174,9 +176,9 @@ def _lengths(columns: dict[str, Any]) -> tuple[list[int], dict[int, tuple[ChunkR
     lengths, digests = columns["bytes"], columns["blake3"]
     if not (_within(lengths, BYTES_MAX) and _are_digests(digests)):
         raise ValueError
-    parts = {int(row): _chunks(rows) for row, rows in columns["chunks"].items()}
+    parts = {_place(row, lengths): _chunks(rows) for row, rows in columns["chunks"].items()}
     for row, listed in parts.items():
-        if row < 0 or sum(chunk.plain_bytes for chunk in listed) != lengths[row]:
+        if sum(chunk.plain_bytes for chunk in listed) != lengths[row]:
             raise ValueError
     if any(not 0 < n <= PIECE_BYTES and row not in parts for row, n in enumerate(lengths)):
         raise ValueError
@@ -191,6 +193,13 @@ def _chunks(rows: list[list[Any]]) -> tuple[ChunkRef, ...]:
     if 0 in lengths:
         raise ValueError
     return found
+
+
+def _place(row: str, rows: Sequence[object]) -> int:
+    place = int(row)
+    if not 0 <= place < len(rows):
+        raise ValueError
+    return place
 
 
 def _within(numbers: Sequence[Any], most: int) -> bool:
@@ -289,7 +298,7 @@ def decode_summary(stored: bytes, *, snapshot: str) -> SnapshotSummary:
             **value | {"created": _moment(value["created"]), "kind": SnapshotKind(value["kind"])}
         )
         expected = snapshot_id(summary.created, summary.manifest_blake3)
-    except (KeyError, TypeError, ValueError):
+    except _WRONG:
         raise broken("summary", snapshot) from None
     if not summary.id == snapshot == expected:
         raise broken("summary", snapshot)

@@ -82,7 +82,7 @@ def decode_index(content: bytes, *, where: str = "") -> tuple[Pack, ...]:
     refuse_newer(value, _KIND, where)
     try:
         return tuple(_packs(value))
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, LookupError, TypeError, ValueError):
         raise broken(_KIND, where) from None
 
 

@@ -35,7 +35,7 @@ def loaded(content: bytes, kind: str, where: str) -> dict[str, Any]:
         length = zstandard.frame_content_size(content)
         if not 0 <= length <= PLAIN_BYTES_MAX:
             raise broken(kind, where)
-        plain = zstandard.ZstdDecompressor().decompress(content)
+        plain = zstandard.ZstdDecompressor().decompress(content, allow_extra_data=False)
     except zstandard.ZstdError:
         raise broken(kind, where) from None
     return parsed(plain, kind, where)
