@@ -32,7 +32,8 @@ from gpufleet.edges.batch_table import BatchTable
 from gpufleet.edges.database import Database
 from gpufleet.edges.engines import Binaries
 from gpufleet.edges.gateway_environment import gateway_python
-from gpufleet.edges.object_store import ObjectStore, Place
+from gpufleet.edges.object_client import Place
+from gpufleet.edges.object_store import ObjectStore
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.flows import batch_api, batches, operations
 from gpufleet.flows.batch import new_batch

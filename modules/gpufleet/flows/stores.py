@@ -1,6 +1,7 @@
 """The object stores of an environment's sites."""
 
-from gpufleet.edges.object_store import ObjectStore, Place
+from gpufleet.edges.object_client import Place
+from gpufleet.edges.object_store import ObjectStore
 from gpufleet.flows.ground import Ground
 
 

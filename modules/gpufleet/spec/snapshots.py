@@ -56,7 +56,7 @@ class FileEntry(NamedTuple):
     """Permission bits, at most 0o777."""
     plain_bytes: int
     blake3: str
-    """BLAKE3 of the whole file, with the key that chunks are named with; 64 hexadecimal digits."""
+    """Of the whole file, by `core/snapshots/digests.py`; 64 hexadecimal digits."""
     chunks: tuple[ChunkRef, ...]
     """In the file's order; none for an empty file."""
     sha256: str = ""
