@@ -127,6 +127,8 @@ class Reader:
             chunks = files["chunks"].get(str(place), [[digest, length]])
             need(sum(count for _, count in chunks) == length, "lengths do not add up")
             content = b"".join(self.chunk(name, count) for name, count in chunks)
-            need(self.digest(content) == digest, f"wrong file {path}")
+            names = b"".join(bytes.fromhex(name) for name, _ in chunks)
+            made = chunks[0][0] if len(chunks) == 1 else blake3(names).hexdigest()
+            need(made == digest, f"wrong digest of {path}")
             found[path] = (files["mode"][place], content)
         return found

@@ -21,8 +21,8 @@ from gpufleet.edges.engines import Binaries, resolve
 from gpufleet.edges.object_store import ObjectStore
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
 from gpufleet.flows.snapshots.mark import running
-from gpufleet.flows.snapshots.restore import RestoreOrder, manifest_of, restore
-from gpufleet.flows.snapshots.store import KeyOfStore, SnapshotStore
+from gpufleet.flows.snapshots.restore import RestoreOrder, restore
+from gpufleet.flows.snapshots.store import KeyOfStore, SnapshotStore, manifest_of
 from gpufleet.flows.snapshots.take import TakeOrder, take
 from gpufleet.flows.snapshots.verify import VerifyOrder, verify
 from gpufleet.spec.errors import BadInput, Failed, FleetError, Retryable

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.snapshot_reader import Reader, Unreadable
 
 from gpufleet.core.snapshots import layout
+from gpufleet.core.snapshots.digests import file_digest
 from gpufleet.core.snapshots.frames import (
     HEADER_BYTES,
     DamagedChunk,
@@ -173,7 +174,7 @@ def store_of(
             frame = encode(plain, name, key=key, nonce=b"n" * 12 if key else b"")
             packs.append(builder.add(name, plain, frame))
         sha256 = hashlib.sha256(content).hexdigest() if len(content) % 2 else ""
-        digest = chunk_id(content, key)
+        digest = file_digest(chunks)
         files.append(FileEntry(path, 0o640, len(content), digest, tuple(chunks), sha256))
     packs.append(builder.finish())
     full = [one for one in packs if one is not None]
@@ -222,7 +223,7 @@ def test_every_field_of_a_manifest_comes_back() -> None:
         CREATED,
         "state-é",
         "gpufleet 9",
-        (FileEntry("a/b", 0o777, 0, chunk_id(b""), (), hashlib.sha256(b"").hexdigest()),),
+        (FileEntry("a/b", 0o777, 0, file_digest(()), (), hashlib.sha256(b"").hexdigest()),),
         folders=(FolderEntry("a", 0o700), FolderEntry("c", 0)),
         links=(LinkEntry("a/l", "../c"), LinkEntry("l", "a/b")),
         kind=SnapshotKind.STATE,

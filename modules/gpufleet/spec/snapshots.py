@@ -171,6 +171,22 @@ class StoredObject(NamedTuple):
 
 
 @dataclass(frozen=True)
+class TakePlan:
+    """What taking a snapshot would do."""
+
+    store: str
+    """Where it would be."""
+    revision: str
+    source: str
+    files: int
+    bytes_total: int
+    bytes_to_read: int
+    """Of the source; the rest was read by an earlier take, is unchanged, and is in the store."""
+    locked_until: datetime | None
+    """By Object Lock; None where the bucket is there and has none."""
+
+
+@dataclass(frozen=True)
 class TakeReport:
     """What taking a snapshot came to."""
 
@@ -191,6 +207,23 @@ class TakeReport:
     def dedup_ratio(self) -> float:
         """Bytes of the source for each byte stored."""
         return self.bytes_total / max(self.bytes_stored, 1)
+
+
+@dataclass(frozen=True)
+class RestorePlan:
+    """What restoring a snapshot would do."""
+
+    snapshot: str
+    revision: str
+    to: str
+    files: int
+    bytes_total: int
+    bytes_free: int
+    """On the disk of the target."""
+    replaces: bool
+    """Whether something is there that it takes the place of."""
+    predicted_s: float | None
+    """By the rate of earlier restores, if all is fetched; None where there was none."""
 
 
 @dataclass(frozen=True)

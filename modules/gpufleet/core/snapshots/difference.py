@@ -15,7 +15,7 @@ class Difference:
     added: tuple[str, ...]
     removed: tuple[str, ...]
     changed: tuple[str, ...]
-    """Files with other bytes, and links that lead elsewhere."""
+    """Files with other bytes or other cuts, and links that lead elsewhere."""
     modes: tuple[str, ...]
     """Files and folders with the same content and other permissions."""
     plain_bytes: int

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 from awscrt import checksums
 from botocore.exceptions import ClientError
 
-from gpufleet.edges.object_client import NothingThereError, Place, client_of, told
+from gpufleet.edges.object_client import NothingThereError, Place, client_of, code_of, told
 from gpufleet.spec.errors import Failed, Retryable
 from gpufleet.spec.snapshots import StoredObject
 
@@ -215,6 +215,22 @@ class SnapshotObjects:
         with self._told(""):
             answer = self._client.get_bucket_versioning(Bucket=self.bucket)
         return bool(answer.get("Status") == "Enabled")
+
+    def can_lock(self) -> bool:
+        """Whether the bucket was made with Object Lock.
+
+        Raises:
+            Failed: there is no such bucket.
+        """
+        with self._told(""):
+            try:
+                answer = self._client.get_object_lock_configuration(Bucket=self.bucket)
+            except ClientError as error:
+                if "ObjectLock" in code_of(error) or "NotImplemented" in code_of(error):
+                    return False
+                raise
+        found = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled")
+        return bool(found == "Enabled")
 
     def _request(self, key: str, body: bytes | bytearray, until: datetime | None) -> dict[str, Any]:
         locked = (

@@ -8,18 +8,14 @@ from pathlib import Path
 from threading import Lock
 from typing import NamedTuple
 
-from gpufleet.core.snapshots import manifest as manifests
 from gpufleet.core.snapshots.cuts import cuts
-from gpufleet.core.snapshots.layout import MANIFEST, created_of, snapshot_key
 from gpufleet.edges.snapshots.source import OpenSource, scan
 from gpufleet.edges.snapshots.target import OpenTarget, Target, TargetFile
 from gpufleet.flows.snapshots.fetch import Fetch, stop_at_damage
 from gpufleet.flows.snapshots.meter import Meter, OnProgress
-from gpufleet.flows.snapshots.store import THREADS, SnapshotStore
+from gpufleet.flows.snapshots.store import THREADS, SnapshotStore, manifest_of
 from gpufleet.spec.errors import BadInput, FleetError
 from gpufleet.spec.snapshots import ChunkRef, FileEntry, Manifest, RestoreReport
-
-_STEP_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -65,24 +61,6 @@ class _Files:
         self._meter.add(moved=moved)
 
 
-def manifest_of(store: SnapshotStore, snapshot: str) -> Manifest:
-    """What a snapshot holds.
-
-    Raises:
-        BadInput: no ID of a snapshot, no such snapshot, or its manifest was changed.
-    """
-    created_of(snapshot)
-    store.open()
-    body = store.objects.find(snapshot_key(snapshot, MANIFEST))
-    if body is None:
-        raise BadInput(
-            f"there is no snapshot `{snapshot}`",
-            where=store.shown,
-            mend="`snapshot.list` shows those that are there",
-        )
-    return manifests.decode(body, snapshot=snapshot)
-
-
 def restore(store: SnapshotStore, order: RestoreOrder, on_progress: OnProgress) -> RestoreReport:
     """Restore a snapshot into a folder: whole and verified, or not at all.
 
@@ -100,7 +78,7 @@ def restore(store: SnapshotStore, order: RestoreOrder, on_progress: OnProgress) 
         Failed: a chunk of it is lost or damaged.
     """
     meter = Meter(order.snapshot, "restoring", on_progress)
-    manifest = _chosen(manifest_of(store, order.snapshot), order)
+    manifest = chosen_of(store, order)
     meter.total_bytes = manifest.plain_bytes
     with Target(order.to, order.snapshot) as target:
         files = [TargetFile(each.path, each.mode, each.plain_bytes) for each in manifest.files]
@@ -243,8 +221,13 @@ class _Old:
             source.close()
 
 
-def _chosen(manifest: Manifest, order: RestoreOrder) -> Manifest:
-    """The part of a manifest that is restored: all, one file, or what is below one folder."""
+def chosen_of(store: SnapshotStore, order: RestoreOrder) -> Manifest:
+    """The part of a manifest that is restored: all, one file, or what is below one folder.
+
+    Raises:
+        BadInput: there is no such snapshot or file, or its manifest was changed.
+    """
+    manifest = manifest_of(store, order.snapshot)
     if not order.only:
         return manifest
 

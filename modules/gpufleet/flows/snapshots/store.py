@@ -24,6 +24,7 @@ from gpufleet.core.snapshots.layout import (
     REMOVED,
     SNAPSHOTS,
     chunk_key,
+    created_of,
     is_packed,
     is_snapshot_id,
     name_of,
@@ -31,10 +32,11 @@ from gpufleet.core.snapshots.layout import (
     snapshot_key,
 )
 from gpufleet.core.snapshots.manifest import check_key, decode_format, encode_format, needs_of
+from gpufleet.core.snapshots.manifest import decode as decode_manifest
 from gpufleet.core.snapshots.packing import decode_index
 from gpufleet.edges.snapshots.objects import SnapshotObjects
 from gpufleet.spec.errors import BadInput
-from gpufleet.spec.snapshots import ChunkRef, Pack, PackedChunk, StoreFormat
+from gpufleet.spec.snapshots import ChunkRef, Manifest, Pack, PackedChunk, StoreFormat
 
 THREADS: Final = 8
 """Requests at once. Each holds a chunk, so that memory is bounded by this, not by the artifact."""
@@ -117,6 +119,17 @@ class SnapshotStore:
     def _key_id(self) -> str | None:
         return self._key.id if self._key else None
 
+    def exists(self) -> bool:
+        """Whether there is a store, which is opened then.
+
+        Raises:
+            BadInput: it has a newer format, or another key.
+        """
+        if self.objects.find(FORMAT_KEY) is None:
+            return False
+        self.open()
+        return True
+
     def open(self, *, make: bool = False) -> None:
         """Read the store's format, or write it where there is none.
 
@@ -154,17 +167,36 @@ class SnapshotStore:
                 held.add_packs(packs)
         return held
 
-    def named(self, contents: Contents) -> set[str]:
-        """Keys of chunks and packs that a snapshot names which is not removed."""
+    def listed(self) -> list[str]:
+        """The IDs of the snapshots that are there and not removed."""
         parts: dict[str, set[str]] = {}
         for each in self.objects.objects(SNAPSHOTS):
             snapshot, _, part = each.key.removeprefix(SNAPSHOTS).partition("/")
             parts.setdefault(snapshot, set()).add(part)
-        listed = [
+        return [
             snapshot
             for snapshot, found in parts.items()
             if is_snapshot_id(snapshot) and MANIFEST in found and REMOVED not in found
         ]
+
+    def manifest_body(self, snapshot: str) -> bytes:
+        """A manifest as it is stored.
+
+        Raises:
+            BadInput: no ID of a snapshot, or no such snapshot.
+        """
+        created_of(snapshot)
+        body = self.objects.find(snapshot_key(snapshot, MANIFEST))
+        if body is None:
+            raise BadInput(
+                f"there is no snapshot `{snapshot}`",
+                where=self.shown,
+                mend="`snapshot.list` shows those that are there",
+            )
+        return body
+
+    def named(self, contents: Contents) -> set[str]:
+        """Keys of chunks and packs that a snapshot names which is not removed."""
 
         def needed(snapshot: str) -> dict[str, int]:
             body = self.objects.find(snapshot_key(snapshot, MANIFEST))
@@ -172,7 +204,7 @@ class SnapshotStore:
 
         keys: set[str] = set()
         with ThreadPoolExecutor(THREADS) as pool:
-            for chunks in pool.map(needed, listed):
+            for chunks in pool.map(needed, self.listed()):
                 places = map(contents.place, map(ChunkRef._make, chunks.items()))
                 keys.update(place.key for place in places if place is not None)
         return keys
@@ -190,6 +222,17 @@ class SnapshotStore:
         """The frame of a chunk that lies in a buffer behind the room for its header."""
         nonce = os.urandom(NONCE_BYTES) if self._key else b""
         return encode(memoryview(buffer)[HEADER_BYTES:], chunk, key=self.key, nonce=nonce)
+
+
+def manifest_of(store: SnapshotStore, snapshot: str) -> Manifest:
+    """What a snapshot holds.
+
+    Raises:
+        BadInput: no ID of a snapshot, no such snapshot, or its manifest was changed.
+    """
+    created_of(snapshot)
+    store.open()
+    return decode_manifest(store.manifest_body(snapshot), snapshot=snapshot)
 
 
 def one_body(buffer: bytearray, frame: Frame) -> bytes | bytearray:

@@ -29,6 +29,7 @@ from gpufleet.spec.snapshots import (
     Manifest,
     SnapshotKind,
     TakeMark,
+    TakePlan,
     TakeReport,
 )
 
@@ -75,11 +76,7 @@ def take(
     """
     meter = Meter(order.revision, "storing", on_progress)
     created = clock().replace(microsecond=0)
-    tree = scan(order.source)
-    refuse_source(
-        SourceEntry(each.path, each.mode, each.identity.size_bytes, each.target, each.sparse)
-        for each in tree.entries
-    )
+    tree = _scanned(order)
     meter.total_bytes = sum(file.identity.size_bytes for file in tree.files)
     store.open(make=True)
     settings = UploadSettings(order.threads, order.until, order.reread)
@@ -102,6 +99,49 @@ def take(
         chunks_new=tally.chunks_new,
         seconds=meter.elapsed_s,
     )
+
+
+def plan_take(store: SnapshotStore, order: TakeOrder, table: Path) -> TakePlan:
+    """What a take would do; nothing is written, and no file is read.
+
+    Args:
+        store: where to; it need not be there.
+        order: what.
+        table: file that notes what was read.
+
+    Raises:
+        BadInput: the source cannot be taken as it is.
+        Retryable: it cannot be read, or the store does not answer.
+    """
+    tree = _scanned(order)
+    total = sum(file.identity.size_bytes for file in tree.files)
+    known = 0
+    if table.is_file() and store.exists():
+        contents = store.contents()
+        with closing(ReadTable(table, store.name)) as read:
+            for file in tree.files:
+                parts = read.known(tree.root / file.path, file.identity).items()
+                chunks = (ChunkRef(chunk, length) for (_, length), chunk in parts)
+                held = [each for each in chunks if contents.place(each) is not None]
+                known += sum(each.plain_bytes for each in held)
+    return TakePlan(
+        store=store.shown,
+        revision=order.revision,
+        source=str(order.source),
+        files=len(tree.files),
+        bytes_total=total,
+        bytes_to_read=total if order.reread else total - known,
+        locked_until=order.until,
+    )
+
+
+def _scanned(order: TakeOrder) -> SourceTree:
+    tree = scan(order.source)
+    refuse_source(
+        SourceEntry(each.path, each.mode, each.identity.size_bytes, each.target, each.sparse)
+        for each in tree.entries
+    )
+    return tree
 
 
 def _manifest(

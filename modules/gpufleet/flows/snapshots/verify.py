@@ -11,8 +11,7 @@ from gpufleet.core.snapshots.layout import chunk_key, is_packed
 from gpufleet.core.snapshots.manifest import chunks_of
 from gpufleet.flows.snapshots.fetch import Fetch
 from gpufleet.flows.snapshots.meter import Meter, OnProgress
-from gpufleet.flows.snapshots.restore import manifest_of
-from gpufleet.flows.snapshots.store import THREADS, SnapshotStore
+from gpufleet.flows.snapshots.store import THREADS, SnapshotStore, manifest_of
 from gpufleet.spec.snapshots import ChunkRef, Damage, Manifest, VerifyReport
 
 
