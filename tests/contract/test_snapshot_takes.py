@@ -15,7 +15,7 @@ from tests.snapshot_bench import MIB, Bench, age, fill, now, picture, quiet, saf
 
 from gpufleet.core.snapshots.layout import chunk_key
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
-from gpufleet.flows.snapshots.mark import running
+from gpufleet.flows.snapshots.mark import TAKE, running
 from gpufleet.flows.snapshots.store import SnapshotStore, manifest_of
 from gpufleet.flows.snapshots.take import TakeOrder, take
 from gpufleet.flows.snapshots.verify import VerifyOrder, verify
@@ -67,7 +67,7 @@ def test_a_chunk_that_the_table_knows_and_the_store_has_lost_is_read_and_stored_
     assert verify(bench.store, VerifyOrder(first.snapshot), quiet).good
 
 
-TAKE = """
+SCRIPT = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_a_killed_take_leaves_no_snapshot_and_the_next_one_reads_only_the_rest(
 ) -> None:
     (bench.source / "model.bin").write_bytes(os.urandom(192 * MIB))
     arguments = [snapshot_server.place.endpoint, bench.folder.name, str(bench.folder)]
-    process = subprocess.Popen([sys.executable, "-P", "-c", TAKE, *arguments])
+    process = subprocess.Popen([sys.executable, "-P", "-c", SCRIPT, *arguments])
     chunks = bench.object_file("chunks")
     until(lambda: len(list(chunks.glob("*/*"))) >= 4 or process.poll() is not None)
     process.send_signal(signal.SIGKILL)
@@ -213,7 +213,7 @@ def test_a_take_shows_its_mark_while_it_runs_and_takes_it_away(bench: Bench) -> 
 
         def put_new(self, key: str, body: bytes | bytearray, until: datetime | None = None) -> bool:
             if not seen:
-                seen.extend(running(bench.store))
+                seen.extend(running(bench.store, TAKE))
             return super().put_new(key, body, until)
 
     objects = Watched(SnapshotPlace(bench.server.place, "plain", bench.folder.name))
@@ -222,4 +222,4 @@ def test_a_take_shows_its_mark_while_it_runs_and_takes_it_away(bench: Bench) -> 
     take(SnapshotStore(objects), order, bench.folder / "read.db", now, quiet)
     assert [mark.revision for mark in seen] == ["r1"]
     assert abs(seen[0].began - now()) < timedelta(minutes=5)
-    assert running(bench.store) == []
+    assert running(bench.store, TAKE) == []

@@ -287,6 +287,8 @@ class PruneReport:
     objects_waiting: int
     """Named by nothing, and too young or locked."""
     seconds: float
+    blocked: str = ""
+    """Why nothing is deleted now; empty where nothing stands in the way."""
     reasons: dict[str, str] = field(default_factory=dict)
     """Why each snapshot stays or goes."""
 

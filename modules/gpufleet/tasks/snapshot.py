@@ -1,4 +1,4 @@
-"""Snapshots of model artifacts: taken, listed, compared, verified and restored."""
+"""Snapshots of model artifacts: taken, listed, compared, verified, restored and pruned."""
 
 from invoke import Context
 from invoke.exceptions import Exit
@@ -177,3 +177,25 @@ def restore(
         snapshot_view.do_restore(ground, order, site, json=json)
     else:
         snapshot_view.tell_restore(ground, order, site, json=json)
+
+
+@command({"apply": APPLY_HELP, **_COMMON})
+def prune(
+    _: Context, apply: bool = False, site: str = "", fleet: str = "", json: bool = False
+) -> None:
+    """Remove snapshots past the fleet file's retention, and delete what none needs any more.
+
+    A removed snapshot comes back for a day; then it and its chunks are deleted, if no lock holds.
+
+    Example: ./fleet snapshot.prune --apply
+    """
+    from dataclasses import asdict
+
+    from gpufleet.flows.snapshots.requests import pruned
+    from gpufleet.tasks import snapshot_view
+
+    report = pruned(opened_ground(fleet), site, apply=apply)
+    if json:
+        print_json(asdict(report))
+    else:
+        snapshot_view.show_prune(report, done=apply)

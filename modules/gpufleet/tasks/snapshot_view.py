@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from gpufleet.core.snapshots.difference import Difference
     from gpufleet.flows.ground import Ground
     from gpufleet.flows.snapshots.catalogue import Listing
-    from gpufleet.spec.snapshots import Manifest, SnapshotSummary, VerifyReport
+    from gpufleet.spec.snapshots import Manifest, PruneReport, SnapshotSummary, VerifyReport
 
 _SIGNS: Final = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -199,6 +199,25 @@ def show_difference(found: "Difference") -> None:
     for path in found.modes:
         facts.print(Text(f"~ {path} (mode)", style="yellow"), soft_wrap=True)
     facts.print(f"{size(found.plain_bytes)} are new, {size(found.shared_bytes)} are in both")
+
+
+def show_prune(report: "PruneReport", *, done: bool) -> None:
+    """What a prune did, or would do."""
+    verb = "" if done else "would be "
+    for snapshot in report.kept:
+        facts.print(f"{snapshot}: kept: {report.reasons[snapshot]}", soft_wrap=True)
+    for snapshot in report.removed:
+        facts.print(Text(f"{snapshot}: {verb}removed", style="yellow"), soft_wrap=True)
+    for snapshot in report.expired:
+        facts.print(Text(f"{snapshot}: {verb}deleted", style="red"), soft_wrap=True)
+    if report.blocked:
+        facts.print(f"nothing {verb}deleted now: {report.blocked}", soft_wrap=True)
+    facts.print(
+        f"{report.objects_deleted} objects {verb}deleted, {size(report.bytes_deleted)}; "
+        f"{report.objects_waiting} wait for their grace or a lock"
+    )
+    if not done:
+        facts.print("--apply does it")
 
 
 def size(count: int) -> str:

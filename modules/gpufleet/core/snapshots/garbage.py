@@ -109,7 +109,7 @@ def sweep(stock: Stock, *, now: datetime, grace: Grace) -> Sweep:
         return Sweep((), tuple(unnamed), (), blocked)
     delete = [one for one in unnamed if (one.key, one.version) not in waiting]
     return Sweep(
-        tuple(sorted(delete, key=_order)),
+        tuple(sorted(delete, key=lambda one: (order_of(one), one.key))),
         tuple(one for one in unnamed if (one.key, one.version) in waiting),
         tuple(sorted(expired)),
     )
@@ -168,7 +168,7 @@ def _snapshot_of(key: str) -> str:
     return key.removeprefix(layout.SNAPSHOTS).partition("/")[0]
 
 
-def _order(one: StoredObject) -> tuple[bool, int, str]:
+def order_of(one: StoredObject) -> tuple[bool, int]:
     """A manifest before what it names, then the rest of its snapshot, the mark of its removal last.
 
     So a kill in between leaves no snapshot that lists and cannot be read.
@@ -178,7 +178,7 @@ def _order(one: StoredObject) -> tuple[bool, int, str]:
         place = {layout.MANIFEST: 0, layout.REMOVED: 4}.get(part, 3)
     else:
         place = 2 if one.key.startswith(layout.INDEXES) else 1
-    return one.marker, place, one.key
+    return one.marker, place
 
 
 def _running(takes: Iterable[TakeMark], now: datetime, grace: Grace) -> str:

@@ -163,7 +163,11 @@ class SnapshotObjects:
                         yield self._stored(entry, marker=kind == "DeleteMarkers")
 
     def locked_until(self, key: str, version: str | None = None) -> datetime | None:
-        """Until when a version cannot be deleted; None where it can."""
+        """Until when a version cannot be deleted; None where it can.
+
+        Raises:
+            NothingThereError: it is gone.
+        """
         which = {"VersionId": version} if version else {}
         with self._told(key):
             try:
@@ -171,9 +175,8 @@ class SnapshotObjects:
                     Bucket=self.bucket, Key=self.prefix + key, **which
                 )
             except ClientError as error:
-                if error.response["ResponseMetadata"][
-                    "HTTPStatusCode"
-                ] == HTTPStatus.NOT_FOUND and ("ObjectLock" in error.response["Error"]["Code"]):
+                # What stores answer for an object that was never locked; its status differs.
+                if code_of(error) == "NoSuchObjectLockConfiguration":
                     return None
                 raise
         until: datetime | None = answer["Retention"].get("RetainUntilDate")

@@ -29,13 +29,18 @@ def listing(store: SnapshotStore, revision: str = "") -> Listing:
     if not store.exists():
         return Listing(store.shown, ())
     with ThreadPoolExecutor(THREADS) as pool:
-        found = list(pool.map(lambda snapshot: _summary(store, snapshot), store.listed()))
+        found = list(pool.map(lambda snapshot: summary_of(store, snapshot), store.listed()))
     chosen = [each for each in found if not revision or each.revision == revision]
     ordered = sorted(chosen, key=lambda each: (each.created, each.id), reverse=True)
     return Listing(store.shown, tuple(ordered))
 
 
-def _summary(store: SnapshotStore, snapshot: str) -> SnapshotSummary:
+def summary_of(store: SnapshotStore, snapshot: str) -> SnapshotSummary:
+    """What a listing says of a snapshot; from its manifest where the summary is lost.
+
+    Raises:
+        BadInput: there is no such snapshot, or it was changed.
+    """
     body = store.objects.find(snapshot_key(snapshot, SUMMARY))
     if body is not None:
         return manifests.decode_summary(body, snapshot=snapshot)
@@ -52,7 +57,7 @@ def shown(store: SnapshotStore, snapshot: str) -> tuple[SnapshotSummary, Manifes
         BadInput: there is no such snapshot, or its manifest was changed.
     """
     manifest = manifest_of(store, snapshot)
-    return _summary(store, snapshot), manifest
+    return summary_of(store, snapshot), manifest
 
 
 def between(store: SnapshotStore, old: str, new: str) -> Difference:

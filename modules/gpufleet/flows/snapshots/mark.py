@@ -1,4 +1,4 @@
-"""The mark of a take that runs: a prune sees it, and its time is the store's own."""
+"""The mark of a take or prune that runs: the other sees it, and its time is the store's own."""
 
 import json
 import socket
@@ -14,6 +14,8 @@ from gpufleet.flows.snapshots.store import SnapshotStore
 from gpufleet.spec.errors import FleetError
 from gpufleet.spec.snapshots import TakeMark
 
+TAKE: Final = "take"
+PRUNE: Final = "prune"
 _BEAT_S: Final = 60.0
 
 
@@ -22,10 +24,12 @@ class RunningMark:
 
     Args:
         store: opened.
-        revision: that is taken.
+        revision: that is taken; empty for a prune.
+        what: runs.
     """
 
-    def __init__(self, store: SnapshotStore, revision: str) -> None:
+    def __init__(self, store: SnapshotStore, revision: str, what: str = TAKE) -> None:
+        self._what = what
         self._store = store
         self._revision = revision
         self._id = uuid4().hex
@@ -63,6 +67,7 @@ class RunningMark:
 
     def _put(self) -> datetime:
         content = {
+            "what": self._what,
             "began": self._began.isoformat() if self._began else None,
             "revision": self._revision,
             "host": socket.gethostname(),
@@ -72,14 +77,16 @@ class RunningMark:
         return at
 
 
-def running(store: SnapshotStore) -> list[TakeMark]:
-    """The marks that are there, also those of takes that were killed; `beat` tells them apart."""
+def running(store: SnapshotStore, what: str) -> list[TakeMark]:
+    """The marks of takes or prunes, also of those that were killed; `beat` tells them apart."""
     found = []
     for each in store.objects.objects(RUNNING):
         content = store.objects.find(each.key)
         if content is None:
             continue
         value = json.loads(content)
+        if value["what"] != what:
+            continue
         began = datetime.fromisoformat(value["began"]) if value["began"] else each.modified
         name = each.key.removeprefix(RUNNING)
         found.append(TakeMark(name, began, each.modified, value["revision"], value["host"]))

@@ -14,13 +14,14 @@ from gpufleet.edges.object_store import ObjectStore
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
 from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.snapshots.meter import OnProgress
+from gpufleet.flows.snapshots.prune import PruneOrder, prune
 from gpufleet.flows.snapshots.restore import RestoreOrder, chosen_of, restore
 from gpufleet.flows.snapshots.store import SnapshotStore
 from gpufleet.flows.snapshots.take import TakeOrder, plan_take, take
 from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet
-from gpufleet.spec.snapshots import RestorePlan, RestoreReport, TakePlan, TakeReport
+from gpufleet.spec.snapshots import PruneReport, RestorePlan, RestoreReport, TakePlan, TakeReport
 
 _TAKEN: Final = "snapshot.taken"
 _RESTORED: Final = "snapshot.restored"
@@ -131,6 +132,26 @@ def restored(
     report = replace(restore(store, order, on_progress), predicted_s=predicted_s)
     facts = {name: getattr(report, name) for name in _DONE}
     ground.note(_RESTORED, actor=whoami(), target=report.snapshot, store=store.shown, **facts)
+    return report
+
+
+def pruned(ground: Ground, site: str, *, apply: bool) -> PruneReport:
+    """Prune a store by the fleet file's retention, and write it into the journal.
+
+    Errors as those of `prune`.
+    """
+    store = store_of(ground, site)
+    report = prune(store, PruneOrder(ground.fleet.snapshots, apply), system_clock())
+    if apply:
+        ground.note(
+            "snapshot.pruned",
+            actor=whoami(),
+            store=store.shown,
+            removed=list(report.removed),
+            expired=list(report.expired),
+            objects_deleted=report.objects_deleted,
+            bytes_deleted=report.bytes_deleted,
+        )
     return report
 
 

@@ -15,7 +15,7 @@ from gpufleet.core.snapshots.layout import MANIFEST, SUMMARY, snapshot_key
 from gpufleet.core.snapshots.paths import SourceEntry, permissions, refuse_source
 from gpufleet.edges.snapshots.read_table import ReadTable
 from gpufleet.edges.snapshots.source import SourceTree, scan
-from gpufleet.flows.snapshots.mark import RunningMark
+from gpufleet.flows.snapshots.mark import PRUNE, RunningMark, running
 from gpufleet.flows.snapshots.meter import Meter, OnProgress
 from gpufleet.flows.snapshots.store import THREADS, Contents, SnapshotStore
 from gpufleet.flows.snapshots.upload import Upload, UploadSettings
@@ -81,6 +81,7 @@ def take(
     store.open(make=True)
     settings = UploadSettings(order.threads, order.until, order.reread)
     with RunningMark(store, order.revision) as mark, closing(ReadTable(table, store.name)) as read:
+        _refuse_beside_prune(store, mark, order.grace)
         contents = _reliable(store, mark, order)
         upload = Upload(store, contents, read, settings, meter, mark)
         manifest = _manifest(order, created, tree, upload.run(tree))
@@ -175,6 +176,20 @@ def _manifest(
         kind=order.kind,
         parent=order.parent,
     )
+
+
+def _refuse_beside_prune(store: SnapshotStore, mark: RunningMark, grace: Grace) -> None:
+    """See that no prune runs where it could delete what is stored anew meanwhile."""
+    if store.objects.keeps_versions():
+        return
+    _, now = mark.now()
+    for each in running(store, PRUNE):
+        if now < each.beat + grace.margin:
+            raise Retryable(
+                f"a prune runs on {each.host}, and the bucket keeps no versions",
+                where=store.shown,
+                mend="take the snapshot when it is done; one that was killed counts for an hour",
+            )
 
 
 def _commit_by(mark: TakeMark, grace: Grace) -> datetime:

@@ -1,5 +1,6 @@
 """Reading a snapshot back: every chunk of it, or a declared sample."""
 
+import json
 import random
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,7 +8,7 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from gpufleet.core.snapshots.frames import DamagedChunk
-from gpufleet.core.snapshots.layout import chunk_key, is_packed
+from gpufleet.core.snapshots.layout import VERDICT, chunk_key, is_packed, snapshot_key
 from gpufleet.core.snapshots.manifest import chunks_of
 from gpufleet.flows.snapshots.fetch import Fetch
 from gpufleet.flows.snapshots.meter import Meter, OnProgress
@@ -50,7 +51,7 @@ class VerifyOrder:
 
 
 def verify(store: SnapshotStore, order: VerifyOrder, on_progress: OnProgress) -> VerifyReport:
-    """Read a snapshot back from the store.
+    """Read a snapshot back from the store, where what was found is noted for a prune.
 
     Raises:
         BadInput: there is no such snapshot, or its manifest was changed.
@@ -65,7 +66,7 @@ def verify(store: SnapshotStore, order: VerifyOrder, on_progress: OnProgress) ->
     fetch = Fetch(store, store.contents(), read, order.threads, read.damage)
     fetch.run(chosen)
     meter.finish()
-    return VerifyReport(
+    report = VerifyReport(
         snapshot=order.snapshot,
         chunks=len(chunks),
         chunks_read=len(chosen),
@@ -73,6 +74,18 @@ def verify(store: SnapshotStore, order: VerifyOrder, on_progress: OnProgress) ->
         seconds=meter.elapsed_s,
         damaged=_told(manifest, read.damaged),
     )
+    if report.damaged or len(chosen) == len(chunks):
+        # A sample without a fault says nothing of what an earlier verification found.
+        verdict = {"good": report.good, "damaged": [each.key for each in report.damaged]}
+        key = snapshot_key(order.snapshot, VERDICT)
+        store.objects.put(key, json.dumps(verdict).encode())
+    return report
+
+
+def is_damaged(store: SnapshotStore, snapshot: str) -> bool:
+    """Whether the last verification of a snapshot found it lost or damaged in part."""
+    verdict = store.objects.find(snapshot_key(snapshot, VERDICT))
+    return verdict is not None and not json.loads(verdict)["good"]
 
 
 def _drawn(chunks: Sequence[ChunkRef], sample: float, seed: str) -> Sequence[ChunkRef]:
