@@ -1,4 +1,4 @@
-"""What differs, what a restore takes from where, and how long that will take."""
+"""What differs between snapshots, and how long a restore will take."""
 
 from datetime import UTC, datetime
 
@@ -7,7 +7,7 @@ from blake3 import blake3
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpufleet.core.snapshots.difference import Place, difference, restore_plan
+from gpufleet.core.snapshots.difference import difference
 from gpufleet.core.snapshots.digests import file_digest
 from gpufleet.core.snapshots.prediction import Rates, Work, measured, outlook, restore_s
 from gpufleet.spec.snapshots import (
@@ -47,10 +47,6 @@ def manifest(tree: Tree, mode: int = 0o644) -> Manifest:
     return Manifest(CREATED, "r", "t", tuple(files))
 
 
-def contents(tree: Tree) -> dict[str, bytes]:
-    return {path: b"".join(chunks) for path, chunks in tree.items()}
-
-
 @given(trees, trees)
 def test_a_difference_is_that_of_the_two_folders(before: Tree, after: Tree) -> None:
     found = difference(manifest(before), manifest(after))
@@ -88,53 +84,6 @@ def test_links_folders_and_modes_differ_too() -> None:
     assert found.changed == ("l",)
     assert found.modes == ("a", "d")
     assert not found.empty
-
-
-@given(trees, st.one_of(st.none(), trees), st.one_of(st.none(), st.sets(st.sampled_from("abf"))))
-def test_a_plan_that_is_followed_gives_the_tree(
-    wanted: Tree, there: Tree | None, only: set[str] | None
-) -> None:
-    store = {digest(one): one for chunks in wanted.values() for one in chunks}
-    new = manifest(wanted)
-    plan = restore_plan(new, None if there is None else manifest(there), only=only)
-    old = contents(there or {})
-    made = {path: bytearray() for path in plan.empty}
-    made |= {path: bytearray(old[source]) for path, source in plan.whole.items()}
-    sizes = {one.path: one.plain_bytes for one in new.files}
-    fetched = 0
-    for chunk in plan.chunks:
-        if chunk.local is None:
-            plain = store[chunk.id]
-            fetched += len(plain)
-        else:
-            begin = chunk.local.offset_bytes
-            plain = old[chunk.local.path][begin : begin + chunk.plain_bytes]
-        assert digest(plain) == chunk.id
-        for path, offset in chunk.to:
-            made.setdefault(path, bytearray(sizes[path]))[offset : offset + len(plain)] = plain
-    expected = {path: one for path, one in contents(wanted).items() if only is None or path in only}
-    assert {path: bytes(one) for path, one in made.items()} == expected
-    assert plan.bytes_fetched == fetched
-    have = {one for chunks in (there or {}).values() for one in chunks}
-    assert not {chunk.id for chunk in plan.chunks if chunk.local is None} & set(map(digest, have))
-    assert len({chunk.id for chunk in plan.chunks}) == len(plan.chunks)
-
-
-def test_only_what_changed_is_fetched() -> None:
-    old = {"model": [b"a" * 10, b"b" * 10, b"c" * 10], "config": [b"{}"]}
-    new = {"model": [b"a" * 10, b"B" * 10, b"new", b"c" * 10], "config": [b"{}"]}
-    plan = restore_plan(manifest(new), manifest(old))
-    assert plan.whole == {"config": "config"}
-    assert plan.bytes_fetched == 13
-    assert plan.bytes_local == 20
-    assert plan.chunks[3].local == Place("model", 20)
-    assert plan.chunks[3].to == (Place("model", 23),)
-
-
-def test_a_renamed_file_is_taken_whole_and_from_its_own_path_first() -> None:
-    plan = restore_plan(manifest({"b": [b"x"], "c": [b"x"]}), manifest({"a": [b"x"], "c": [b"x"]}))
-    assert plan.whole == {"b": "c", "c": "c"}
-    assert not plan.chunks
 
 
 RATES = Rates(fetch_bytes_per_s=2 * GIB, local_bytes_per_s=4 * GIB, object_s=0.001)
