@@ -6,15 +6,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import ip_address
-from typing import Any, Final, Literal, Self
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from gpufleet.edges.workspace import EnvironmentDir
 from gpufleet.spec.errors import Failed, Retryable
+
+if TYPE_CHECKING:
+    # A process that only moves bytes does not wait for the models of the fleet file.
+    from gpufleet.edges.workspace import EnvironmentDir
 
 _ATTEMPTS: Final = 5
 _CONNECT_S: Final = 5
@@ -38,7 +41,7 @@ class Place:
     """Whether the bucket is part of the path or of the host's name."""
 
     @classmethod
-    def embedded(cls, state: EnvironmentDir, site: str) -> Self | None:
+    def embedded(cls, state: "EnvironmentDir", site: str) -> Self | None:
         """The store of an embedded site; None before it was started once."""
         file = state.site(site) / "s3.json"
         if not file.is_file():

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cache
+from typing import Any, Final, get_args
 
 from pydantic import TypeAdapter
 
@@ -105,23 +106,18 @@ Progress = (
     | HostProgress
     | SnapshotProgress
 )
-_KINDS: Final[Mapping[str, TypeAdapter[Progress]]] = {
-    kind.__name__: TypeAdapter(kind)
-    for kind in (
-        EngineProgress,
-        ProcessProgress,
-        StackProgress,
-        ReplicaProgress,
-        StepProgress,
-        HostProgress,
-        SnapshotProgress,
-    )
-}
+_KINDS: Final = {kind.__name__: kind for kind in get_args(Progress)}
+
+
+@cache
+def _adapter(kind: str) -> TypeAdapter[Progress]:
+    """Made when it is needed: most processes read no events."""
+    return TypeAdapter(_KINDS[kind])
 
 
 def progress_from(kind: str, values: Mapping[str, Any]) -> Progress:
     """An event that was kept as plain values."""
-    return _KINDS[kind].validate_python(values)
+    return _adapter(kind).validate_python(values)
 
 
 def subject(event: Progress) -> str:
