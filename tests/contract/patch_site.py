@@ -229,6 +229,8 @@ class Site:
     """What the gate on ready replicas reads."""
     down: bool = False
     """Whether neither answers."""
+    cordoned: set[str] = field(default_factory=set)
+    """Nodes that a person has cordoned."""
     _server: ThreadingHTTPServer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -289,7 +291,12 @@ class Site:
         items: list[dict[str, Any]] = []
         if path == "/api/v1/nodes":
             items = [
-                {"metadata": {"name": name}, "spec": {}, "status": ready} for name in self.hosts
+                {
+                    "metadata": {"name": name},
+                    "spec": {"unschedulable": name in self.cordoned},
+                    "status": ready,
+                }
+                for name in self.hosts
             ]
         elif path == "/api/v1/pods":
             labels = {"gpufleet.dev/pool": "answers"}

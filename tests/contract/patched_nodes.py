@@ -171,6 +171,7 @@ def environment(folder: Path, cluster: Cluster, kubeconfig: Path) -> Iterator[Pa
     file.write_text(yaml.safe_dump(declared))
     (folder / "around.yml").write_text(PLAY.format(guard=PLAYBOOKS / "_guard.yml"))
     ground = Ground.open(Workspace.here(), file)
+    ground.state.kubeconfig.write_bytes(kubeconfig.read_bytes())
     made = Patched(file, folder, kubeconfig, cluster, ground)
     made.freeze("long ago", timedelta(days=-9), timedelta(days=1))
     try:

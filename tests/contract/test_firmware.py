@@ -8,13 +8,16 @@ import pytest
 from tests.hosts.bmc import PASSWORD, USER, Controllers
 
 from gpufleet.edges.redfish import Controller
-from gpufleet.flows.firmware import FirmwareOrder, Login, demand, observe, update
+from gpufleet.flows import firmware_line
+from gpufleet.flows.firmware import demand, observe, update
+from gpufleet.flows.firmware_line import FirmwareOrder, Login
+from gpufleet.flows.power_cycle import power_cycle
 from gpufleet.spec.errors import BadInput, Failed, PolicyRefused, Retryable
 from gpufleet.spec.firmware import UpdateState
 from gpufleet.spec.patching import Part
 
 LOGIN = Login(USER, PASSWORD)
-HOSTS = [f"gpu-{number:03d}" for number in range(1, 13)]
+HOSTS = [f"gpu-{number:03d}" for number in range(1, 25)]
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,14 @@ def host(service: Controllers) -> Iterator[str]:
 def order(service: Controllers, host: str, version: str, part: Part = Part.BMC) -> FirmwareOrder:
     image = service.image(part.value, version)
     return FirmwareOrder(
-        service.endpoint, host, part, version, image, service.authority, within_s=60
+        service.endpoint,
+        host,
+        part,
+        version,
+        image,
+        service.authority,
+        within_s=60,
+        settles_within_s=1,
     )
 
 
@@ -128,6 +138,69 @@ def test_a_wrong_password_is_one_clear_error_that_does_not_repeat_it(
         observe(order(service, host, "2.00"), Login(USER, secret))
     assert secret not in str(told.value)
     assert secret not in repr(Login(USER, secret))
+
+
+def test_an_update_whose_task_is_forgotten_is_awaited_to_its_end(
+    service: Controllers, host: str
+) -> None:
+    service.fault(host, "forgets")
+    done = update(order(service, host, "96.00.9F.00.01", Part.VBIOS), LOGIN)
+    assert (done.changed, done.activated) == (True, False)
+    # All of it is written: a restart of the host cuts nothing short.
+    written = service.folder.parent / host / "var/upper/lib/gpu-stub/next_vbios"
+    assert written.read_text(encoding="utf-8").strip() == "96.00.9F.00.01"
+
+
+@pytest.mark.parametrize("status", [401, 429, 500, 503])
+def test_an_answer_that_says_nothing_of_the_update_does_not_fail_it(
+    service: Controllers, host: str, status: int
+) -> None:
+    service.fault(host, f"answers-{status}")
+    assert update(order(service, host, "2.00"), LOGIN).after == {f"{host}-bmc": "2.00"}
+    assert not (service.folder / "faults" / f"{host}.answers-{status}").exists()
+
+
+def test_an_update_that_waits_for_a_reset_is_as_far_as_it_comes(
+    service: Controllers, host: str
+) -> None:
+    service.fault(host, "awaits-reset")
+    wanted = order(service, host, "2.00")
+    first = update(wanted, LOGIN)
+    assert (first.changed, first.activated) == (True, False)
+    # A run that was killed finds it staged, and sends nothing a second time.
+    assert update(wanted, LOGIN) == first
+
+
+def test_one_login_serves_a_whole_update(
+    service: Controllers, host: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = []
+
+    class Counted(Controller):
+        def __init__(
+            self, endpoint: str, user: str, password: str, authority: Path | None = None
+        ) -> None:
+            opened.append(endpoint)
+            super().__init__(endpoint, user, password, authority)
+
+    monkeypatch.setattr(firmware_line, "Controller", Counted)
+    update(order(service, host, "96.00.9F.00.01", Part.VBIOS), LOGIN)
+    assert len(opened) == 1
+
+
+def test_a_hosts_power_goes_off_and_on(service: Controllers, host: str) -> None:
+    wanted = order(service, host, "2.00")
+    assert power_cycle(wanted, LOGIN) == ["GracefulShutdown", "On"]
+    with Controller(service.endpoint, USER, PASSWORD, service.authority) as controller:
+        assert controller.power(host) == "On"
+
+
+def test_a_host_of_which_a_power_cycle_is_wanted_need_not_show_the_version_before(
+    service: Controllers, host: str
+) -> None:
+    service.fault(host, "awaits-reset")
+    wanted = replace(order(service, host, "2.00"), activation="power-cycle")
+    assert not update(wanted, LOGIN).activated
 
 
 def test_a_certificate_that_nobody_known_signed_is_refused(service: Controllers) -> None:

@@ -22,7 +22,9 @@ class Clone:
     report: dict[str, Any] = field(default_factory=dict)
     """What the first `up` answered."""
 
-    def run(self, *command: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *command: str, cwd: Path | None = None, within_s: float = UP_TIMEOUT_S
+    ) -> subprocess.CompletedProcess[str]:
         """Run a command in the clone; its output and exit code."""
         return subprocess.run(
             command,
@@ -30,7 +32,7 @@ class Clone:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=UP_TIMEOUT_S,
+            timeout=within_s,
             check=False,
             env={**os.environ, **self.variables},
         )

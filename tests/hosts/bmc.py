@@ -126,7 +126,8 @@ class Controllers:
         Args:
             host: whose.
             name: `update-fails`, `update-hangs`, `unreachable`, `does-not-return` (after its own
-                update), `battery-low`, `supply-failed`.
+                update), `battery-low`, `supply-failed`, `forgets` (its tasks, while it writes on),
+                `awaits-reset`, `answers-503` (once, to a question for a task).
         """
         (self.folder / "faults" / f"{host}.{name}").touch()
 

@@ -35,6 +35,8 @@ class Update:
     version: str
     percent: int = 0
     state: str = "Running"
+    is_forgotten: bool = False
+    """Whether the controller writes on, and has no task for it any more."""
 
 
 @dataclass
@@ -74,8 +76,32 @@ class Firmware:
         self.updates[update.id] = update
         return update
 
+    def busy(self, host: str) -> int:
+        """The status of an answer that has nothing to do with the update; 0 for none."""
+        for status in (401, 429, 500, 503):
+            file = self.folder / "faults" / f"{host}.answers-{status}"
+            if file.exists():
+                file.unlink()
+                return status
+        return 0
+
+    def writing(self, target: str) -> bool:
+        """Whether an entry is being written by an update without a task: it goes on."""
+        found = [
+            each
+            for each in self.updates.values()
+            if each.is_forgotten
+            and each.state == "Running"
+            and f"{each.host}-{each.part}" == target
+        ]
+        for update in found:
+            self.advance(update)
+        return bool(found)
+
     def advance(self, update: Update) -> None:
         """Somebody asks how far it is: it goes on."""
+        if self.has_fault(update.host, "awaits-reset") and update.state == "Running":
+            update.state = "Pending"
         if update.state != "Running" or self.has_fault(update.host, "update-hangs"):
             return
         update.percent += _STEP
@@ -162,7 +188,10 @@ def inventory(firmware: Firmware) -> flask.Blueprint:
             "Version": firmware.version(host, part),
             "Updateable": True,
             "RelatedItem": [link(related)],
-            "Status": {"State": "Enabled", "Health": "OK"},
+            "Status": {
+                "State": "Updating" if firmware.writing(identity) else "Enabled",
+                "Health": "OK",
+            },
         }
 
     return pages
@@ -182,13 +211,20 @@ def updates(firmware: Firmware) -> flask.Blueprint:
 
     @pages.get("/TaskService/Tasks")
     def tasks() -> dict[str, Any]:
-        return collection("TaskService/Tasks", "Task", firmware.updates)
+        told = [name for name, update in firmware.updates.items() if not update.is_forgotten]
+        return collection("TaskService/Tasks", "Task", told)
 
     @pages.get("/TaskService/Tasks/<identity>")
     def task(identity: str) -> dict[str, Any]:
         if identity not in firmware.updates:
             flask.abort(404)
         update = firmware.updates[identity]
+        if firmware.has_fault(update.host, "forgets"):
+            update.is_forgotten = True
+        if update.is_forgotten:
+            flask.abort(404)
+        if status := firmware.busy(update.host):
+            flask.abort(status)
         firmware.advance(update)
         return _task(update)
 
@@ -201,7 +237,8 @@ def _push(firmware: Firmware) -> flask.Response:
     if file is None or given is None:
         return _refuse(400, "UpdateParameters and UpdateFile are needed")
     try:
-        targets = json.loads(given).get("Targets") or []
+        parameters = json.loads(given)
+        targets = parameters.get("Targets") or []
         image = json.loads(file.read())
         named = {str(target).rstrip("/").rpartition("/")[2] for target in targets}
         (target,) = named
@@ -212,6 +249,9 @@ def _push(firmware: Firmware) -> flask.Response:
         return _refuse(400, f"the image is not for {target}")
     if any(u.host == host and u.state == "Running" for u in firmware.updates.values()):
         return _refuse(503, f"{host} is being updated")
+    older = str(image["version"]) < firmware.version(host, part)
+    if older and not parameters.get("ForceUpdate"):
+        return _refuse(400, f"the image is older than what {target} has")
     update = firmware.begin(host, part, str(image["version"]))
     answer = flask.make_response(flask.jsonify(_task(update)), 202)
     answer.headers["Location"] = f"{ROOT}/TaskService/Tasks/{update.id}"
@@ -228,10 +268,12 @@ def _task(update: Update) -> dict[str, Any]:
     failed = update.state == "Exception"
     told = {
         "Running": f"Updating {update.part}",
+        "Pending": f"Awaiting a power cycle to activate {update.part}",
         "Exception": "The image could not be written; the component keeps its version",
         "Completed": f"{update.part} {update.version} is written",
     }[update.state]
     severity = "Critical" if failed else "OK"
+    identity = "AwaitToActivate" if update.state == "Pending" else "Status"
     return {
         **link(f"TaskService/Tasks/{update.id}"),
         "@odata.type": "#Task.v1_7_0.Task",
@@ -240,7 +282,9 @@ def _task(update: Update) -> dict[str, Any]:
         "TaskState": update.state,
         "TaskStatus": severity,
         "PercentComplete": update.percent,
-        "Messages": [{"Message": told, "Severity": severity, "MessageId": "Update.1.0.Status"}],
+        "Messages": [
+            {"Message": told, "Severity": severity, "MessageId": f"Update.1.0.{identity}"}
+        ],
     }
 
 

@@ -59,7 +59,8 @@ def nodes(
         "--service-cluster-ip-range=10.96.0.0/14",
         "--authorization-mode=RBAC",
         f"--token-auth-file={folder / 'tokens'}",
-        "--disable-admission-plugins=ServiceAccount",
+        # Nothing here would ever take away the taint that a new node is given until it is ready.
+        "--disable-admission-plugins=ServiceAccount,TaintNodesByCondition",
     ]
     kubeconfig = folder / "kubeconfig"
     # The server makes its own, signed by itself.

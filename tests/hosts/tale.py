@@ -4,6 +4,7 @@ import json
 import subprocess
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ FREEZE: Final = "Audit week"
 _CALENDAR: Final = "company.ics"
 _FAR_DAYS: Final = 300
 _REBOOT_WITHIN_S: Final = 60
-WITHIN_S: Final = 600
+WITHIN_S: Final = 1800
 
 
 @dataclass
@@ -66,7 +67,7 @@ class Tale:
         """Start a patch and follow it; its id once the worker has begun, and how it ends."""
         before = {report.flow for report in self.ground.patches.reports()}
         command = ("./fleet", "patch.start", *order, f"--fleet={self.file}", "--apply", "--json")
-        followed = self.threads.submit(self.clone.run, *command)
+        followed = self.threads.submit(partial(self.clone.run, *command, within_s=3 * WITHIN_S))
 
         def begun() -> str | None:
             assert not followed.done(), followed.result()

@@ -38,6 +38,11 @@ IMAGES: dict[str, list[str]] = {
     host: [IMAGE] if host in {RUNTIME, NO_IMAGE} else [] for host in PARTS
 }
 KEPT_IMAGES = "/var/lib/gpu-stub/images"
+BREAKS_A_GPU = """\
+#!/bin/sh
+mkdir -p /var/lib/gpu-stub/faults
+echo failure > /var/lib/gpu-stub/faults/row-remap
+"""
 
 pytestmark = [pytest.mark.hosts, pytest.mark.slow, pytest.mark.timeout(3000)]
 
@@ -84,7 +89,7 @@ def fates(tmp_path_factory: pytest.TempPathFactory, until: Until) -> Iterator[Fa
         made.run("check again", *SOUND, check=True)
         made.checked = {host: made.has(host) for host in SOUND}
         hosts.lab[NO_IMAGE].fault("pull", "manifest unknown")
-        hosts.lab[UNFIT].fault("row-remap", "failure")
+        hosts.after_installing(UNFIT, BREAKS_A_GPU)
         hosts.lab[NO_SERVICE].fault("unit-containerd")
         made.run("all", *PARTS)
         hosts.lab[NO_IMAGE].mend()

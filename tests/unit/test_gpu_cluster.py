@@ -172,7 +172,16 @@ def test_drivers_are_never_a_charts_and_one_way_alone_gives_gpus(
         for patch in recorder.of("NodePatch")
         if patch.inputs["metadata"]["labels"].get("nvidia.com/gpu.deploy.device-plugin") == "false"
     }
+    # A patch stops the driver's pod by this label, as it does those of the GPU operator.
+    switch = "nvidia.com/gpu.deploy.dra-driver"
+    assert selector[switch] == "true"
+    labelled = {
+        patch.inputs["metadata"]["name"]
+        for patch in recorder.of("NodePatch")
+        if patch.inputs["metadata"]["labels"].get(switch) == "true"
+    }
     for node in expand_site(reached, "main"):
+        assert node.name in labelled
         assert selector.items() <= node.labels.items()
         assert "nvidia.com/gpu" not in node.capacity
         assert node.name in switched

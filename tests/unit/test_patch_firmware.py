@@ -5,15 +5,19 @@ import re
 import pytest
 
 from gpufleet.core.patching.firmware import (
+    activation_of,
     as_one,
     demand_forward,
     demand_ready,
     expression_of,
     is_done,
+    is_older,
+    resets_for,
     versions_of,
 )
 from gpufleet.spec.errors import PolicyRefused
 from gpufleet.spec.firmware import Condition, Software
+from gpufleet.spec.hardware import Activation
 from gpufleet.spec.patching import Part
 
 
@@ -95,3 +99,29 @@ def test_it_is_done_when_every_entry_has_the_version() -> None:
     assert not is_done(entries, "2.0")
     assert as_one(versions_of(entries)) == "1.0,2.0"
     assert is_done(entries[:1], "2.0")
+
+
+def test_each_part_has_its_usual_activation_and_takes_a_declared_one() -> None:
+    assert activation_of(Part.BMC) is Activation.NONE
+    assert activation_of(Part.VBIOS) is Activation.REBOOT
+    assert activation_of(Part.VBIOS, "power-cycle") is Activation.POWER_CYCLE
+
+
+@pytest.mark.parametrize(
+    ("allowed", "power", "resets"),
+    [
+        (["On", "GracefulShutdown", "PowerCycle"], "On", ["GracefulShutdown", "On"]),
+        (["On", "ForceOff", "PowerCycle"], "On", ["PowerCycle"]),
+        (["On", "GracefulShutdown"], "Off", ["On"]),
+        (["ForceRestart"], "On", []),
+    ],
+)
+def test_a_hosts_power_is_cycled_in_order_where_it_can_be(
+    allowed: list[str], power: str, resets: list[str]
+) -> None:
+    assert resets_for(allowed, power) == resets
+
+
+def test_only_a_version_before_that_of_an_entry_is_older() -> None:
+    assert is_older([entry("24.09.1"), entry("24.10.2")], "24.09.1")
+    assert not is_older([entry("24.09.1")], "24.10.2")

@@ -19,7 +19,7 @@ from gpufleet.core.patching.hosts import (
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import BadInput
-from gpufleet.spec.hardware import BmcAccess, SshAccess
+from gpufleet.spec.hardware import Activation, BmcAccess, SshAccess
 
 SSH = SshAccess(known_hosts="hosts/known_hosts", domain="fra1.example.com")
 
@@ -94,11 +94,17 @@ def test_an_address_wins_over_the_name_with_its_domain() -> None:
 
 
 def test_the_controller_of_a_host_is_found_by_its_node_s_name() -> None:
-    bmc = BmcAccess(endpoint="https://{node}-bmc.example.com", certificate_authority="hosts/ca.pem")
+    bmc = BmcAccess(
+        endpoint="https://{node}-bmc.example.com",
+        certificate_authority="hosts/ca.pem",
+        vbios_activation=Activation.POWER_CYCLE,
+    )
     variables = told(fleet(bmc=bmc)).hosts["h100-002"].variables
     assert variables["gpufleet_bmc_endpoint"] == "https://h100-002-bmc.example.com"
     assert variables["gpufleet_bmc_system"] == "h100-002"
     assert variables["gpufleet_bmc_certificate_authority"] == "/fleets/article/hosts/ca.pem"
+    assert variables["gpufleet_bmc_activation"] == "none"
+    assert variables["gpufleet_vbios_activation"] == "power-cycle"
 
 
 def test_the_site_s_cluster_is_named_where_it_can_be_reached() -> None:

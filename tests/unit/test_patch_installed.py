@@ -5,6 +5,7 @@ import pytest
 from gpufleet.core.patching.installed import (
     Gpu,
     Package,
+    going_back,
     is_version,
     missing,
     parse_dpkg,
@@ -121,3 +122,18 @@ def test_space_is_what_the_packages_say_and_some_beside() -> None:
     told = "Package: a\nInstalled-Size: 2\nSize: 100\n\nPackage: b\nInstalled-Size: 1\nSize: 11\n"
     assert space_needed(told, 10) == {"/usr": 6154, "/var": 3193, "/boot": 10}
     assert space_needed("", 10) == {"/usr": 10, "/var": 10, "/boot": 10}
+
+
+def test_what_came_with_a_package_goes_back_with_it_and_what_is_called_alike_does_not() -> None:
+    packages = {
+        "nvidia-driver": Package("580.95.05-1"),
+        "libcuda1": Package("580.95.05-1"),
+        "datacenter-gpu-manager-4-core": Package("1:4.4.1-1"),
+        "nvidia-container-toolkit": Package("1.18.0-1"),
+        "libnvidia-old": Package("580.95.05-1", "config-files"),
+    }
+    assert going_back(packages, ["nvidia-driver", "datacenter-gpu-manager-4-core", "absent"]) == {
+        "nvidia-driver": "580.95.05-1",
+        "libcuda1": "580.95.05-1",
+        "datacenter-gpu-manager-4-core": "1:4.4.1-1",
+    }

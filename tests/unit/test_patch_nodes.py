@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from gpufleet.core.patching.nodes import (
     cordon_refusal,
+    cordoned_by_others,
     is_left,
     is_ours,
     is_own_quarantine,
@@ -16,6 +17,7 @@ from gpufleet.core.patching.nodes import (
     may_pass,
     may_uncordon,
     owner_to_know,
+    placed_by,
     quarantine_annotations,
     standing,
     to_drain,
@@ -209,3 +211,29 @@ def test_what_a_patch_left_cordoned_is_taken_up_by_its_own_flow_or_a_later_one()
 )
 def test_only_what_passes_by_itself_is_asked_again(said: str, passes: bool) -> None:  # noqa: FBT001 - a case of a table
     assert may_pass(said) is passes
+
+
+def test_a_node_that_a_person_has_cordoned_is_none_that_a_patch_plans() -> None:
+    [theirs] = node(cordoned=True)
+    assert cordoned_by_others(theirs) == (
+        "its node is cordoned by somebody, who has not uncordoned it"
+    )
+    [named] = node(cordoned=True, mark="ops/mara")
+    assert "cordoned by ops/mara" in cordoned_by_others(named)
+    # What a patch has left is taken to its end by the next one.
+    for each in (node(cordoned=True, mark="patch/flow-0"), node()):
+        assert cordoned_by_others(each[0]) == ""
+
+
+def test_only_pods_that_a_paused_label_places_are_awaited() -> None:
+    def pod(name: str, **selector: str) -> dict[str, Any]:
+        return {"metadata": {"name": name}, "spec": {"nodeSelector": selector} if selector else {}}
+
+    dra = "nvidia.com/gpu.deploy.dra-driver"
+    pods = [
+        pod("dra-driver", **{dra: "true", "gpufleet.dev/gpu-access": "dra"}),
+        pod("feature-discovery-worker"),
+        pod("exporter", **{"nvidia.com/gpu.deploy.dcgm-exporter": "true"}),
+    ]
+    assert placed_by(pods, [dra]) == ["dra-driver"]
+    assert placed_by(pods, []) == []

@@ -52,6 +52,9 @@ REPORTS = st.fixed_dictionaries(
         "validated": st.booleans(),
         "quarantined": st.booleans(),
         "reason": st.sampled_from(["", "no such package"]),
+        "touched": st.booleans(),
+        "held": st.booleans(),
+        "record_open": st.booleans(),
     },
 )
 ANYTHING = st.builds(
@@ -151,10 +154,55 @@ def test_a_host_that_went_back_is_validated_or_is_to_be_quarantined(
         assert second.report.get("quarantined")
         assert not after.proven
         assert after_recovery([after]) == []
+    elif after.state is HostState.DONE:
+        assert second.report["touched"] is second.report["held"] is False
+        assert not second.report.get("quarantined")
+        assert not second.unreachable
+        assert judged(CHANGE, first).state is HostState.DONE
+        assert "still validated" in after.outcome.error
+        assert after_recovery([after]) == []
     else:
         assert after.state is HostState.FAILED
         assert "it could not go back" in after.outcome.error
         assert after_recovery([after]) == ["gpu-001"]
+
+
+LEFT_ALONE = {"reason": "a budget allows no eviction", "touched": False, "held": False}
+
+
+@pytest.mark.parametrize("record_open", [False, ""])
+def test_a_validated_host_that_nothing_could_bring_back_stays_in_service(
+    record_open: bool | str,  # noqa: FBT001 - as it is told
+) -> None:
+    told = Told({**LEFT_ALONE, "record_open": record_open}, failed=True)
+    after = gone_back(judged(CHANGE, Told(GOOD)), told)
+    assert (after.state, after.proven, after.outcome.after) == (HostState.DONE, True, NEW)
+    assert after.outcome.error == (
+        "could not go back, still validated: a budget allows no eviction"
+    )
+    assert after_recovery([after]) == []
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        Told({**LEFT_ALONE, "touched": True}),
+        Told({**LEFT_ALONE, "held": True}),
+        Told({**LEFT_ALONE, "held": ""}),
+        Told({**LEFT_ALONE, "record_open": True}),
+        Told({**LEFT_ALONE, "quarantined": True}),
+        Told(LEFT_ALONE, unreachable=True),
+        Told(failed=True),
+    ],
+)
+def test_a_host_that_was_begun_to_go_back_is_not_taken_for_validated(told: Told) -> None:
+    after = gone_back(judged(CHANGE, Told(GOOD)), told)
+    assert not after.proven
+
+
+def test_a_host_that_was_never_validated_does_not_stay_where_it_cannot_go_back() -> None:
+    failed = judged(CHANGE, Told({**GOOD, "validated": False}))
+    assert after_recovery([gone_back(failed, Told(LEFT_ALONE))]) == ["gpu-001"]
 
 
 @given(told=ANYTHING, failed=st.booleans())

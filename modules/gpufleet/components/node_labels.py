@@ -38,15 +38,18 @@ class NodeLabels(pulumi.ComponentResource):
                 opts=pulumi.ResourceOptions(parent=self),
             )
             if node.claimed:
-                self._switch_device_plugin_off(node)
+                self._switch_to_claims(node)
         self.register_outputs({"count": len(nodes)})
 
-    def _switch_device_plugin_off(self, node: Node) -> None:
+    def _switch_to_claims(self, node: Node) -> None:
         k8s.core.v1.NodePatch(
             f"{node.name}-device-plugin",
             metadata={
                 "name": node.name,
-                "labels": {names.DEVICE_PLUGIN_SWITCH: node.labels[names.DEVICE_PLUGIN_SWITCH]},
+                "labels": {
+                    switch: node.labels[switch]
+                    for switch in (names.DEVICE_PLUGIN_SWITCH, names.DRA_DRIVER_SWITCH)
+                },
                 # A GPU operator that was there before us has set this label by itself.
                 "annotations": {"pulumi.com/patchForce": "true"},
             },

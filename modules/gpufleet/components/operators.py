@@ -98,7 +98,11 @@ DRA_DRIVER: Final = Chart(
         "nvidiaDriverRoot": "/",
         "resources": {"computeDomains": {"enabled": False}},
         "kubeletPlugin": {
-            "nodeSelector": {names.GPU_ACCESS: GpuAccess.DRA.value},
+            "nodeSelector": {
+                names.GPU_ACCESS: GpuAccess.DRA.value,
+                # Off while a driver is patched: else its pod holds the GPUs.
+                names.DRA_DRIVER_SWITCH: "true",
+            },
             "tolerations": [
                 {"key": names.GPU_RESOURCE, "operator": "Exists", "effect": "NoSchedule"}
             ],

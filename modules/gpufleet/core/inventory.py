@@ -149,4 +149,8 @@ def access_labels(group: NodeGroup) -> dict[str, str]:
     """Only where it is not the ordinary way: labels of other nodes stay as they are."""
     if group.gpu_access is not GpuAccess.DRA:
         return {}
-    return {names.GPU_ACCESS: group.gpu_access.value, names.DEVICE_PLUGIN_SWITCH: "false"}
+    return {
+        names.GPU_ACCESS: group.gpu_access.value,
+        names.DEVICE_PLUGIN_SWITCH: "false",
+        names.DRA_DRIVER_SWITCH: "true",
+    }

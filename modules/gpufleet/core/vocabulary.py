@@ -34,6 +34,8 @@ CLAIMED_DEVICES: Final = f"{GPU_DEVICE_CLASS}.deviceclass.resource.k8s.io/device
 """What a ResourceQuota calls the GPUs that claims ask for."""
 DEVICE_PLUGIN_SWITCH: Final = "nvidia.com/gpu.deploy.device-plugin"
 """Node label by which the GPU operator leaves its device plugin out."""
+DRA_DRIVER_SWITCH: Final = "nvidia.com/gpu.deploy.dra-driver"
+"""Node label by which the DRA driver runs on a node; a patch takes it away for its time."""
 INTERACTIVE_NAMESPACE: Final = "gpufleet-interactive"
 BATCH_NAMESPACE: Final = "gpufleet-batch"
 GATEWAY_NAMESPACE: Final = "gpufleet-gateway"

@@ -21,8 +21,9 @@ from redfish.rest.v1 import (
     SessionCreationError,
 )
 
+from gpufleet.edges.redfish_task import ENDED, messages, passes, progress_of
 from gpufleet.spec.errors import BadInput, Failed, Retryable
-from gpufleet.spec.firmware import Condition, Software, UpdateProgress, UpdateState
+from gpufleet.spec.firmware import Condition, Software, UpdateProgress
 
 _TIMEOUT_S: Final = 30.0
 _UPLOAD_S: Final = 900.0
@@ -31,16 +32,9 @@ _RETRIES: Final = 2
 _MOST_BYTES: Final = 512 * 2**20
 _MOST_MEMBERS: Final = 512
 _SHOWN: Final = 20
+_RESET: Final = "#ComputerSystem.Reset"
+_RESET_TYPES: Final = "ResetType@Redfish.AllowableValues"
 _HEALTHY: Final = frozenset({"", "OK"})
-_ENDED: Final = {
-    "Completed": UpdateState.COMPLETED,
-    "Cancelled": UpdateState.FAILED,
-    "Exception": UpdateState.FAILED,
-    "Interrupted": UpdateState.FAILED,
-    "Killed": UpdateState.FAILED,
-}
-"""Redfish's `TaskState`; every other one goes on (Task schema, DSP2046)."""
-
 Json = Mapping[str, Any]
 
 
@@ -92,8 +86,12 @@ class Controller:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Log out."""
         # A controller that has just restarted knows the session no more.
-        with suppress(RetriesExhaustedError, BadRequestError):
+        with suppress(RetriesExhaustedError, BadRequestError, JsonDecodingError):
             self._client.logout()
 
     def _log_in(self) -> None:
@@ -134,6 +132,7 @@ class Controller:
             id=str(entry.get("Id", "")),
             version=str(entry.get("Version") or ""),
             updateable=bool(entry.get("Updateable", True)),
+            is_updating=(entry.get("Status") or {}).get("State") == "Updating",
         )
 
     def condition(self, system: str) -> Condition:
@@ -155,7 +154,35 @@ class Controller:
                 unhealthy[name] = health
         return Condition(str(found.get("PowerState") or ""), unhealthy)
 
-    def update(self, image: Path, targets: list[str]) -> str:
+    def power(self, system: str) -> str:
+        """Redfish's `PowerState` of a host; empty where it is not told."""
+        return str(self._system(system).get("PowerState") or "")
+
+    def resets(self, system: str) -> list[str]:
+        """The kinds of reset that a host takes, in Redfish's words (`ResetType`)."""
+        return [str(kind) for kind in self._reset(system).get(_RESET_TYPES) or []]
+
+    def reset(self, system: str, kind: str) -> None:
+        """Reset a host, or press its button.
+
+        Raises:
+            Retryable: the controller does not answer, or is busy.
+            Failed: it refuses.
+        """
+        target = str(self._reset(system).get("target") or "")
+        if not target:
+            raise Failed("the controller cannot reset the host", where=self.endpoint)
+        try:
+            answer = self._client.post(target, body={"ResetType": kind}, max_retry=0)
+        except RetriesExhaustedError as error:
+            raise self._silence(error) from None
+        self._demand_taken(answer, f"refuses {kind}")
+
+    def _reset(self, system: str) -> Json:
+        found: Json = (self._system(system).get("Actions") or {}).get(_RESET) or {}
+        return found
+
+    def update(self, image: Path, targets: list[str], *, force: bool = False) -> str:
         """Give the controller a new firmware; it is written in the background.
 
         Never sent twice by itself: whoever calls knows from the inventory whether it was taken.
@@ -163,6 +190,7 @@ class Controller:
         Args:
             image: file of at most 512 MiB.
             targets: addresses of the inventory's entries that are updated.
+            force: whether an older version is wanted: controllers pass by one without being told.
 
         Returns:
             Where its progress is read; empty where the controller has finished already.
@@ -182,8 +210,9 @@ class Controller:
             raise BadInput(f"cannot be read ({error.strerror})", where=str(image)) from None
         if too_large:
             raise BadInput(f"is larger than {_MOST_BYTES // 2**20} MiB", where=str(image))
+        wanted = {"Targets": targets, **({"ForceUpdate": True} if force else {})}
         form = {
-            "UpdateParameters": (None, json.dumps({"Targets": targets}), "application/json"),
+            "UpdateParameters": (None, json.dumps(wanted), "application/json"),
             "UpdateFile": (image.name, content, "application/octet-stream"),
         }
         try:
@@ -196,7 +225,7 @@ class Controller:
             )
         except RetriesExhaustedError as error:
             raise self._silence(error) from None
-        self._demand_taken(answer)
+        self._demand_taken(answer, "refuses the firmware")
         body = _json(answer)
         if "Task" in str(body.get("@odata.type", "")):
             return str(body["@odata.id"])
@@ -206,22 +235,12 @@ class Controller:
         """How far an update is; `task` as `update` returned it.
 
         Raises:
-            Retryable: it does not answer, as while it restarts.
+            Retryable: it does not answer, as while it restarts, is busy, or has ended the session.
         """
         answer = self._get(task)
-        if answer.status in {HTTPStatus.NOT_FOUND, HTTPStatus.GONE, HTTPStatus.UNAUTHORIZED}:
-            return UpdateProgress(UpdateState.GONE)
-        body = _json(answer)
-        said = _messages(body)
-        if answer.status >= HTTPStatus.BAD_REQUEST:
-            return UpdateProgress(UpdateState.FAILED, message=said or f"HTTP {answer.status}")
-        known = body.get("TaskState")
-        if known is None and answer.status != HTTPStatus.ACCEPTED:
-            return UpdateProgress(UpdateState.COMPLETED, 100)
-        state = _ENDED.get(str(known), UpdateState.RUNNING)
-        if state is UpdateState.COMPLETED and body.get("TaskStatus") == "Critical":
-            state = UpdateState.FAILED
-        return UpdateProgress(state, int(body.get("PercentComplete") or 0), said)
+        if passes(answer.status):
+            raise Retryable(f"answers {answer.status} for {task}", where=self.endpoint)
+        return progress_of(answer.status, _json(answer))
 
     def running_updates(self, system: str) -> list[str]:
         """Tasks that have not ended: an update that somebody else, or a killed run, began.
@@ -237,7 +256,7 @@ class Controller:
 
     def _goes_on(self, task: str) -> bool:
         state = self._read(task).get("TaskState")
-        return bool(state) and state not in _ENDED
+        return bool(state) and state not in ENDED
 
     def _update_service(self) -> str:
         found = _link(self._client.root, "UpdateService")
@@ -309,14 +328,13 @@ class Controller:
         except (RetriesExhaustedError, JsonDecodingError) as error:
             raise self._silence(error) from None
 
-    def _demand_taken(self, answer: RestResponse) -> None:
+    def _demand_taken(self, answer: RestResponse, refusal: str) -> None:
         if answer.status < HTTPStatus.BAD_REQUEST:
             return
-        said = _messages(_json(answer)) or f"HTTP {answer.status}"
-        busy = {HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.CONFLICT, HTTPStatus.TOO_MANY_REQUESTS}
-        if answer.status in busy:
+        said = messages(_json(answer)) or f"HTTP {answer.status}"
+        if passes(answer.status) or answer.status == HTTPStatus.CONFLICT:
             raise Retryable(f"the controller is busy: {said}", where=self.endpoint)
-        raise Failed(f"the controller refuses the firmware: {said}", where=self.endpoint)
+        raise Failed(f"the controller {refusal}: {said}", where=self.endpoint)
 
     def _silence(self, error: BaseException) -> Retryable | BadInput:
         reason = str(error.__cause__ or error) or type(error).__name__
@@ -355,12 +373,3 @@ def _json(answer: RestResponse) -> Json:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _messages(body: Json) -> str:
-    """What a task or an error says, in one line without what cannot be printed."""
-    error = body.get("error")
-    listed = body.get("Messages") or (error or {}).get("@Message.ExtendedInfo") or []
-    said = "; ".join(str(entry.get("Message") or entry.get("MessageId") or "") for entry in listed)
-    said = said or str((error or {}).get("message", ""))
-    return " ".join("".join(c if c.isprintable() else " " for c in said).split())[:300]

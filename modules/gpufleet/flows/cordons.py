@@ -1,7 +1,9 @@
 """Marks of patches on nodes: whose they are, and those that a person's kubectl has left behind."""
 
+from collections.abc import Collection
 from typing import Final
 
+from gpufleet.core.patching import nodes
 from gpufleet.core.patching.nodes import CORDONED_BY, CORDONED_WITH, is_stale
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
@@ -27,6 +29,24 @@ def has_left(ground: Ground, flow: str, host: str) -> bool:
         return ground.journal.tells_of(flow)
     found = report.hosts.get(host)
     return report.ended_at is None or found is None or found.state not in _GIVEN_BACK
+
+
+def cordoned_by_others(ground: Ground, sites: Collection[str]) -> dict[str, str]:
+    """Nodes of some sites that somebody else has cordoned, each with whose cordon it is.
+
+    Raises:
+        Retryable: a cluster does not answer.
+    """
+    found: dict[str, str] = {}
+    for site in sorted(sites):
+        cluster = cluster_of(ground.fleet, ground.state, site)
+        try:
+            for node in cluster.items("/api/v1/nodes"):
+                if why := nodes.cordoned_by_others(node):
+                    found[str(node["metadata"]["name"])] = why
+        finally:
+            cluster.close()
+    return found
 
 
 def clear_stale_marks(ground: Ground) -> list[str]:

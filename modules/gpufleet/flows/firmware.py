@@ -2,61 +2,23 @@
 
 import hashlib
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import NoReturn
 
 from gpufleet.core.patching.firmware import (
+    activation_of,
     demand_forward,
     demand_ready,
-    expression_of,
     is_done,
+    is_older,
     versions_of,
 )
 from gpufleet.edges.redfish import Controller
+from gpufleet.flows.firmware_line import FirmwareOrder, Line, Login, until
 from gpufleet.spec.errors import BadInput, Failed, Retryable
 from gpufleet.spec.firmware import FirmwareResult, Software, UpdateProgress, UpdateState
-from gpufleet.spec.patching import Part
-
-_FIRST_POLL_S: Final = 0.25
-_POLL_S: Final = 2.0
-
-T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class FirmwareOrder:
-    """What a host is to have."""
-
-    endpoint: str
-    """Of its controller."""
-    system: str
-    """Redfish id of the host's ComputerSystem."""
-    part: Part
-    version: str
-    image: Path
-    """The vendor's file; `IMAGE.sha256` beside it holds its digest, as sha256sum writes it."""
-    authority: Path | None = None
-    """Who signed the controller's certificate."""
-    entries: str = ""
-    """Regular expression for the ids of the inventory's entries, in place of the usual ones."""
-    rehearsed: bool = False
-    """Whether going back to an older version was tried."""
-    within_s: float = 3600
-    """Longest time for the update with the controller's restart, s."""
-
-
-@dataclass(frozen=True)
-class Login:
-    """Who updates firmware."""
-
-    user: str
-    password: str
-
-    def __repr__(self) -> str:
-        # A trace never shows a password.
-        return f"Login({self.user!r})"
+from gpufleet.spec.hardware import Activation
 
 
 def observe(order: FirmwareOrder, login: Login) -> dict[str, str]:
@@ -66,8 +28,8 @@ def observe(order: FirmwareOrder, login: Login) -> dict[str, str]:
         BadInput: the controller refuses the login, or has no such part.
         Retryable: it does not answer.
     """
-    with _opened(order, login) as controller:
-        return versions_of(_entries(order, controller))
+    with Line(order, login) as line:
+        return versions_of(line.ask(order.read))
 
 
 def demand(order: FirmwareOrder, login: Login) -> None:
@@ -78,15 +40,16 @@ def demand(order: FirmwareOrder, login: Login) -> None:
         PolicyRefused: the host has a fault, or the version is older.
         Retryable: the controller does not answer.
     """
-    with _opened(order, login) as controller:
-        _demand(order, controller)
+    with Line(order, login) as line:
+        line.ask(lambda controller: _demand(order, controller))
 
 
 def update(order: FirmwareOrder, login: Login) -> FirmwareResult:
     """Bring the part to the version, whatever an earlier run has done of it.
 
     A controller that restarts in the middle is waited for. An update that is under way already, of
-    a run that was killed, is awaited before anything is sent.
+    a run that was killed, is awaited before anything is sent. What waits for a reset is as far as
+    it comes: the result says that it does not run yet.
 
     Raises:
         BadInput: as `demand`.
@@ -95,39 +58,52 @@ def update(order: FirmwareOrder, login: Login) -> FirmwareResult:
         Retryable: the controller does not answer within the time.
     """
     deadline = time.monotonic() + order.within_s
-    with _opened(order, login) as controller:
-        before = versions_of(_entries(order, controller))
-        running = controller.running_updates(order.system)
-    for task in running:
-        _await_end(order, login, task, deadline)
-    if running:
-        # It may have restarted since.
-        _until(lambda: observe(order, login), deadline)
-    with _opened(order, login) as controller:
-        entries = _entries(order, controller)
+    with Line(order, login) as line:
+        before = versions_of(line.ask(order.read))
+        running = line.ask(lambda controller: controller.running_updates(order.system))
+        found = [_await_end(order, line, task, deadline).state for task in running]
+        if running:
+            # It may have restarted since.
+            until(lambda: _returning(order, line), deadline)
+        if UpdateState.GONE in found:
+            _await_rest(order, line, deadline)
+        entries = line.ask(order.read)
         if is_done(entries, order.version):
             return FirmwareResult(before, versions_of(entries), changed=bool(running))
-        _demand(order, controller)
-        targets = [entry.uri for entry in entries if entry.version != order.version]
-        task = controller.update(order.image, targets)
-    ended = _await_end(order, login, task, deadline) if task else UpdateProgress(UpdateState.GONE)
-    if ended.state is UpdateState.FAILED:
-        raise Failed(f"the firmware update failed: {ended.message}", where=order.endpoint)
-    return _verified(order, login, before, deadline)
+        if UpdateState.STAGED in found:
+            return FirmwareResult(before, before, changed=True, activated=False)
+        task = line.ask(lambda controller: _send(order, controller))
+        gone = UpdateProgress(UpdateState.GONE)
+        ended = _await_end(order, line, task, deadline) if task else gone
+        if ended.state is UpdateState.FAILED:
+            raise Failed(f"the firmware update failed: {ended.message}", where=order.endpoint)
+        if ended.state is UpdateState.STAGED:
+            return FirmwareResult(before, before, changed=True, activated=False)
+        if ended.state is UpdateState.GONE:
+            _await_rest(order, line, deadline)
+        return _verified(order, line, before, deadline)
+
+
+def _send(order: FirmwareOrder, controller: Controller) -> str:
+    _demand(order, controller)
+    entries = order.read(controller)
+    targets = [entry.uri for entry in entries if entry.version != order.version]
+    older = order.rehearsed and is_older(entries, order.version)
+    return controller.update(order.image, targets, force=older)
 
 
 def _verified(
-    order: FirmwareOrder, login: Login, before: dict[str, str], deadline: float
+    order: FirmwareOrder, line: Line, before: dict[str, str], deadline: float
 ) -> FirmwareResult:
-    """Wait for the new version; that of GPUs shows once the host has restarted."""
+    """Wait for the new version; some firmware shows it once the host has restarted."""
+    shows = activation_of(order.part, order.activation) is Activation.NONE
 
     def look() -> dict[str, str] | None:
-        with _opened(order, login) as controller:
-            entries = _entries(order, controller)
-            done = is_done(entries, order.version)
-            return versions_of(entries) if done or order.part is Part.VBIOS else None
+        entries = _returning(order, line)
+        done = is_done(entries, order.version)
+        return versions_of(entries) if done or not shows else None
 
-    after = _until(look, deadline)
+    after = until(look, deadline)
     if after is None:
         found = ", ".join(f"{entry} {version}" for entry, version in before.items())
         raise Failed(
@@ -139,51 +115,61 @@ def _verified(
     return FirmwareResult(before, after, changed=True, activated=activated)
 
 
-def _await_end(order: FirmwareOrder, login: Login, task: str, deadline: float) -> UpdateProgress:
+def _await_end(order: FirmwareOrder, line: Line, task: str, deadline: float) -> UpdateProgress:
+    waits_since: float | None = None
+
     def look() -> UpdateProgress | None:
-        with _opened(order, login) as controller:
-            progress = controller.progress(task)
-        return progress if progress.state is not UpdateState.RUNNING else None
+        nonlocal waits_since
+        progress = line.ask(lambda controller: controller.progress(task))
+        if progress.state is not UpdateState.WAITING:
+            waits_since = None
+            return progress if progress.state is not UpdateState.RUNNING else None
+        waits_since = waits_since or time.monotonic()
+        staged = time.monotonic() - waits_since >= order.staged_after_s
+        return replace(progress, state=UpdateState.STAGED) if staged else None
 
-    ended = _until(look, deadline)
-    if ended is None:
-        raise Failed(
-            f"the firmware update did not end within {order.within_s:.0f} s",
-            where=order.endpoint,
-            mend="leave the host's power on, and see the controller's log",
-        )
-    return ended
+    return until(look, deadline) or _too_late(order)
 
 
-def _until(look: Callable[[], T | None], deadline: float) -> T | None:
-    """The first answer; a controller that does not answer is asked again until the deadline."""
-    pause_s = _FIRST_POLL_S
-    while True:
-        silence: Retryable | None = None
-        try:
-            found = look()
-        except Retryable as error:
-            found, silence = None, error
-        if found is not None:
-            return found
-        if time.monotonic() > deadline:
-            if silence is not None:
-                raise silence
+def _await_rest(order: FirmwareOrder, line: Line, deadline: float) -> None:
+    """Wait until nothing is written any more, where no task tells so.
+
+    A controller that forgot its task may go on writing; a restart of the host would cut it short.
+    """
+    last: object = None
+    since = time.monotonic()
+
+    def look() -> bool | None:
+        nonlocal last, since
+        entries = _returning(order, line)
+        running = line.ask(lambda controller: controller.running_updates(order.system))
+        seen = (entries, running)
+        if running or any(entry.is_updating for entry in entries) or seen != last:
+            last, since = seen, time.monotonic()
             return None
-        time.sleep(pause_s)
-        pause_s = min(2 * pause_s, _POLL_S)
+        return time.monotonic() - since >= order.settles_within_s or None
+
+    until(look, deadline) or _too_late(order)
 
 
-def _opened(order: FirmwareOrder, login: Login) -> Controller:
-    return Controller(order.endpoint, login.user, login.password, order.authority)
+def _returning(order: FirmwareOrder, line: Line) -> list[Software]:
+    """The part's entries; a controller that has just restarted may not know them all yet."""
+    try:
+        return line.ask(order.read)
+    except (BadInput, Failed) as error:
+        raise Retryable(str(error)) from error
 
 
-def _entries(order: FirmwareOrder, controller: Controller) -> list[Software]:
-    return controller.firmware(expression_of(order.part, order.system, order.entries))
+def _too_late(order: FirmwareOrder) -> NoReturn:
+    raise Failed(
+        f"the firmware update did not end within {order.within_s:.0f} s",
+        where=order.endpoint,
+        mend="leave the host's power on, and see the controller's log",
+    )
 
 
 def _demand(order: FirmwareOrder, controller: Controller) -> None:
-    entries = _entries(order, controller)
+    entries = order.read(controller)
     if is_done(entries, order.version):
         return
     demand_forward(entries, order.version, rehearsed=order.rehearsed)

@@ -14,6 +14,7 @@ from gpufleet.core.patching.hosts import QUARANTINED
 from gpufleet.core.patching.outcomes import FORWARD_ONLY
 from gpufleet.core.patching.waves import plan_waves
 from gpufleet.edges.host_version_table import PINNED
+from gpufleet.flows.cordons import cordoned_by_others
 from gpufleet.flows.durable import Run
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.overrides import note_use, overrides_in_force
@@ -56,8 +57,12 @@ def plan_patch(
     fleet = ground.fleet
     _demand_known(fleet, order)
     changes, left_out = _changes(ground, order, only)
+    sites = {change.site for change in changes if change.pools}
+    theirs = cordoned_by_others(ground, sites)
+    left_out |= {each.host: theirs[each.host] for each in changes if each.host in theirs}
+    changes = [each for each in changes if each.host not in theirs]
     demand_order_compatible(fleet, order, changes, ground.host_versions.rows())
-    load = load_of(ground, {change.site for change in changes if change.pools})
+    load = load_of(ground, sites)
     planned = plan_waves(changes, load, order)
     left_out |= planned.left_out
     hosts = {each.host: each for each in changes if each.host not in planned.left_out}

@@ -1,6 +1,7 @@
 """One wave of a patch: window, lease, batch after batch, recovery, soak."""
 
 import re
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -220,17 +221,13 @@ class WaveRun:
     def _patch(self, name: str, hosts: Sequence[str]) -> dict[str, Any]:
         plan = self._plan
         playbook = PLAYBOOKS[plan.order.component]
-        begun = self._run.ground.clock()
+        begun = time.monotonic()
         result = self._errand(name, playbook, hosts, plan.order.version, self._patching.purpose)
         if refusal := result.refusal:
             if not refusal.may_pass:
                 raise Failed(refusal.reason, where=f"{name} of flow {self._run.id}")
             return {"refused": refusal.reason, "hosts": []}
-        seconds = max((each.seconds for each in result.hosts.values()), default=0.0)
-        spent_s = max(seconds, (self._run.ground.clock() - begun).total_seconds())
-        self._run.ground.patches.keep_duration(
-            self._run.id, name, plan.order.part, round(spent_s, 1)
-        )
+        self._keep_duration(name, result, begun)
         found = [judged(plan.hosts[host], result.hosts[host]) for host in hosts]
         self._saw(found)
         return {"refused": "", "hosts": [each.model_dump(mode="json") for each in found]}
@@ -243,11 +240,17 @@ class WaveRun:
         by_host = {each.host: each for each in found}
         returned: list[Judged] = []
         for number, (version, hosts) in enumerate(need.back.items(), 1):
-            # The key of its duration is short however long a package's version is.
-            name = f"{label}: back {number}"
+            name = f"{label}: back to {version}"
             olds = [by_host[host] for host in hosts]
             returned += self._changed(
-                name, ROLLBACK, olds, version, Purpose.ROLLBACK, after=gone_back
+                name,
+                ROLLBACK,
+                olds,
+                version,
+                Purpose.ROLLBACK,
+                after=gone_back,
+                # Short, however long a package's version is.
+                timed=f"{label}: back {number}",
             )
         self._found = merged(self._found, returned)
         lost = [*need.quarantine, *after_recovery(returned)]
@@ -270,19 +273,16 @@ class WaveRun:
         purpose: Purpose,
         *,
         after: Callable[[Judged, Any], Judged],
+        timed: str = "",
     ) -> list[Judged]:
         """Run a playbook on hosts that were judged before, and judge them anew."""
         hosts = [each.host for each in olds]
-        part, clock = self._plan.order.part, self._run.ground.clock
 
         def work() -> list[JsonValue]:
-            begun = clock()
+            begun = time.monotonic()
             result = self._errand(name, playbook, hosts, version, purpose)
-            if purpose is Purpose.ROLLBACK:
-                seconds = round((clock() - begun).total_seconds(), 1)
-                self._run.ground.patches.keep_duration(
-                    self._run.id, name, part, seconds, is_rollback=True
-                )
+            if timed:
+                self._keep_duration(timed, result, begun, is_rollback=True)
             found = [after(old, result.hosts[old.host]) for old in olds]
             self._saw(found)
             return [each.model_dump(mode="json") for each in found]
@@ -298,6 +298,17 @@ class WaveRun:
                 version=version,
             )
         return found
+
+    def _keep_duration(
+        self, key: str, result: PlaybookResult, begun: float, *, is_rollback: bool = False
+    ) -> None:
+        """Remember how long a run took, by steady time; what a killed worker began took longer."""
+        seconds = max((each.seconds for each in result.hosts.values()), default=0.0)
+        spent_s = round(max(seconds, time.monotonic() - begun), 1)
+        part = self._plan.order.part
+        self._run.ground.patches.keep_duration(
+            self._run.id, key, part, spent_s, is_rollback=is_rollback
+        )
 
     def _saw(self, found: Sequence[Judged]) -> None:
         """Tell how hosts stand, and remember which versions they were seen with."""

@@ -102,9 +102,9 @@ def outcome_of(report: PatchReport, stopped: str) -> str:
     """How a patch ended, by what came of its hosts."""
     if not stopped:
         return DONE
-    states = {outcome.state for outcome in (report.waves[-1].hosts if report.waves else [])}
-    if not report.waves:
+    if all(outcome.state is HostState.PENDING for outcome in report.hosts.values()):
         return NOT_BEGUN
+    states = {outcome.state for outcome in report.waves[-1].hosts}
     gone_back = HostState.ROLLED_BACK in states and HostState.DONE not in states
     return ROLLED_BACK if gone_back else STOPPED
 

@@ -9,7 +9,9 @@ from gpufleet.core.inventory import Node
 from gpufleet.edges.kube import Cluster, Object
 
 FAKE: Final = {"kwok.x-k8s.io/node": "fake"}
-_ACCESS_LABELS: Final = frozenset({names.GPU_ACCESS, names.DEVICE_PLUGIN_SWITCH})
+_ACCESS_LABELS: Final = frozenset(
+    {names.GPU_ACCESS, names.DEVICE_PLUGIN_SWITCH, names.DRA_DRIVER_SWITCH}
+)
 _THREADS: Final = 8
 _PATH: Final = "/api/v1/nodes"
 

@@ -13,6 +13,8 @@ class Software:
     id: str
     version: str
     updateable: bool = True
+    is_updating: bool = False
+    """Whether the controller says that it is being written (`Status.State` is Updating)."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,14 @@ class UpdateState(StrEnum):
     """How far an update is."""
 
     RUNNING = "running"
+    WAITING = "waiting"
+    """Pending or suspended: perhaps for its turn, perhaps for a reset."""
+    STAGED = "staged"
+    """Written as far as can be: the rest comes with a reset, which only a restart gives."""
     COMPLETED = "completed"
     FAILED = "failed"
     GONE = "gone"
-    """The controller knows nothing of it: it has restarted, and the version alone tells."""
+    """The controller knows nothing of it: it may have restarted, and may still be writing."""
 
 
 @dataclass(frozen=True)

@@ -175,6 +175,17 @@ class SshAccess(Spec):
     """Longest time from the order to restart until a host answers again; later it is lost."""
 
 
+class Activation(StrEnum):
+    """What has to follow before a firmware that was written runs."""
+
+    NONE = "none"
+    """Nothing: the controller starts it by itself."""
+    REBOOT = "reboot"
+    """A restart of the host's operating system."""
+    POWER_CYCLE = "power-cycle"
+    """The host's power off and on again, by its controller: boards of HGX want it."""
+
+
 class BmcAccess(Spec):
     """How the baseboard management controllers (Redfish) of a node group are reached.
 
@@ -188,6 +199,10 @@ class BmcAccess(Spec):
     """The Redfish id of the node's ComputerSystem."""
     certificate_authority: RelativePath | None = None
     """Who signed the controllers' certificates; the system's authorities where it is not given."""
+    bmc_activation: Activation = Activation.NONE
+    """What makes a new firmware of the controllers themselves run."""
+    vbios_activation: Activation = Activation.REBOOT
+    """What makes a new firmware of the GPUs run."""
 
 
 class GpuAccess(StrEnum):

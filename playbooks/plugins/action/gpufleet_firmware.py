@@ -8,12 +8,16 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from gpufleet.core.patching.firmware import as_one
-from gpufleet.flows.firmware import FirmwareOrder, Login, demand, observe, update
+from gpufleet.flows.firmware import demand, observe, update
+from gpufleet.flows.firmware_line import FirmwareOrder, Login
+from gpufleet.flows.power_cycle import power_cycle
 from gpufleet.spec.errors import BadInput, FleetError
+from gpufleet.spec.hardware import Activation
 from gpufleet.spec.patching import Part
 
+_STATES = ["observed", "possible", "present", "power-cycled"]
 _SPEC = {
-    "state": {"type": "str", "default": "present", "choices": ["observed", "possible", "present"]},
+    "state": {"type": "str", "default": "present", "choices": _STATES},
     "endpoint": {"type": "str", "required": True},
     "system": {"type": "str", "required": True},
     "part": {"type": "str", "required": True, "choices": [Part.BMC.value, Part.VBIOS.value]},
@@ -22,12 +26,21 @@ _SPEC = {
     "certificate_authority": {"type": "str", "default": ""},
     "entries": {"type": "str", "default": ""},
     "rehearsed": {"type": "bool", "default": False},
+    "activation": {
+        "type": "str",
+        "default": "",
+        "choices": ["", *(each.value for each in Activation)],
+    },
     "within_s": {"type": "float", "default": 3600},
+    "settles_within_s": {"type": "float", "default": 60},
+    "staged_after_s": {"type": "float", "default": 300},
 }
 
 
 class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     """`observed` reads the versions, `possible` refuses what could not be done, `present` does it.
+
+    `power-cycled` puts the host's power off and on, which some firmware wants to run.
 
     User and password are in GPUFLEET_BMC_USER and GPUFLEET_BMC_PASSWORD; no argument holds them.
     """
@@ -49,6 +62,8 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
 
 def _act(asked: dict[str, Any], *, check: bool) -> dict[str, Any]:
     order, login = _order(asked), _login()
+    if asked["state"] == "power-cycled":
+        return {"changed": True, "resets": [] if check else power_cycle(order, login)}
     before = observe(order, login)
     todo = as_one(before) != order.version
     found = {"changed": False, "before": before, "version": as_one(before), "todo": todo}
@@ -72,7 +87,10 @@ def _order(asked: dict[str, Any]) -> FirmwareOrder:
         authority=Path(authority) if authority else None,
         entries=asked["entries"],
         rehearsed=asked["rehearsed"],
+        activation=asked["activation"],
         within_s=asked["within_s"],
+        settles_within_s=asked["settles_within_s"],
+        staged_after_s=asked["staged_after_s"],
     )
 
 

@@ -23,6 +23,7 @@ class FilterModule:
             "gpufleet_may_uncordon": _may_uncordon,
             "gpufleet_node_standing": _node_standing,
             "gpufleet_owner_to_know": _owner_to_know,
+            "gpufleet_placed_by": nodes.placed_by,
             "gpufleet_quarantine_annotations": _quarantine_annotations,
             "gpufleet_to_drain": _to_drain,
             "gpufleet_why_unreachable": _why_unreachable,

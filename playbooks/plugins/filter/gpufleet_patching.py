@@ -1,12 +1,12 @@
 """Filters of the patching roles: what hosts say, in gpufleet's own words."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from ansible.errors import AnsibleFilterError
 
-from gpufleet.core.patching import installed
+from gpufleet.core.patching import installed, records
 from gpufleet.core.patching.versions import upstream
 from gpufleet.edges.playbook_process import why_failed
 from gpufleet.spec.patching import COMPONENT_OF, Part
@@ -45,6 +45,12 @@ def _versions(packages: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
         for name, package in packages.items()
         if package["state"] == installed.INSTALLED
     }
+
+
+def _going_back(packages: Mapping[str, Mapping[str, Any]], names: Iterable[str]) -> dict[str, str]:
+    """What a host has of all that would go back."""
+    found = {name: installed.Package(**package) for name, package in packages.items()}
+    return installed.going_back(found, names)
 
 
 def _gpus(text: str) -> list[dict[str, str]]:
@@ -120,6 +126,7 @@ class FilterModule:
             "gpufleet_missing": _missing,
             "gpufleet_versions": _versions,
             "gpufleet_component": _component,
+            "gpufleet_going_back": _going_back,
             "gpufleet_gpus": _gpus,
             "gpufleet_service": _service,
             "gpufleet_enabled_services": installed.parse_enabled_services,
@@ -131,6 +138,9 @@ class FilterModule:
             "gpufleet_why": _why,
             "gpufleet_named": _named(" "),
             "gpufleet_apt_name": _named("="),
+            "gpufleet_record_begun": records.begun,
+            "gpufleet_record_ended": records.ended,
+            "gpufleet_record_found": records.found,
             "gpufleet_rpm_lock": _rpm_lock,
             "gpufleet_rpm_name": _named("-"),
         }

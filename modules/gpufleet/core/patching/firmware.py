@@ -1,13 +1,18 @@
 """Whether a firmware update may begin, and whether it is done."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Final
 
 from gpufleet.core.patching import versions
 from gpufleet.spec.errors import PolicyRefused
 from gpufleet.spec.firmware import Condition, Software
+from gpufleet.spec.hardware import Activation
 from gpufleet.spec.patching import Part
+
+ON: Final = "On"
+SHUTDOWN: Final = "GracefulShutdown"
+CYCLE: Final = "PowerCycle"
 
 _ENTRIES: Final = {
     Part.BMC: r"(HGX_)?(FW_)?BMC(_?\d+)?",
@@ -29,6 +34,33 @@ def expression_of(part: Part, system: str, declared: str = "") -> str:
         declared: an expression in place of the usual one.
     """
     return declared or rf"({re.escape(system)}[-_])?({_ENTRIES[part]})"
+
+
+def activation_of(part: Part, declared: str = "") -> Activation:
+    """What makes a part's new firmware run, where nobody says so."""
+    usual = Activation.REBOOT if part is Part.VBIOS else Activation.NONE
+    return Activation(declared) if declared else usual
+
+
+def resets_for(allowed: Collection[str], power: str) -> list[str]:
+    """The resets, one after the other, by which a host's power goes off and on.
+
+    File systems want a host that shuts down in order, so that the one step comes second.
+
+    Args:
+        allowed: what the controller offers, in Redfish's words.
+        power: of the host; one that is off, as of a run that was killed, is only put on.
+    """
+    if power == "Off":
+        return [ON]
+    if {SHUTDOWN, ON} <= set(allowed):
+        return [SHUTDOWN, ON]
+    return [CYCLE] if CYCLE in allowed else []
+
+
+def is_older(entries: Iterable[Software], wanted: str) -> bool:
+    """Whether the wanted version is older than what one of them has."""
+    return any(versions.firmware(entry.version, wanted) > 0 for entry in entries)
 
 
 def is_done(entries: Iterable[Software], wanted: str) -> bool:

@@ -255,6 +255,8 @@ def _bmc(group: NodeGroup, node: str, folder: PurePath) -> dict[str, JsonValue]:
         "gpufleet_bmc_endpoint": group.bmc.endpoint.replace("{node}", node),
         "gpufleet_bmc_system": group.bmc.system.replace("{node}", node),
         "gpufleet_bmc_certificate_authority": str(folder / authority) if authority else "",
+        "gpufleet_bmc_activation": group.bmc.bmc_activation.value,
+        "gpufleet_vbios_activation": group.bmc.vbios_activation.value,
     }
 
 

@@ -141,6 +141,22 @@ def missing(packages: Mapping[str, Package], wanted: Mapping[str, str]) -> dict[
     }
 
 
+def going_back(packages: Mapping[str, Package], names: Iterable[str]) -> dict[str, str]:
+    """Exact version by package of what a host has to be able to get again.
+
+    Beside the named ones these are what came with them, by its version; another package that is
+    only called alike, such as a container toolkit beside a driver, does not go back with them.
+    """
+    whole = {name: each.version for name, each in packages.items() if each.state == INSTALLED}
+    versions = {upstream(whole[name]) for name in names if name in whole}
+    named = set(names)
+    return {
+        name: version
+        for name, version in whole.items()
+        if name in named or upstream(version) in versions
+    }
+
+
 def is_version(found: str, wanted: str) -> bool:
     """Whether a package's version is the one wanted, given whole or as the upstream's."""
     return found == wanted or upstream(found) == wanted

@@ -33,6 +33,19 @@ _PASSING: Final = (
 """Words of the Kubernetes client's errors, in lower case."""
 
 
+def placed_by(pods: Iterable[Object], labels: Iterable[str]) -> list[str]:
+    """Names of pods that want one of these labels of their node.
+
+    Others of the same operator, such as its node feature discovery, stay while one label is away.
+    """
+    wanted = set(labels)
+    return [
+        str(pod["metadata"]["name"])
+        for pod in pods
+        if wanted & set(pod.get("spec", {}).get("nodeSelector") or {})
+    ]
+
+
 def cordon_refusal(  # noqa: PLR0913 - whose node it is, and who asks with what right
     name: str,
     found: Sequence[Object],
@@ -76,6 +89,16 @@ def cordon_refusal(  # noqa: PLR0913 - whose node it is, and who asks with what 
     else:
         by = f"{owner} with token {token}"
     return f"node {name} is cordoned by {by}; it is left as it is"
+
+
+def cordoned_by_others(node: Object) -> str:
+    """Why a patch has no business with a node that it has not begun; empty where it has."""
+    if not node.get("spec", {}).get("unschedulable"):
+        return ""
+    owner = _annotations(node).get(CORDONED_BY, "")
+    if owner.startswith(_MARK):
+        return ""
+    return f"its node is cordoned by {owner or 'somebody'}, who has not uncordoned it"
 
 
 def owner_to_know(found: Sequence[Object], mark: str) -> str:

@@ -105,7 +105,19 @@ def judged(change: HostChange, told: Told) -> Judged:
 
 
 def gone_back(before: Judged, told: Told) -> Judged:
-    """What came of a host that was to be brought back."""
+    """What came of a host that was to be brought back.
+
+    One that was validated, and that nothing has touched since, stays in service as it is: to
+    quarantine it would take from the pools what serves well.
+    """
+    if before.state is HostState.DONE and before.proven and _is_left_alone(told):
+        why = f"could not go back, still validated: {_why(told)}"
+        kept = {
+            "error": _joined(before.outcome.error, why),
+            "seconds": round(before.outcome.seconds + told.seconds, 1),
+            "failed_task": told.failed_task,
+        }
+        return before.model_copy(update={"outcome": before.outcome.model_copy(update=kept)})
     state, _ = _standing(told)
     good = state in {HostState.DONE, HostState.UNCHANGED}
     # Whatever its version is: a node that carries the taint does not serve.
@@ -149,6 +161,22 @@ def _standing(told: Told) -> tuple[HostState, bool]:
     if same and not told.failed:
         return (HostState.FAILED, False) if left else (HostState.UNCHANGED, True)
     return (HostState.DONE if validated else HostState.FAILED), validated
+
+
+def _is_left_alone(told: Told) -> bool:
+    """Whether a run did nothing to a host, nor to its node.
+
+    Its record is not read where another change holds the host's lock.
+    """
+    report = told.report
+    return (
+        not told.unreachable
+        and bool(report.get("reason"))
+        and _is_false(report.get("touched"))
+        and _is_false(report.get("held"))
+        and not _is_true(report.get("record_open"))
+        and not _is_true(report.get("quarantined"))
+    )
 
 
 def _why(told: Told) -> str:
