@@ -24,6 +24,7 @@ from gpufleet.tasks import (
     prewarm,
     simulate,
     slo,
+    snapshot,
     state,
     worker,
 )
@@ -49,6 +50,7 @@ for module in (
     prewarm,
     simulate,
     slo,
+    snapshot,
     state,
 ):
     namespace.add_collection(Collection.from_module(module))

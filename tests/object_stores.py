@@ -7,7 +7,7 @@ import subprocess
 import time
 from pathlib import Path
 
-from gpufleet.edges.object_store import Place
+from gpufleet.edges.object_client import Place
 from gpufleet.edges.workspace import EnvironmentDir
 
 _STARTS_WITHIN_S = 60
@@ -33,6 +33,17 @@ class StoreServer:
     def place(self) -> Place:
         """Where it is."""
         return Place(f"http://127.0.0.1:{self.port}", "here", "test", "test-secret")
+
+    @property
+    def data(self) -> Path:
+        """Where it keeps its buckets."""
+        return self._folder / "data"
+
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        assert self._process is not None
+        return self._process.pid
 
     def start(self) -> None:
         """Start it, and wait until it answers."""

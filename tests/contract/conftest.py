@@ -1,4 +1,4 @@
-"""Databases of both kinds, and keys of made-up people."""
+"""Databases of both kinds, an object store for snapshots, and keys of made-up people."""
 
 import os
 import subprocess
@@ -8,8 +8,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.object_stores import StoreServer
+from tests.snapshot_bench import Bench
 
 from gpufleet.edges.database import Database
+from gpufleet.edges.engines import resolve
+from gpufleet.edges.object_store import ObjectStore
+from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
+from gpufleet.flows.snapshots.store import SnapshotStore
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -62,3 +68,24 @@ def ssh_agent(keys: dict[str, Path], tmp_path: Path) -> Iterator[str]:
     finally:
         agent.terminate()
         agent.wait()
+
+
+@pytest.fixture(scope="session")
+def snapshot_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[StoreServer]:
+    """An object store with two buckets for snapshots: `plain` and `locked`."""
+    binaries = resolve(lambda _: None, ["versitygw"])
+    made = StoreServer(binaries.path("versitygw"), tmp_path_factory.mktemp("s3"))
+    made.start()
+    ObjectStore(made.place).make_bucket("plain")
+    ObjectStore(made.place).make_locked_bucket("locked")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def bench(snapshot_server: StoreServer, tmp_path: Path) -> Bench:
+    """An empty snapshot store on it, and an empty source."""
+    place = SnapshotPlace(snapshot_server.place, "plain", tmp_path.name)
+    made = Bench(snapshot_server, SnapshotStore(SnapshotObjects(place)), tmp_path)
+    made.source.mkdir()
+    return made

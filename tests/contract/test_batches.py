@@ -32,7 +32,8 @@ from gpufleet.edges.batch_table import BatchTable
 from gpufleet.edges.database import Database
 from gpufleet.edges.engines import Binaries
 from gpufleet.edges.gateway_environment import gateway_python
-from gpufleet.edges.object_store import ObjectStore, Place
+from gpufleet.edges.object_client import Place
+from gpufleet.edges.object_store import ObjectStore
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.flows import batch_api, batches, operations
 from gpufleet.flows.batch import new_batch
@@ -71,7 +72,7 @@ class Clock:
 @pytest.fixture(scope="module")
 def places(
     binaries: Binaries, tmp_path_factory: pytest.TempPathFactory, until: Until
-) -> Iterator[dict[str, dict[str, str]]]:
+) -> Iterator[dict[str, Place]]:
     """A running object store for each site of the sample fleet."""
     found, processes = {}, []
     for site in FLEET.sites:
@@ -91,12 +92,7 @@ def places(
                 stderr=subprocess.DEVNULL,
             )
         )
-        found[site] = {
-            "endpoint": f"http://127.0.0.1:{port}",
-            "region": site,
-            "access_key": "access",
-            "secret_key": "secret",
-        }
+        found[site] = Place(f"http://127.0.0.1:{port}", site, "access", "secret")
         until(partial(_listens, port))
     yield found
     for process in processes:
@@ -122,13 +118,13 @@ def clock() -> Clock:
 
 @pytest.fixture
 def ground(
-    places: dict[str, dict[str, str]], database: Database, clock: Clock, tmp_path: Path
+    places: dict[str, Place], database: Database, clock: Clock, tmp_path: Path
 ) -> Iterator[Ground]:
     """The sample environment on an empty database, in buckets of this test alone."""
     state = EnvironmentDir(tmp_path / "state").make()
     for site, place in places.items():
         state.site(site).mkdir(parents=True)
-        (state.site(site) / "s3.json").write_text(json.dumps(place))
+        (state.site(site) / "s3.json").write_text(json.dumps(vars(place)))
     fleet = FLEET.model_copy(update={"fleet": f"t{datetime.now(UTC):%H%M%S%f}"})
     made = Ground(Workspace(tmp_path), tmp_path / "fleet.yaml", fleet, state, database, clock)
     yield made
@@ -406,8 +402,8 @@ def api(until: Until) -> Iterator[FakeApi]:
 
 
 @pytest.fixture
-def store(places: dict[str, dict[str, str]]) -> ObjectStore:
-    made = ObjectStore(Place(**places["fra1"]))
+def store(places: dict[str, Place]) -> ObjectStore:
+    made = ObjectStore(places["fra1"])
     made.make_bucket("shards")
     return made
 
@@ -527,10 +523,10 @@ def pod_of(shard: Shard) -> dict[str, Any]:
 
 
 def test_a_simulated_node_runs_a_batchs_pod_once_and_tells_how_it_ended(
-    shard: Shard, places: dict[str, dict[str, str]], api: FakeApi, until: Until
+    shard: Shard, places: dict[str, Place], api: FakeApi, until: Until
 ) -> None:
     ended: list[str | None] = []
-    runs = BatchRuns(Place(**places["fra1"]), lambda _pod, why: ended.append(why))
+    runs = BatchRuns(places["fra1"], lambda _pod, why: ended.append(why))
     api.held = {"d"}
     runs.begin(pod_of(shard), api.url)
     runs.begin(pod_of(shard), api.url)
@@ -547,10 +543,10 @@ def test_a_simulated_node_runs_a_batchs_pod_once_and_tells_how_it_ended(
 
 
 def test_a_simulated_node_tells_why_a_batchs_pod_failed(
-    shard: Shard, places: dict[str, dict[str, str]], api: FakeApi, until: Until
+    shard: Shard, places: dict[str, Place], api: FakeApi, until: Until
 ) -> None:
     ended: list[str | None] = []
-    runs = BatchRuns(Place(**places["fra1"]), lambda _pod, why: ended.append(why))
+    runs = BatchRuns(places["fra1"], lambda _pod, why: ended.append(why))
     lost = pod_of(shard)
     lost["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "7"}
     runs.begin(lost, api.url)

@@ -12,7 +12,8 @@ from tests.conftest import Embedded
 
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.database import Database
-from gpufleet.edges.object_store import ObjectStore, Place
+from gpufleet.edges.object_client import Place
+from gpufleet.edges.object_store import ObjectStore
 from gpufleet.edges.stack_states import StackStates
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.flows import record_keeping, state_backup

@@ -140,6 +140,18 @@ class Journal:
                 return
             writer, sequence = batch[-1].writer, batch[-1].sequence
 
+    def latest(self, event: str, most: int) -> list[JournalRecord]:
+        """The newest records of one kind of event, the oldest of them first."""
+        rows = self._database.read(
+            lambda connection: connection.execute(
+                sa.select(_records)
+                .where(_records.c.event == event)
+                .order_by(_records.c.at.desc(), _records.c.sequence.desc())
+                .limit(most)
+            ).all()
+        )
+        return [_record(row) for row in reversed(rows)]
+
     def heads(self) -> dict[str, int]:
         """The sequence that each writer has reached."""
         rows = self._database.read(lambda connection: connection.execute(sa.select(_heads)).all())

@@ -1,48 +1,16 @@
 """An S3 object store with Object Lock, as each site has one."""
 
-import json
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
 from datetime import datetime
-from http import HTTPStatus
-from typing import Any, Final, Self
+from typing import Any, Final
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import ClientError
 
-from gpufleet.edges.workspace import EnvironmentDir
-from gpufleet.spec.errors import Failed, Retryable
+from gpufleet.edges.object_client import NothingThereError, Place, client_of, code_of, told
+from gpufleet.spec.errors import Failed
 
-_ATTEMPTS: Final = 5
-_CONNECT_S: Final = 5
-_READ_S: Final = 30
 _OURS_ALREADY: Final = {"BucketAlreadyOwnedByYou", "BucketAlreadyExists"}
-_MISSING: Final = {"NoSuchBucket", "NoSuchKey", "404"}
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a store is and how it is entered; never shown, since it holds a key."""
-
-    endpoint: str
-    region: str
-    access_key: str | None = None
-    """The usual chain of AWS (variables, profile, the machine's role) where it is not given."""
-    secret_key: str | None = None
-    ca: str | None = None
-
-    @classmethod
-    def embedded(cls, state: EnvironmentDir, site: str) -> Self | None:
-        """The store of an embedded site; None before it was started once."""
-        file = state.site(site) / "s3.json"
-        if not file.is_file():
-            return None
-        return cls(**json.loads(file.read_text(encoding="utf-8")))
-
-    def __repr__(self) -> str:
-        return f"Place({self.endpoint})"
 
 
 class ObjectStore:
@@ -54,22 +22,7 @@ class ObjectStore:
 
     def __init__(self, place: Place) -> None:
         self.endpoint = place.endpoint
-        self._client: Any = boto3.session.Session().client(
-            "s3",
-            endpoint_url=place.endpoint,
-            region_name=place.region,
-            aws_access_key_id=place.access_key,
-            aws_secret_access_key=place.secret_key,
-            verify=place.ca or True,
-            config=Config(
-                retries={"total_max_attempts": _ATTEMPTS, "mode": "standard"},
-                connect_timeout=_CONNECT_S,
-                read_timeout=_READ_S,
-                s3={"addressing_style": "path"},
-                # The store is ours: nothing that the machine's environment says comes between.
-                proxies={},
-            ),
-        )
+        self._client = client_of(place)
 
     def make_locked_bucket(self, bucket: str) -> None:
         """Make a bucket whose objects can be locked; one that is there is left as it is."""
@@ -77,7 +30,7 @@ class ObjectStore:
             try:
                 self._client.create_bucket(Bucket=bucket, ObjectLockEnabledForBucket=True)
             except ClientError as error:
-                if _code(error) not in _OURS_ALREADY:
+                if code_of(error) not in _OURS_ALREADY:
                     raise
 
     def make_bucket(self, bucket: str) -> None:
@@ -86,7 +39,7 @@ class ObjectStore:
             try:
                 self._client.create_bucket(Bucket=bucket)
             except ClientError as error:
-                if _code(error) not in _OURS_ALREADY:
+                if code_of(error) not in _OURS_ALREADY:
                     raise
 
     def put_locked(self, bucket: str, key: str, content: bytes, until: datetime) -> None:
@@ -122,7 +75,7 @@ class ObjectStore:
                     # Newest first: the last one seen of a key is its oldest.
                     for version in page.get("Versions", []):
                         first[version["Key"]] = version["VersionId"]
-        except _NothingThereError:
+        except NothingThereError:
             return
         for key, version in sorted(first.items()):
             yield key, self.get(bucket, key, version)
@@ -139,7 +92,7 @@ class ObjectStore:
                 answer = self._client.get_object(Bucket=bucket, Key=key, **which)
                 content: bytes = answer["Body"].read()
                 return content
-        except _NothingThereError:
+        except NothingThereError:
             raise Failed("is not in the object store", where=f"{bucket}/{key}") from None
 
     def find(self, bucket: str, key: str) -> bytes | None:
@@ -148,7 +101,7 @@ class ObjectStore:
             with self._told(f"{bucket}/{key}"):
                 content: bytes = self._client.get_object(Bucket=bucket, Key=key)["Body"].read()
                 return content
-        except _NothingThereError:
+        except NothingThereError:
             return None
 
     def keys(self, bucket: str, prefix: str) -> list[str]:
@@ -159,7 +112,7 @@ class ObjectStore:
                 pages = self._client.get_paginator("list_objects_v2")
                 for page in pages.paginate(Bucket=bucket, Prefix=prefix):
                     found += [each["Key"] for each in page.get("Contents", [])]
-        except _NothingThereError:
+        except NothingThereError:
             return []
         return sorted(found)
 
@@ -169,7 +122,7 @@ class ObjectStore:
             try:
                 with self._told(f"{bucket}/{key}"):
                     self._client.delete_object(Bucket=bucket, Key=key)
-            except _NothingThereError:
+            except NothingThereError:
                 continue
 
     def versions(self, bucket: str, prefix: str) -> list[dict[str, Any]]:
@@ -180,7 +133,7 @@ class ObjectStore:
                 pages = self._client.get_paginator("list_object_versions")
                 for page in pages.paginate(Bucket=bucket, Prefix=prefix):
                     found += page.get("Versions", [])
-        except _NothingThereError:
+        except NothingThereError:
             return []
         return sorted(found, key=lambda version: version["LastModified"], reverse=True)
 
@@ -200,36 +153,9 @@ class ObjectStore:
                         found += [entry["VersionId"] for entry in each]
                 for version in found:
                     self._client.delete_object(Bucket=bucket, Key=key, VersionId=version)
-        except _NothingThereError:
+        except NothingThereError:
             return 0
         return len(found)
 
-    @contextmanager
-    def _told(self, what: str) -> Iterator[None]:
-        where = f"{self.endpoint}/{what}"
-        try:
-            yield
-        except ClientError as error:
-            code = _code(error)
-            if code in _MISSING:
-                raise _NothingThereError from None
-            status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-            if status >= HTTPStatus.INTERNAL_SERVER_ERROR or code in {"SlowDown", "RequestTimeout"}:
-                raise _unreachable(where, code) from None
-            raise Failed(f"the object store refuses: {code}", where=where) from None
-        except BotoCoreError as error:
-            raise _unreachable(where, str(error)[:200]) from None
-
-
-class _NothingThereError(Exception):
-    """No such bucket or key."""
-
-
-def _code(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", "unknown"))
-
-
-def _unreachable(where: str, why: str) -> Retryable:
-    return Retryable(
-        f"the object store does not answer: {why}", where=where, mend="try again when it does"
-    )
+    def _told(self, what: str) -> AbstractContextManager[None]:
+        return told(f"{self.endpoint}/{what}")

@@ -9,7 +9,8 @@ from gpufleet.core.batch_answers import answer, read, written
 from gpufleet.core.batch_jobs import ShardKeys
 from gpufleet.core.batch_requests import read_shard
 from gpufleet.edges.batch_shard import Engine, Form, Shard
-from gpufleet.edges.object_store import ObjectStore, Place
+from gpufleet.edges.object_client import Place
+from gpufleet.edges.object_store import ObjectStore
 from gpufleet.spec.errors import BadInput
 
 FORM: Final = Form(requests=read_shard, answers=read, written=written, answer=answer)

@@ -24,7 +24,7 @@ from typing import Final
 
 from gpufleet.core.serving import ENGINE_PORT
 from gpufleet.edges.kube import Cluster, Object
-from gpufleet.edges.object_store import Place
+from gpufleet.edges.object_client import Place
 from gpufleet.local.addresses import AddressBook
 from gpufleet.local.agent_api import AgentApi
 from gpufleet.local.agent_metrics import AgentMetrics

@@ -2,7 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import cache
+from typing import Any, Final, get_args
 
 from pydantic import TypeAdapter
 
@@ -73,56 +74,87 @@ class HostProgress:
     elapsed_s: float
 
 
+@dataclass(frozen=True)
+class SnapshotProgress:
+    """Bytes to or from a snapshot store; state is storing, restoring, verifying or done."""
+
+    what: str
+    """The revision that is taken, or the snapshot that is restored or verified."""
+    state: str
+    bytes_done: int
+    bytes_total: int
+    bytes_moved: int
+    """Sent to the store, or fetched from it: what was there already is not."""
+    rate_bytes_s: float
+    """Of bytes done, since the begin."""
+    remaining_s: float | None
+    """At this rate; None before there is one."""
+    elapsed_s: float
+
+    @property
+    def dedup_ratio(self) -> float | None:
+        """Bytes done for each byte moved; None before any was."""
+        return self.bytes_done / self.bytes_moved if self.bytes_moved else None
+
+
 Progress = (
-    EngineProgress | ProcessProgress | StackProgress | ReplicaProgress | StepProgress | HostProgress
+    EngineProgress
+    | ProcessProgress
+    | StackProgress
+    | ReplicaProgress
+    | StepProgress
+    | HostProgress
+    | SnapshotProgress
 )
-_KINDS: Final[Mapping[str, TypeAdapter[Progress]]] = {
-    kind.__name__: TypeAdapter(kind)
-    for kind in (
-        EngineProgress,
-        ProcessProgress,
-        StackProgress,
-        ReplicaProgress,
-        StepProgress,
-        HostProgress,
-    )
-}
+_KINDS: Final = {kind.__name__: kind for kind in get_args(Progress)}
+
+
+@cache
+def _adapter(kind: str) -> TypeAdapter[Progress]:
+    """Made when it is needed: most processes read no events."""
+    return TypeAdapter(_KINDS[kind])
 
 
 def progress_from(kind: str, values: Mapping[str, Any]) -> Progress:
     """An event that was kept as plain values."""
-    return _KINDS[kind].validate_python(values)
+    return _adapter(kind).validate_python(values)
 
 
 def subject(event: Progress) -> str:
     """The thing that an event is about: a later event on it replaces the earlier one."""
     match event:
         case EngineProgress():
-            return "engines"
+            about = "engines"
         case ProcessProgress(site=site):
-            return f"processes {site}"
+            about = f"processes {site}"
         case StackProgress(stack=stack):
-            return f"stack {stack}"
+            about = f"stack {stack}"
         case ReplicaProgress(site=site):
-            return f"replicas {site}"
+            about = f"replicas {site}"
         case StepProgress(step=step):
-            return f"step {step}"
+            about = f"step {step}"
         case HostProgress(host=host):
-            return f"host {host}"
+            about = f"host {host}"
+        case SnapshotProgress(what=what):
+            about = f"snapshot {what}"
+    return about
 
 
 def turn(event: Progress) -> str:
     """The part of an event whose change is news."""
     match event:
         case EngineProgress(engine=engine, state=state):
-            return f"{engine} {state}"
+            news = f"{engine} {state}"
         case ProcessProgress(process=process, state=state):
-            return f"{process} {state}"
+            news = f"{process} {state}"
         case StackProgress(state=state):
-            return state
+            news = state
         case ReplicaProgress(ready=ready, wanted=wanted):
-            return "ready" if ready >= wanted else "waiting"
+            news = "ready" if ready >= wanted else "waiting"
         case StepProgress(state=state, detail=detail):
-            return f"{state} {detail}"
+            news = f"{state} {detail}"
         case HostProgress(state=state):
-            return state
+            news = state
+        case SnapshotProgress(state=state):
+            news = state
+    return news

@@ -19,6 +19,7 @@ from gpufleet.spec.progress import (
     ProcessProgress,
     Progress,
     ReplicaProgress,
+    SnapshotProgress,
     StackProgress,
     StepProgress,
     subject,
@@ -94,23 +95,37 @@ def _plain(event: Progress) -> str:
         case EngineProgress():
             detail = f": {event.detail}" if event.detail else ""
             where = f"engine {event.index} of {event.total}, {event.engine}"
-            return f"[{event.elapsed_s:5.0f} s] {where}: {event.state}{detail}"
+            text = f"[{event.elapsed_s:5.0f} s] {where}: {event.state}{detail}"
         case ProcessProgress():
-            return f"[{event.elapsed_s:5.0f} s] site {event.site}: {event.process} {event.state}"
+            text = f"[{event.elapsed_s:5.0f} s] site {event.site}: {event.process} {event.state}"
         case StackProgress():
             waiting = f", waiting for {', '.join(event.slowest)}" if event.slowest else ""
             counts = f", {event.done} of {event.total} resources{waiting}" if event.total else ""
-            return f"[{event.elapsed_s:5.0f} s] stack {event.stack}: {event.state}{counts}"
+            text = f"[{event.elapsed_s:5.0f} s] stack {event.stack}: {event.state}{counts}"
         case ReplicaProgress():
             counts = f"{event.ready} of {event.wanted} replicas ready"
-            return f"[{event.elapsed_s:5.0f} s] site {event.site}: {counts}"
+            text = f"[{event.elapsed_s:5.0f} s] site {event.site}: {counts}"
         case StepProgress():
             detail = f": {event.detail}" if event.detail else ""
-            return f"[{event.elapsed_s:5.0f} s] {event.step}: {event.state}{detail}"
+            text = f"[{event.elapsed_s:5.0f} s] {event.step}: {event.state}{detail}"
         case HostProgress():
             detail = f": {event.task}" if event.task else ""
             where = f"wave {event.wave}, {event.host}"
-            return f"[{event.elapsed_s:5.0f} s] {where}: {event.state}{detail}"
+            text = f"[{event.elapsed_s:5.0f} s] {where}: {event.state}{detail}"
+        case SnapshotProgress():
+            text = _snapshot(event)
+    return text
+
+
+def _snapshot(event: SnapshotProgress) -> str:
+    ratio = event.dedup_ratio
+    parts = [
+        f"{event.bytes_done / 2**30:.2f} of {event.bytes_total / 2**30:.2f} GiB",
+        f"{event.rate_bytes_s / 2**20:.0f} MiB/s",
+        *([f"{event.remaining_s:.0f} s remain"] if event.remaining_s else []),
+        *([f"{ratio:.1f} bytes for each one moved"] if ratio else []),
+    ]
+    return f"[{event.elapsed_s:5.0f} s] {event.what}: {event.state}, {', '.join(parts)}"
 
 
 def _line(event: Progress) -> Table | Text:

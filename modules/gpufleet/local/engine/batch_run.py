@@ -14,7 +14,8 @@ from gpufleet.core.batch_answers import answer, read, written
 from gpufleet.core.batch_jobs import EXIT_TOLD_TO_END, ShardKeys
 from gpufleet.core.batch_requests import read_shard
 from gpufleet.edges.batch_shard import Engine, Form, Shard
-from gpufleet.edges.object_store import ObjectStore, Place
+from gpufleet.edges.object_client import Place
+from gpufleet.edges.object_store import ObjectStore
 from gpufleet.spec.errors import FleetError
 
 Object = dict[str, Any]

@@ -1,0 +1,1 @@
+"""What a snapshot store decides: cuts, frames, packs, manifests, retention, garbage."""

@@ -1,0 +1,92 @@
+"""Which snapshots are kept: grandfather, father, son, and what must never go."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, tzinfo
+from itertools import groupby
+from typing import Final, NamedTuple
+
+from gpufleet.spec.governance import SnapshotRetention
+from gpufleet.spec.snapshots import SnapshotSummary
+
+LAST_GOOD: Final = "the last good one"
+
+
+@dataclass(frozen=True)
+class Retained:
+    """What a prune keeps and removes; both from the oldest snapshot on."""
+
+    keep: Mapping[str, str]
+    """ID: why."""
+    remove: tuple[str, ...]
+
+
+class Standing(NamedTuple):
+    """A snapshot that lists, and what is known of it."""
+
+    summary: SnapshotSummary
+    damaged: bool = False
+    """Whether a verification found something missing or wrong."""
+    needed_by: str = ""
+    """What refers to it: a revision of the fleet file, a promotion, a restore that runs."""
+
+
+def retained(
+    snapshots: Iterable[Standing], policy: SnapshotRetention, *, zone: tzinfo, now: datetime
+) -> Retained:
+    """Decide for each revision by itself.
+
+    Of the newest days, weeks and months that have a good snapshot, the newest good one of each is
+    kept. A damaged one takes nobody's place: it goes when a newer good one is there, and stays
+    where it may be all there is.
+
+    Args:
+        snapshots: in any order.
+        policy: how many days, weeks and months.
+        zone: where days begin.
+        now: what was created later has a clock that went wrong; it is kept, and counts for nothing.
+    """
+    every = sorted(snapshots, key=lambda one: (one.summary.created.astimezone(UTC), one.summary.id))
+    keep: dict[str, str] = {}
+    for _, group in groupby(sorted(every, key=_line), key=_line):
+        keep |= _of_line(list(group), policy, zone, now)
+    keep |= {one.summary.id: one.needed_by for one in every if one.needed_by}
+    ids = [one.summary.id for one in every]
+    return Retained(
+        {one: keep[one] for one in ids if one in keep}, tuple(one for one in ids if one not in keep)
+    )
+
+
+def _of_line(
+    ones: Sequence[Standing], policy: SnapshotRetention, zone: tzinfo, now: datetime
+) -> dict[str, str]:
+    """What is kept of one revision, and why; from the oldest snapshot on."""
+    past = [one for one in ones if one.summary.created <= now]
+    good = [one.summary for one in past if not one.damaged]
+    keep = {one.summary.id: "created in the future" for one in ones if one not in past}
+    for one in reversed(past):
+        if not one.damaged:
+            break
+        keep[one.summary.id] = "damaged, and no newer one is good"
+    return keep | _by_period(good, policy, zone) | {one.id: LAST_GOOD for one in good[-1:]}
+
+
+def _line(one: Standing) -> tuple[str, str]:
+    return one.summary.kind.value, one.summary.revision
+
+
+def _by_period(
+    good: Sequence[SnapshotSummary], policy: SnapshotRetention, zone: tzinfo
+) -> dict[str, str]:
+    """Months first: the reason that holds for the shortest time is told last."""
+    periods: tuple[tuple[str, int, Callable[[datetime], str]], ...] = (
+        ("month", policy.monthly, lambda at: f"{at:%Y-%m}"),
+        ("week", policy.weekly, lambda at: f"{at:%G-W%V}"),
+        ("day", policy.daily, lambda at: f"{at:%Y-%m-%d}"),
+    )
+    keep: dict[str, str] = {}
+    for name, count, period_of in periods:
+        newest = {period_of(one.created.astimezone(zone)): one.id for one in good}
+        chosen = sorted(newest.items(), reverse=True)[:count]
+        keep |= {snapshot: f"{name} {period}" for period, snapshot in chosen}
+    return keep

@@ -1,0 +1,1 @@
+"""Taking, restoring and verifying snapshots of model artifacts."""

@@ -1,0 +1,69 @@
+"""Which snapshots a store holds, what one holds, and what differs between two."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from gpufleet.core.snapshots import manifest as manifests
+from gpufleet.core.snapshots.difference import Difference, difference
+from gpufleet.core.snapshots.layout import SUMMARY, snapshot_key
+from gpufleet.flows.snapshots.store import THREADS, SnapshotStore, manifest_of
+from gpufleet.spec.snapshots import Manifest, SnapshotSummary
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The snapshots of a store, from the newest on."""
+
+    store: str
+    """Where it is."""
+    snapshots: tuple[SnapshotSummary, ...]
+
+
+def listing(store: SnapshotStore, revision: str = "") -> Listing:
+    """Every snapshot of a store, or those of one revision; none where there is no store yet.
+
+    Raises:
+        BadInput: the store, or a snapshot in it, is of a newer format.
+        Retryable: the store does not answer.
+    """
+    if not store.exists():
+        return Listing(store.shown, ())
+    with ThreadPoolExecutor(THREADS) as pool:
+        found = list(pool.map(lambda snapshot: summary_of(store, snapshot), store.listed()))
+    chosen = [each for each in found if not revision or each.revision == revision]
+    ordered = sorted(chosen, key=lambda each: (each.created, each.id), reverse=True)
+    return Listing(store.shown, tuple(ordered))
+
+
+def summary_of(store: SnapshotStore, snapshot: str) -> SnapshotSummary:
+    """What a listing says of a snapshot; from its manifest where the summary is lost.
+
+    Raises:
+        BadInput: there is no such snapshot, or it was changed.
+    """
+    body = store.objects.find(snapshot_key(snapshot, SUMMARY))
+    if body is not None:
+        return manifests.decode_summary(body, snapshot=snapshot)
+    # It is there because its manifest is; what the take added to the store nobody knows any more.
+    stored = store.manifest_body(snapshot)
+    manifest = manifests.decode(stored, snapshot=snapshot)
+    return manifests.summarize(manifest, stored, stored_bytes=0, signed=False)
+
+
+def shown(store: SnapshotStore, snapshot: str) -> tuple[SnapshotSummary, Manifest]:
+    """One snapshot: its summary and all that is in it.
+
+    Raises:
+        BadInput: there is no such snapshot, or its manifest was changed.
+    """
+    manifest = manifest_of(store, snapshot)
+    return summary_of(store, snapshot), manifest
+
+
+def between(store: SnapshotStore, old: str, new: str) -> Difference:
+    """What differs between two snapshots.
+
+    Raises:
+        BadInput: there is no such snapshot, or its manifest was changed.
+    """
+    return difference(manifest_of(store, old), manifest_of(store, new))

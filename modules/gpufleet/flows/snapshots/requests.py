@@ -1,0 +1,175 @@
+"""What people ask of an environment's snapshots: where its store is, what was done, who did it."""
+
+import shutil
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Final
+
+from pydantic import TypeAdapter
+
+from gpufleet.core.snapshots.prediction import HISTORY, measured
+from gpufleet.edges.clock import system_clock
+from gpufleet.edges.object_store import ObjectStore
+from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
+from gpufleet.flows.ground import Ground, whoami
+from gpufleet.flows.snapshots.meter import OnProgress
+from gpufleet.flows.snapshots.prune import PruneOrder, prune
+from gpufleet.flows.snapshots.restore import RestoreOrder, chosen_of, restore
+from gpufleet.flows.snapshots.store import SnapshotStore
+from gpufleet.flows.snapshots.take import TakeOrder, plan_take, take
+from gpufleet.flows.stores import places_of
+from gpufleet.spec.errors import BadInput
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.snapshots import PruneReport, RestorePlan, RestoreReport, TakePlan, TakeReport
+
+_TAKEN: Final = "snapshot.taken"
+_RESTORED: Final = "snapshot.restored"
+_DONE: Final = ("snapshot", "to", "files", "bytes_total", "bytes_fetched", "bytes_local", "seconds")
+
+
+@dataclass(frozen=True)
+class TakeWish:
+    """What somebody wants to have taken."""
+
+    source: Path
+    revision: str
+    reread: bool = False
+
+
+def bucket_of(fleet: Fleet) -> str:
+    """The bucket of an environment's snapshots, in each site's object store."""
+    return f"{fleet.slug}-snapshots"
+
+
+def store_of(ground: Ground, site: str = "", *, make: bool = False) -> SnapshotStore:
+    """The snapshot store of a site.
+
+    Args:
+        ground: of the environment.
+        site: whose; empty where only one has an object store.
+        make: its bucket, with Object Lock, where it is not there.
+
+    Raises:
+        BadInput: no such site, it has no object store, or several have one and none was named.
+        Retryable: it does not answer.
+    """
+    name = _site(ground, site)
+    place = places_of(ground)[name]
+    bucket = bucket_of(ground.fleet)
+    if make:
+        ObjectStore(place).make_locked_bucket(bucket)
+    return SnapshotStore(SnapshotObjects(SnapshotPlace(place, bucket)))
+
+
+def _site(ground: Ground, site: str) -> str:
+    places = places_of(ground)
+    if site in places:
+        return site
+    have = ", ".join(f"`{name}`" for name in places) or "none"
+    mend = f"sites with an object store: {have}"
+    if site in ground.fleet.sites:
+        raise BadInput("the site has no object store yet", where=site, mend=f"./fleet up; {mend}")
+    if site:
+        raise BadInput("no such site", where=site, mend=mend)
+    if not places:
+        raise BadInput(
+            "no site has an object store",
+            where=str(ground.fleet_file),
+            mend="./fleet up starts those of embedded sites; `object_store` declares another",
+        )
+    if len(places) > 1:
+        raise BadInput("several sites have an object store", mend=f"name one by --site: {have}")
+    return next(iter(places))
+
+
+def planned_take(ground: Ground, wish: TakeWish, site: str) -> TakePlan:
+    """What a take would do.
+
+    Raises:
+        BadInput: the source cannot be taken as it is, or there is no such store.
+    """
+    store = store_of(ground, site)
+    locks = not store.exists() or store.objects.can_lock()
+    return plan_take(store, _order(ground, wish, locks=locks), _table(ground))
+
+
+def taken(ground: Ground, wish: TakeWish, site: str, on_progress: OnProgress) -> TakeReport:
+    """Take a snapshot, and write it into the journal; errors as those of `take`."""
+    store = store_of(ground, site, make=True)
+    order = _order(ground, wish, locks=store.objects.can_lock())
+    report = take(store, order, _table(ground), system_clock, on_progress)
+    ground.note(_TAKEN, actor=whoami(), target=report.snapshot, store=store.shown, **asdict(report))
+    return report
+
+
+def planned_restore(ground: Ground, order: RestoreOrder, site: str) -> RestorePlan:
+    """What a restore would do, and how long it takes by the rate of earlier ones.
+
+    Raises:
+        BadInput: there is no such snapshot or file.
+    """
+    manifest = chosen_of(store_of(ground, site), order)
+    above = next(folder for folder in (order.to, *order.to.absolute().parents) if folder.is_dir())
+    return RestorePlan(
+        snapshot=order.snapshot,
+        revision=manifest.revision,
+        to=str(order.to),
+        files=len(manifest.files),
+        bytes_total=manifest.plain_bytes,
+        bytes_free=shutil.disk_usage(above).free,
+        replaces=order.to.exists(),
+        predicted_s=_predicted(ground, manifest.plain_bytes),
+    )
+
+
+def restored(
+    ground: Ground, order: RestoreOrder, site: str, on_progress: OnProgress
+) -> RestoreReport:
+    """Restore a snapshot, and write it into the journal; errors as those of `restore`."""
+    store = store_of(ground, site)
+    predicted_s = _predicted(ground, chosen_of(store, order).plain_bytes)
+    report = replace(restore(store, order, on_progress), predicted_s=predicted_s)
+    facts = {name: getattr(report, name) for name in _DONE}
+    ground.note(_RESTORED, actor=whoami(), target=report.snapshot, store=store.shown, **facts)
+    return report
+
+
+def pruned(ground: Ground, site: str, *, apply: bool) -> PruneReport:
+    """Prune a store by the fleet file's retention, and write it into the journal.
+
+    Errors as those of `prune`.
+    """
+    store = store_of(ground, site)
+    report = prune(store, PruneOrder(ground.fleet.snapshots, apply), system_clock())
+    if apply:
+        ground.note(
+            "snapshot.pruned",
+            actor=whoami(),
+            store=store.shown,
+            removed=list(report.removed),
+            expired=list(report.expired),
+            objects_deleted=report.objects_deleted,
+            bytes_deleted=report.bytes_deleted,
+        )
+    return report
+
+
+def _predicted(ground: Ground, bytes_total: int) -> float | None:
+    known = TypeAdapter(RestoreReport)
+    earlier = ground.journal.latest(_RESTORED, HISTORY)
+    rate, _ = measured(
+        known.validate_python({name: record.body[name] for name in _DONE}) for record in earlier
+    )
+    return bytes_total / rate if rate else None
+
+
+def _order(ground: Ground, wish: TakeWish, *, locks: bool) -> TakeOrder:
+    """A snapshot is locked for as long as one of each day is kept."""
+    keep = timedelta(days=ground.fleet.snapshots.daily)
+    until = (system_clock() + keep).replace(microsecond=0) if locks else None
+    return TakeOrder(wish.source, wish.revision, until=until, reread=wish.reread)
+
+
+def _table(ground: Ground) -> Path:
+    return ground.state.root / "snapshots" / "read.db"

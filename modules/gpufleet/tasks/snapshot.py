@@ -1,0 +1,201 @@
+"""Snapshots of model artifacts: taken, listed, compared, verified, restored and pruned."""
+
+from invoke import Context
+from invoke.exceptions import Exit
+
+from gpufleet.tasks.command import (
+    APPLY_HELP,
+    FLEET_HELP,
+    JSON_HELP,
+    command,
+    opened_ground,
+    print_json,
+)
+
+_COMMON = {
+    "site": "Site whose object store it is. Default: the only one.",
+    "fleet": FLEET_HELP,
+    "json": JSON_HELP,
+}
+_ID = {"snapshot": "Its ID, as snapshot.list shows it."}
+
+
+@command(
+    {
+        "revision": "Name of the model revision that the files are.",
+        "source": "Folder of the files.",
+        "reread": "Read every file, also those that an earlier take has read and nobody touched.",
+        "apply": APPLY_HELP,
+        **_COMMON,
+    }
+)
+def take(
+    _: Context,
+    revision: str,
+    source: str,
+    reread: bool = False,
+    apply: bool = False,
+    site: str = "",
+    fleet: str = "",
+    json: bool = False,
+) -> None:
+    """Store a folder, but only what the store has not; an interrupted take goes on.
+
+    Example: ./fleet snapshot.take --revision chat-v7 --source /models/chat-v7 --apply
+    """
+    from gpufleet.tasks import snapshot_view
+
+    wish = snapshot_view.take_wish(revision, source, reread=reread)
+    ground = opened_ground(fleet)
+    if apply:
+        snapshot_view.do_take(ground, wish, site, json=json)
+    else:
+        snapshot_view.tell_take(ground, wish, site, json=json)
+
+
+@command({"revision": "Only those of one model revision.", **_COMMON}, name="list")
+def list_(
+    _: Context, revision: str = "", site: str = "", fleet: str = "", json: bool = False
+) -> None:
+    """Every snapshot of a store, newest first.
+
+    Example: ./fleet snapshot.list --revision chat-v7
+    """
+    from dataclasses import asdict
+
+    from gpufleet.flows.snapshots.catalogue import listing
+    from gpufleet.flows.snapshots.requests import store_of
+    from gpufleet.tasks import snapshot_view
+
+    found = listing(store_of(opened_ground(fleet), site), revision)
+    if json:
+        print_json([asdict(each) for each in found.snapshots])
+    else:
+        snapshot_view.show_listing(found)
+
+
+@command({**_ID, **_COMMON})
+def show(_: Context, snapshot: str, site: str = "", fleet: str = "", json: bool = False) -> None:
+    """What a snapshot holds: files, modes, sizes, digests, links.
+
+    Example: ./fleet snapshot.show --snapshot 20261126T101500Z-3fa9c1d2
+    """
+    from gpufleet.flows.snapshots.catalogue import shown
+    from gpufleet.flows.snapshots.requests import store_of
+    from gpufleet.tasks import snapshot_view
+
+    summary, manifest = shown(store_of(opened_ground(fleet), site), snapshot)
+    if json:
+        print_json(snapshot_view.as_json(summary, manifest))
+    else:
+        snapshot_view.show_snapshot(summary, manifest)
+
+
+@command(
+    {"old": "ID of one snapshot.", "new": "ID of the one that it is compared with.", **_COMMON}
+)
+def diff(
+    _: Context, old: str, new: str, site: str = "", fleet: str = "", json: bool = False
+) -> None:
+    """What differs between two snapshots: paths, and bytes that only the new one has.
+
+    Example: ./fleet snapshot.diff --old 20261119T101500Z-0b1c2d3e --new 20261126T101500Z-3fa9c1d2
+    """
+    from dataclasses import asdict
+
+    from gpufleet.flows.snapshots.catalogue import between
+    from gpufleet.flows.snapshots.requests import store_of
+    from gpufleet.tasks import snapshot_view
+
+    found = between(store_of(opened_ground(fleet), site), old, new)
+    if json:
+        print_json(asdict(found))
+    else:
+        snapshot_view.show_difference(found)
+
+
+@command(
+    {
+        **_ID,
+        "sample": "Share of its chunks to read, drawn at random, such as 10%. Default: all.",
+        "seed": "Draws the same sample again.",
+        **_COMMON,
+    }
+)
+def verify(
+    _: Context,
+    snapshot: str,
+    sample: str = "100%",
+    seed: str = "",
+    site: str = "",
+    fleet: str = "",
+    json: bool = False,
+) -> None:
+    """Read a snapshot back, all of it or a sample; exit 5 if anything is lost or damaged.
+
+    Example: ./fleet snapshot.verify --snapshot 20261126T101500Z-3fa9c1d2 --sample 10%
+    """
+    from gpufleet.spec.errors import EXIT_TARGET_MISSED
+    from gpufleet.tasks import snapshot_view
+
+    order = snapshot_view.verify_wish(snapshot, sample, seed)
+    report = snapshot_view.do_verify(opened_ground(fleet), order, site, json=json)
+    if not report.good:
+        raise Exit(code=EXIT_TARGET_MISSED)
+
+
+@command(
+    {
+        **_ID,
+        "to": "Folder that is made, or replaced at once when all of it is there.",
+        "only": "One file of the snapshot, or all below one of its folders. Default: everything.",
+        "apply": APPLY_HELP,
+        **_COMMON,
+    }
+)
+def restore(
+    _: Context,
+    snapshot: str,
+    to: str,
+    only: str = "",
+    apply: bool = False,
+    site: str = "",
+    fleet: str = "",
+    json: bool = False,
+) -> None:
+    """Bring a snapshot back, every byte verified; an interrupted restore goes on.
+
+    What the folder holds already is not fetched. Until all is there, it stays as it was.
+
+    Example: ./fleet snapshot.restore --snapshot 20261126T101500Z-3fa9c1d2 --to /models/chat --apply
+    """
+    from gpufleet.tasks import snapshot_view
+
+    order = snapshot_view.restore_wish(snapshot, to, only)
+    ground = opened_ground(fleet)
+    if apply:
+        snapshot_view.do_restore(ground, order, site, json=json)
+    else:
+        snapshot_view.tell_restore(ground, order, site, json=json)
+
+
+@command({"apply": APPLY_HELP, **_COMMON})
+def prune(
+    _: Context, apply: bool = False, site: str = "", fleet: str = "", json: bool = False
+) -> None:
+    """Remove snapshots past the fleet file's retention, and delete what none needs any more.
+
+    A removed snapshot comes back for a day; then it and its chunks are deleted, if no lock holds.
+
+    Example: ./fleet snapshot.prune --apply
+    """
+    from dataclasses import asdict
+
+    from gpufleet.flows.snapshots.requests import pruned
+    from gpufleet.tasks import snapshot_view
+
+    report = pruned(opened_ground(fleet), site, apply=apply)
+    if json:
+        print_json(asdict(report))
+    else:
+        snapshot_view.show_prune(report, done=apply)
