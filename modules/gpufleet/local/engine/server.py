@@ -163,10 +163,10 @@ class EngineServer:
         )
         await ticket.first
         await response.prepare(request)
-        sent, next_s = 0, 0.0
+        sent, next_s, half = 0, 0.0, len(answer.tokens) // 2
         while not ticket.is_over:
             tokens = self._engine.tokens_of(ticket)
-            if cut and tokens > len(answer.tokens) // 2:
+            if cut and sent and tokens > half:
                 return response
             if tokens > sent:
                 text = answer.text(sent, tokens)
@@ -175,6 +175,9 @@ class EngineServer:
                 next_s = asyncio.get_running_loop().time() + CHUNK_S
             await self._engine.more(ticket, next_s)
         if cut:
+            # Where the loop came late, all of it was there at once.
+            if not sent:
+                await response.write(envelope.part(answer.text(0, half), first=True))
             return response
         rest = envelope.part(answer.text(sent), finish_reason=answer.finish_reason, first=not sent)
         usage = envelope.usage_part(answer) if asked.with_usage else b""
