@@ -97,8 +97,8 @@ def test_more_engines_than_are_asked_at_once_are_all_read() -> None:
     async def run() -> int:
         server = await started(says(TODAY))
         url = str(server.make_url("")).rstrip("/")
-        async with EnginePoller(timeout_s=5) as poller:
-            found = await poller.read_all({str(index): url for index in range(300)}, 5)
+        async with EnginePoller(timeout_s=60) as poller:
+            found = await poller.read_all({str(index): url for index in range(300)}, 60)
         await server.close()
         return len(found)
 

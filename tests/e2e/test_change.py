@@ -311,6 +311,7 @@ def test_a_tampered_journal_is_found(trial: Clone) -> None:
     trial.fleet("journal.verify", "--fleet", TRIAL)
 
 
+@pytest.mark.slow
 def test_a_change_on_postgresql_survives_a_kill_at_every_step(
     trial: Clone, postgresql: Server, kill_plan: Path
 ) -> None:

@@ -16,7 +16,12 @@ import yaml
 from tests.conftest import Until
 from tests.e2e.cloned import Clone, copy_project
 
-pytestmark = [pytest.mark.e2e, pytest.mark.faults, pytest.mark.timeout(1200)]
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.faults,
+    pytest.mark.slow,
+    pytest.mark.timeout(1200),
+]
 
 FLEET = "fleets/killed/production.yaml"
 POOLS = 5

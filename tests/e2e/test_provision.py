@@ -253,6 +253,7 @@ def test_a_freeze_refuses_a_change_everywhere(sample: Clone, fleet_file: Path) -
     assert uids(sample) == before
 
 
+@pytest.mark.slow
 def test_a_freeze_lets_an_update_without_changes_pass(sample: Clone, fleet_file: Path) -> None:
     freeze_now(fleet_file)
     sample.fleet("up")
@@ -342,6 +343,7 @@ def test_no_credential_is_in_any_stack_state(sample: Clone) -> None:
         assert not any(key in text for key in keys), state
 
 
+@pytest.mark.slow
 def test_killing_each_process_and_then_all_loses_nothing(sample: Clone) -> None:
     # Engines end with their node agent; a replica over nodes is made anew when one of them does.
     before = uids(sample, without_groups=True)
@@ -359,6 +361,7 @@ def test_killing_each_process_and_then_all_loses_nothing(sample: Clone) -> None:
     assert uids(sample, without_groups=True) == before
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_update_is_released(sample: Clone, fleet_file: Path) -> None:
     replace(fleet_file, "fra1-documents: {replicas: 4,", "fra1-documents: {replicas: 5,")
     task = start(sample, "up")
@@ -435,6 +438,7 @@ def test_two_ups_at_once_do_not_fight(sample: Clone) -> None:
     assert codes in ([0, 0], [0, 4]), outputs
 
 
+@pytest.mark.slow
 def test_down_stops_everything_and_up_finds_it_again(sample: Clone) -> None:
     sample.fleet("up")
     before = uids(sample, without_groups=True)

@@ -78,11 +78,15 @@ def fault(users: Users, kind: str, **options: str) -> None:
 
 
 def under_load(
-    users: Users, happens: Callable[[], object], rate_rps: float = QUIET_RPS, **options: str
+    users: Users,
+    happens: Callable[[], object],
+    rate_rps: float = QUIET_RPS,
+    duration_s: int = LOAD_S,
+    **options: str,
 ) -> dict[str, Any]:
     """The report of a load in whose midst something happens."""
     with ThreadPoolExecutor(1) as threads:
-        load = threads.submit(users.load, rate_rps, LOAD_S, **options)
+        load = threads.submit(users.load, rate_rps, duration_s, **options)
         until(lambda: in_flight(users))
         happens()
         return load.result()
@@ -140,7 +144,7 @@ def test_a_replica_that_hangs_is_taken_out_and_tried_again(users: Users) -> None
         fault(users, "hang", share="0.3")
         until(is_ejected)
 
-    report = under_load(users, hang)
+    report = under_load(users, hang, duration_s=3 * LOAD_S)
     assert report["answered"] >= 0.9 * report["requests"]
     users.clone.fleet("simulate.clear", "--fleet", FLEET, "--apply")
     until(lambda: not is_ejected(), within_s=120)

@@ -24,6 +24,7 @@ MARK: Final = "GPUFLEET_PLAYBOOK"
 """Variable that every process of a run inherits; its value is the run's folder."""
 _POLL_S: Final = 0.1
 _TERM_WITHIN_S: Final = 10.0
+_KILLS: Final = 5
 _FORKS: Final = 50
 _PRIVATE: Final = 0o700
 
@@ -114,18 +115,27 @@ def end_left(folder: Path) -> int:
     """End every process of a folder's runs: asked first, then killed. Returns how many there were.
 
     Found by the mark that each of them inherits, so that nobody else's process is ever signalled.
+    Looked for again until none is left: one may begin another between the look and the signal.
+
+    Raises:
+        Retryable: some do not end.
     """
-    found = list(_marked(folder))
-    for number, within_s in ((signal.SIGTERM, _TERM_WITHIN_S), (signal.SIGKILL, _TERM_WITHIN_S)):
+    ended: set[psutil.Process] = set()
+    for number in (signal.SIGTERM, *[signal.SIGKILL] * _KILLS):
+        found = list(_marked(folder))
+        if not found:
+            return len(ended)
+        ended.update(found)
         for process in found:
             try:
                 process.send_signal(number)
             except psutil.NoSuchProcess:
                 continue
-        _, alive = psutil.wait_procs(found, within_s)
-        if not alive:
-            break
-    return len(found)
+        psutil.wait_procs(found, _TERM_WITHIN_S)
+    left = sorted(process.pid for process in _marked(folder))
+    if left:
+        raise Retryable(f"processes of an earlier run do not end: {left}", where=str(folder))
+    return len(ended)
 
 
 def result_of(folder: Path, hosts: Sequence[str]) -> PlaybookResult | None:
