@@ -4,11 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-
 from gpufleet.core.patching.compatibility import HostStack, demand_compatible
+from gpufleet.edges.playbook_actions import PlaybookAction
 from gpufleet.spec import load_fleet
-from gpufleet.spec.errors import FleetError
 from gpufleet.spec.patching import COMPONENT_OF, Part, PatchOrder
 
 _SPEC = {
@@ -19,22 +17,15 @@ _SPEC = {
 }
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+class ActionModule(PlaybookAction):
     """`stack` is what was read from the host; what it does not tell is as the group's pins."""
 
-    _requires_connection = False
+    SPEC = _SPEC
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def act(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Fails with what does not go together, and what would."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        _, asked = self.validate_argument_spec(argument_spec=_SPEC)
-        try:
-            _demand(Path(str((task_vars or {})["gpufleet_fleet_file"])), asked)
-        except FleetError as error:
-            return {**result, "failed": True, "msg": str(error), "gpufleet_error": error.as_json()}
-        return {**result, "changed": False}
+        _demand(Path(str(self.variables["gpufleet_fleet_file"])), asked)
+        return {}
 
 
 def _demand(fleet_file: Path, asked: dict[str, Any]) -> None:

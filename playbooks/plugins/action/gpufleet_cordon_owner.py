@@ -2,11 +2,9 @@
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-
+from gpufleet.edges.playbook_actions import PlaybookAction
 from gpufleet.flows.cordons import has_left
 from gpufleet.flows.playbook_guard import opened
-from gpufleet.spec.errors import FleetError
 
 _SPEC = {
     "flow": {"type": "str", "required": True},
@@ -14,20 +12,13 @@ _SPEC = {
 }
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+class ActionModule(PlaybookAction):
     """Reads the environment's database."""
 
-    _requires_connection = False
+    SPEC = _SPEC
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def act(self, asked: dict[str, Any]) -> dict[str, Any]:
         """`left`, whether the cordon is that patch's."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        _, asked = self.validate_argument_spec(argument_spec=_SPEC)
-        try:
-            with opened(task_vars) as ground:
-                left = has_left(ground, asked["flow"], asked["host"])
-        except FleetError as error:
-            return {**result, "failed": True, "msg": str(error), "gpufleet_error": error.as_json()}
-        return {**result, "changed": False, "left": left}
+        with opened(self.variables) as ground:
+            left = has_left(ground, asked["flow"], asked["host"])
+        return {"left": left}

@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-
 from gpufleet.core.patching.purposes import demand_back
-from gpufleet.spec.errors import FleetError
+from gpufleet.edges.playbook_actions import PlaybookAction
 from gpufleet.spec.patching import Part
 
 _SPEC = {
@@ -16,24 +14,17 @@ _SPEC = {
 }
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+class ActionModule(PlaybookAction):
     """Asks nobody, and changes nothing."""
 
-    _requires_connection = False
+    SPEC = _SPEC
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def act(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Fails where the version is newer than what the host has."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        _, asked = self.validate_argument_spec(argument_spec=_SPEC)
-        try:
-            demand_back(
-                Part(asked["part"]),
-                asked["wanted"],
-                before=asked["before"],
-                installed=asked["installed"],
-            )
-        except FleetError as error:
-            return {**result, "failed": True, "msg": str(error), "gpufleet_error": error.as_json()}
-        return {**result, "changed": False}
+        demand_back(
+            Part(asked["part"]),
+            asked["wanted"],
+            before=asked["before"],
+            installed=asked["installed"],
+        )
+        return {}

@@ -5,13 +5,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-
 from gpufleet.core.patching.firmware import as_one
+from gpufleet.edges.playbook_actions import PlaybookAction
 from gpufleet.flows.firmware import demand, observe, update
 from gpufleet.flows.firmware_line import FirmwareOrder, Login
 from gpufleet.flows.power_cycle import power_cycle
-from gpufleet.spec.errors import BadInput, FleetError
+from gpufleet.spec.errors import BadInput
 from gpufleet.spec.hardware import Activation
 from gpufleet.spec.patching import Part
 
@@ -37,7 +36,7 @@ _SPEC = {
 }
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+class ActionModule(PlaybookAction):
     """`observed` reads the versions, `possible` refuses what could not be done, `present` does it.
 
     `power-cycled` puts the host's power off and on, which some firmware wants to run.
@@ -45,19 +44,11 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     User and password are in GPUFLEET_BMC_USER and GPUFLEET_BMC_PASSWORD; no argument holds them.
     """
 
-    _requires_connection = False
+    SPEC = _SPEC
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def act(self, asked: dict[str, Any]) -> dict[str, Any]:
         """`before` and `after` by entry of the inventory, each as one version too."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        _, asked = self.validate_argument_spec(argument_spec=_SPEC)
-        try:
-            found = _act(asked, check=bool(self._task.check_mode))
-        except FleetError as error:
-            return {**result, "failed": True, "msg": str(error), "gpufleet_error": error.as_json()}
-        return {**result, **found}
+        return _act(asked, check=self.only_looks)
 
 
 def _act(asked: dict[str, Any], *, check: bool) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-
+from gpufleet.edges.playbook_actions import PlaybookAction
 from gpufleet.flows.first_token import tokens_of_node
 from gpufleet.flows.playbook_guard import opened
 from gpufleet.spec.errors import FleetError
@@ -16,27 +15,23 @@ _SPEC = {
 _NO_REPLICA = 127
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+class ActionModule(PlaybookAction):
     """Gives an `answer` like those of the host's own commands."""
 
-    _requires_connection = False
+    SPEC = _SPEC
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def act(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Code 0 where every replica gave one, 127 where there is none."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        _, asked = self.validate_argument_spec(argument_spec=_SPEC)
         try:
-            with opened(task_vars) as ground:
+            with opened(self.variables) as ground:
                 proofs = tokens_of_node(ground, asked["site"], asked["node"], asked["timeout_s"])
         except FleetError as error:
             answer = {"code": 1, "out": "", "error": error.what}
-            return {**result, "changed": False, "answer": answer}
+            return {"answer": answer}
         cold = [f"{proof.pod}: {proof.why_not}" for proof in proofs if not proof.warm]
         answer = {
             "code": 1 if cold else 0 if proofs else _NO_REPLICA,
             "out": "; ".join(cold) or f"{len(proofs)} replicas answered",
             "error": "",
         }
-        return {**result, "changed": False, "answer": answer}
+        return {"answer": answer}

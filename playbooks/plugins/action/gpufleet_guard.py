@@ -5,12 +5,11 @@ from dataclasses import asdict
 from typing import Any
 
 from ansible import context
-from ansible.plugins.action import ActionBase
 
 from gpufleet.core.freeze import Purpose
 from gpufleet.core.patching.purposes import only_look, purpose_of
+from gpufleet.edges.playbook_actions import PlaybookAction
 from gpufleet.flows.playbook_guard import GuardOrder, admit, demand_held, opened
-from gpufleet.spec.errors import FleetError
 from gpufleet.spec.windows import ChangeKind
 
 _SPEC = {
@@ -44,7 +43,7 @@ _SPEC = {
 }
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+class ActionModule(PlaybookAction):
     """Runs in the controller's process.
 
     With `held_at`, the name of a site, it only makes sure that the lease of that site is still held
@@ -54,25 +53,18 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
     exempt from a freeze, and every variable can be set by whoever starts it.
     """
 
-    _requires_connection = False
+    SPEC = _SPEC
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def act(self, asked: dict[str, Any]) -> dict[str, Any]:
         """The flow, its token by site, and the mark of the nodes that it cordons."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        _, asked = self.validate_argument_spec(argument_spec=_SPEC)
-        try:
-            with opened(task_vars) as ground:
-                if asked["held_at"]:
-                    if asked["fence"]:
-                        demand_held(ground, asked["held_at"], asked["flow"], asked["fence"])
-                    found: dict[str, Any] = {}
-                else:
-                    found = asdict(admit(ground, self._order(asked)))
-        except FleetError as error:
-            return {**result, "failed": True, "msg": str(error), "gpufleet_error": error.as_json()}
-        return {**result, "changed": False, **found}
+        with opened(self.variables) as ground:
+            if asked["held_at"]:
+                if asked["fence"]:
+                    demand_held(ground, asked["held_at"], asked["flow"], asked["fence"])
+                found: dict[str, Any] = {}
+            else:
+                found = asdict(admit(ground, self._order(asked)))
+        return found
 
     def _order(self, asked: dict[str, Any]) -> GuardOrder:
         files = [str(file) for file in context.CLIARGS.get("args", ())]
@@ -95,5 +87,5 @@ class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
             together=asked["together"],
             failed=asked["failed"],
             failures_allowed=asked["failures_allowed"],
-            check=bool(self._task.check_mode),
+            check=self.only_looks,
         )

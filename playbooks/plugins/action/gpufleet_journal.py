@@ -2,10 +2,8 @@
 
 from typing import Any
 
-from ansible.plugins.action import ActionBase
-
+from gpufleet.edges.playbook_actions import PlaybookAction
 from gpufleet.flows.playbook_guard import note, opened
-from gpufleet.spec.errors import FleetError
 
 _SPEC = {
     "event": {"type": "str", "required": True},
@@ -16,29 +14,22 @@ _SPEC = {
 }
 
 
-class ActionModule(ActionBase):  # type: ignore[misc]  # Ansible ships no types
+class ActionModule(PlaybookAction):
     """The same event of the same flow about the same target is written once."""
 
-    _requires_connection = False
+    SPEC = _SPEC
 
-    def run(
-        self, tmp: str | None = None, task_vars: dict[str, Any] | None = None
-    ) -> dict[str, Any]:
+    def act(self, asked: dict[str, Any]) -> dict[str, Any]:
         """Never a change of a host."""
-        result: dict[str, Any] = super().run(tmp, task_vars)
-        _, asked = self.validate_argument_spec(argument_spec=_SPEC)
-        if self._task.check_mode:
-            return {**result, "changed": False}
-        try:
-            with opened(task_vars) as ground:
-                note(
-                    ground,
-                    asked["event"],
-                    flow=asked["flow"],
-                    actor=asked["actor"],
-                    target=asked["target"],
-                    body=asked["body"],
-                )
-        except FleetError as error:
-            return {**result, "failed": True, "msg": str(error), "gpufleet_error": error.as_json()}
-        return {**result, "changed": False}
+        if self.only_looks:
+            return {}
+        with opened(self.variables) as ground:
+            note(
+                ground,
+                asked["event"],
+                flow=asked["flow"],
+                actor=asked["actor"],
+                target=asked["target"],
+                body=asked["body"],
+            )
+        return {}
