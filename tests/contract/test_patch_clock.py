@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import Until
-from tests.contract.patch_site import Site, did, ground_in, order, unproven, write_site
-from tests.contract.test_patch_flow import (
+from tests.contract.patch_runs import (
     first_wave,
     skip_soak,
     states,
     told,
     write_calendar,
 )
+from tests.contract.patch_site import Site, did, ground_in, order, unproven, write_site
 from tests.jumping_clock import JumpingClock, jumping_clock
 
 from gpufleet.edges.playbooks import end_left

@@ -1,16 +1,24 @@
 """Patches with small playbooks: waves, stops, ways back, pauses, freezes, other operators."""
 
-import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
-from dbos import DBOS
-from pydantic import JsonValue
 from tests.conftest import Until
+from tests.contract.patch_runs import (  # noqa: F401 - a fixture
+    HOSTS,
+    Alone,
+    Flow,
+    fault,
+    first_wave,
+    skip_soak,
+    states,
+    steps,
+    told,
+    write_calendar,
+)
 from tests.contract.patch_site import (
     NEW,
     OLD,
@@ -30,26 +38,11 @@ from gpufleet.flows.durable import Run
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.patch_plan import openings, plan_patch, purpose_of
 from gpufleet.flows.patch_requests import go_on, pause, plan_back, request_patch, stop
-from gpufleet.flows.patching import patch
-from gpufleet.spec.errors import BadInput, FleetError, PolicyRefused, Retryable, TargetMissed
-from gpufleet.spec.patching import HostState, PatchPlan, PatchReport
+from gpufleet.spec.errors import BadInput, PolicyRefused, Retryable, TargetMissed
+from gpufleet.spec.patching import HostState
 from gpufleet.spec.records import Claim
 
 pytestmark = pytest.mark.timeout(240)
-HOSTS = [f"h100-{number:03d}" for number in range(1, 5)]
-
-
-@dataclass
-class Alone:
-    """What a run asks of its worker, where nothing else runs."""
-
-    cancelled: bool = False
-
-    def demand_own(self) -> None:
-        """It always has."""
-
-    def is_cancelled(self, flow: str) -> bool:
-        return bool(flow) and self.cancelled
 
 
 @pytest.fixture
@@ -75,60 +68,6 @@ def ground(folder: Path, site: Site) -> Iterator[Ground]:
     site.place(made)
     yield made
     made.close()
-
-
-@pytest.fixture(autouse=True)
-def steps(tmp_path: Path) -> Iterator[None]:
-    """Steps outside of a worker: each is done, and none is kept."""
-    DBOS(config={"name": "test", "system_database_url": f"sqlite:///{tmp_path / 'dbos.sqlite'}"})
-    yield
-    DBOS.destroy()
-
-
-@dataclass
-class Flow:
-    """A patch in a thread."""
-
-    ground: Ground
-    plan: PatchPlan
-    id: str = "patch-1"
-    host: Alone = field(default_factory=Alone)
-    result: dict[str, JsonValue] | None = None
-    error: Exception | None = None
-
-    def __post_init__(self) -> None:
-        asked = {"plan": self.plan.model_dump(mode="json")}
-        run = Run(self.ground, self.id, "mara", self.host)  # type: ignore[arg-type]
-
-        def work() -> None:
-            try:
-                self.result = patch(run, asked)
-            except Exception as error:  # noqa: BLE001 - the test asks for it
-                self.error = error
-
-        self._thread = threading.Thread(target=work)
-        self._thread.start()
-
-    @property
-    def report(self) -> PatchReport:
-        return self.ground.patches.report(self.id)
-
-    def end(self, within_s: float = 200) -> PatchReport:
-        self._thread.join(within_s)
-        assert not self._thread.is_alive()
-        if self.error and not isinstance(self.error, FleetError):
-            raise self.error
-        return self.report
-
-
-def fault(folder: Path, host: str, what: str, version: str = NEW) -> Path:
-    file = folder / "faults" / f"{host}-{version}-{what}"
-    file.touch()
-    return file
-
-
-def states(report: PatchReport) -> dict[str, HostState]:
-    return {host: outcome.state for host, outcome in report.hosts.items()}
 
 
 def journal(ground: Ground) -> list[str]:
@@ -463,39 +402,3 @@ def test_a_patch_whose_batches_no_opening_holds_is_refused(ground: Ground, folde
     narrow = LiveGround(ground).now()
     with pytest.raises(PolicyRefused, match="no opening holds a batch with its way back"):
         request_patch(narrow, plan_patch(narrow, order()), None)
-
-
-def first_wave(plan: PatchPlan) -> dict[str, Any]:
-    """A plan cut to its first wave."""
-    wave = plan.waves[0]
-    return {"waves": [wave], "hosts": {host: plan.hosts[host] for host in wave.hosts}}
-
-
-def told(ground: Ground, step: str, flow: str = "patch-1") -> str:
-    """What a step last told while it waited."""
-    for _, event in ground.progress.latest(flow):
-        if getattr(event, "step", "") == step and getattr(event, "state", "") == "waiting":
-            return str(getattr(event, "detail", ""))
-    return ""
-
-
-def skip_soak(ground: Ground) -> None:
-    """Let the environment's clock jump over the soak that waits."""
-    file = ground.state.root / "clock-offset"
-    before = float(file.read_text()) if file.exists() else 0.0
-    file.write_text(str(before + 700))
-
-
-def write_calendar(file: Path, begins_in_s: float) -> None:
-    """A freeze of ten hours; and one long ago, so that the calendar is fresh."""
-    begins = datetime.now(UTC) + timedelta(seconds=begins_in_s)
-    ends = begins + timedelta(hours=10)
-    lines = [
-        *("BEGIN:VCALENDAR", "VERSION:2.0", "PRODID:-//test//EN"),
-        *("BEGIN:VEVENT", "UID:1", f"DTSTAMP:{datetime.now(UTC):%Y%m%dT%H%M%SZ}"),
-        *("SUMMARY:Freeze", f"DTSTART:{begins:%Y%m%dT%H%M%SZ}", f"DTEND:{ends:%Y%m%dT%H%M%SZ}"),
-        *("END:VEVENT", "END:VCALENDAR"),
-    ]
-    new = file.parent / ".company.ics"
-    new.write_text("\r\n".join(lines) + "\r\n")
-    new.replace(file.parent / "company.ics")

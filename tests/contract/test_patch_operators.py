@@ -1,20 +1,20 @@
 """Two operators at once: a flow, and a playbook that somebody runs by hand."""
 
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.conftest import Until
-from tests.contract.patch_site import SITE, did, order
-from tests.contract.test_patch_flow import (  # noqa: F401 - fixtures
+from tests.contract.patch_runs import (  # noqa: F401 - a fixture
+    HOSTS,
     Flow,
+    environment,
     first_wave,
-    folder,
-    ground,
-    site,
     steps,
     told,
 )
+from tests.contract.patch_site import SITE, did, order
 
 from gpufleet.core.freeze import Purpose
 from gpufleet.flows.ground import Ground
@@ -23,15 +23,16 @@ from gpufleet.flows.playbook_guard import GuardOrder, admit
 from gpufleet.spec.windows import ChangeKind
 
 
-@pytest.fixture(autouse=True)
-def database(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever keeps a playbook's lease is a process that looks for the environment in the clone."""
+@pytest.fixture
+def ground(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
+    """Four hosts; the process that keeps a playbook's lease finds the same database."""
     monkeypatch.setenv("GPUFLEET_DATABASE_URL", f"sqlite:///{tmp_path / 'fleet.db'}")
+    with environment(tmp_path, HOSTS) as made:
+        yield made
 
 
 def test_a_flow_waits_for_a_playbook_that_somebody_runs_by_hand(
-    ground: Ground,  # noqa: F811 - the fixture
-    until: Until,
+    ground: Ground, until: Until
 ) -> None:
     playbook = subprocess.Popen(["sleep", "600"])
     try:

@@ -9,23 +9,21 @@ from pathlib import Path
 
 import pytest
 from tests.conftest import Until
-from tests.contract.patch_site import (
-    NEW,
-    OLD,
-    Site,
-    did,
-    ground_in,
-    order,
-    unproven,
-    versions,
-    write_site,
-)
-from tests.contract.test_patch_flow import (  # noqa: F401 - a fixture
+from tests.contract.patch_runs import (  # noqa: F401 - a fixture
     Flow,
+    environment,
     first_wave,
     states,
     steps,
     told,
+)
+from tests.contract.patch_site import (
+    NEW,
+    OLD,
+    did,
+    order,
+    versions,
+    write_site,
 )
 from tests.playbooks import PLAYBOOKS, run_playbook
 
@@ -76,15 +74,10 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
 def ground(tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ground]:
     """Two hosts; what playbooks leave is on the small disk, the database is not."""
     monkeypatch.setenv("GPUFLEET_DATABASE_URL", f"sqlite:///{tmp_path / 'fleet.db'}")
-    write_site(tmp_path, hosts=2)
-    made, site = ground_in(tmp_path), Site(HOSTS)
-    site.place(made)
-    made.state.patches.parent.mkdir(parents=True, exist_ok=True)
-    made.state.patches.symlink_to(disk.path)
-    yield made
-    assert unproven(tmp_path) == {}
-    site.stop()
-    made.close()
+    with environment(tmp_path, HOSTS) as made:
+        made.state.patches.parent.mkdir(parents=True, exist_ok=True)
+        made.state.patches.symlink_to(disk.path)
+        yield made
 
 
 def test_a_batch_that_cannot_be_written_down_is_not_begun_and_begins_once_there_is_room(

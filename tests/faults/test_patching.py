@@ -3,25 +3,23 @@
 import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Self
 
 import psutil
 import pytest
 from tests.conftest import Until
+from tests.contract.patch_runs import environment, skip_soak
 from tests.contract.patch_site import (
     NEW,
     OLD,
-    Site,
     did,
-    ground_in,
     order,
-    unproven,
     versions,
-    write_site,
 )
 from tests.contract.patch_worker import start
-from tests.contract.test_patch_flow import skip_soak
 
 from gpufleet.core.journal import verify
 from gpufleet.edges.playbooks import MARK, end_left
@@ -38,24 +36,18 @@ Spawn = Callable[..., ForkServerProcess]
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Iterator[Path]:
-    """Two hosts, in two waves; afterwards none serves unproven."""
-    write_site(tmp_path, hosts=2)
-    yield tmp_path
-    assert unproven(tmp_path) == {}
-    for batch in (tmp_path / ".fleet").glob("*/*/patches/*/*"):
-        end_left(batch)
+def folder(tmp_path: Path) -> Path:
+    """Where everything of a test is."""
+    return tmp_path
 
 
 @pytest.fixture
 def ground(folder: Path) -> Iterator[Ground]:
-    """The environment as tasks see it."""
-    made = ground_in(folder)
-    site = Site(HOSTS)
-    site.place(made)
-    yield made
-    site.stop()
-    made.close()
+    """Two hosts, in two waves, as tasks see them."""
+    with environment(folder, HOSTS) as made:
+        yield made
+        for batch in made.state.patches.glob("*/*"):
+            end_left(batch)
 
 
 @pytest.fixture
@@ -84,6 +76,30 @@ def run_until(over: Callable[[], bool], spawn: Spawn, until: Until, kills: str) 
             return
         worker.join()
         assert worker.exitcode == -signal.SIGKILL
+
+
+@dataclass(frozen=True)
+class Held:
+    """A patch whose first host waits in its playbook."""
+
+    flow: str
+    canary: str
+    waits: Path
+    worker: ForkServerProcess
+
+    @classmethod
+    def begin(cls, ground: Ground, folder: Path, spawn: Spawn, until: Until) -> Self:
+        plan = plan_patch(ground, order())
+        canary = plan.waves[0].hosts[0]
+        waits = folder / "faults" / f"{canary}-{NEW}-waits"
+        waits.touch()
+        held = cls(request_patch(ground, plan, None), canary, waits, spawn())
+        until(lambda: did(folder), 120)
+        return held
+
+    def kill(self) -> None:
+        self.worker.kill()
+        self.worker.join()
 
 
 def ended(ground: Ground, flow: str) -> bool:
@@ -146,20 +162,15 @@ def test_a_patch_that_breaks_and_is_killed_at_every_step_ends_as_without_kills(
 def test_a_patch_killed_while_it_is_paused_holds_until_it_may_go_on(
     ground: Ground, folder: Path, spawn: Spawn, until: Until
 ) -> None:
-    plan = plan_patch(ground, order())
-    canary, last = (wave.hosts[0] for wave in plan.waves)
-    waits = folder / "faults" / f"{canary}-{NEW}-waits"
-    waits.touch()
-    flow = request_patch(ground, plan, None)
-    first = spawn()
-    until(lambda: did(folder), 120)
+    held = Held.begin(ground, folder, spawn, until)
+    flow, canary = held.flow, held.canary
+    [last] = [host for host in HOSTS if host != canary]
     pause(ground, flow)
-    first.kill()
-    first.join()
-    waits.unlink()
-    held = folder / "kills" / "during-window-wave-2"
+    held.kill()
+    held.waits.unlink()
+    point = folder / "kills" / "during-window-wave-2-batch-1"
     # Killed in the pause itself; whoever comes next finds it paused still.
-    run_until(held.exists, spawn, until, "during window")
+    run_until(point.exists, spawn, until, "during window")
     run_until(
         lambda: ground.patches.report(flow).outcome == "paused", spawn, until, "during window"
     )
@@ -176,42 +187,29 @@ def test_a_patch_killed_while_it_is_paused_holds_until_it_may_go_on(
 def test_a_worker_killed_while_a_playbook_runs_leaves_it_to_the_next(
     ground: Ground, folder: Path, spawn: Spawn, until: Until
 ) -> None:
-    plan = plan_patch(ground, order())
-    canary = plan.waves[0].hosts[0]
-    waits = folder / "faults" / f"{canary}-{NEW}-waits"
-    waits.touch()
-    flow = request_patch(ground, plan, None)
-    first = spawn()
-    until(lambda: did(folder), 120)
-    first.kill()
-    first.join()
+    held = Held.begin(ground, folder, spawn, until)
+    held.kill()
     spawn()
-    until(lambda: operations.shown(ground, flow).step.startswith("wave 1 batch 1: running"), 120)
-    waits.unlink()
-    assert operations.attach(ground, flow, lambda _: None)["outcome"] == "done"
+    runs = "wave 1 batch 1: running"
+    until(lambda: operations.shown(ground, held.flow).step.startswith(runs), 120)
+    held.waits.unlink()
+    assert operations.attach(ground, held.flow, lambda _: None)["outcome"] == "done"
     assert Counter(did(folder)) == {("change", host, NEW): 1 for host in HOSTS}
 
 
 def test_a_playbook_killed_with_its_worker_is_run_again(
     ground: Ground, folder: Path, spawn: Spawn, until: Until
 ) -> None:
-    plan = plan_patch(ground, order())
-    canary = plan.waves[0].hosts[0]
-    waits = folder / "faults" / f"{canary}-{NEW}-waits"
-    waits.touch()
-    flow = request_patch(ground, plan, None)
-    first = spawn()
-    until(lambda: did(folder), 120)
-    first.kill()
-    first.join()
+    held = Held.begin(ground, folder, spawn, until)
+    held.kill()
     for process in psutil.process_iter():
         try:
             if process.environ().get(MARK, "").startswith(str(folder)):
                 process.kill()
         except psutil.Error:
             continue
-    waits.unlink()
+    held.waits.unlink()
     spawn()
-    assert operations.attach(ground, flow, lambda _: None)["outcome"] == "done"
-    assert Counter(did(folder))["change", canary, NEW] >= 1
+    assert operations.attach(ground, held.flow, lambda _: None)["outcome"] == "done"
+    assert Counter(did(folder))["change", held.canary, NEW] >= 1
     assert versions(folder) == dict.fromkeys(HOSTS, NEW)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 from tests.conftest import Until
+from tests.contract.patch_runs import Flow, first_wave, steps  # noqa: F401 - a fixture
 from tests.contract.patch_site import order
-from tests.contract.test_patch_flow import Flow, first_wave, steps  # noqa: F401 - a fixture
 from tests.hosts.packages import CURRENT, FAILS_TO_INSTALL, GOOD
 from tests.hosts.patched import PatchedLab, patched_lab
 
