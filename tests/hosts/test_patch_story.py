@@ -163,16 +163,18 @@ def test_a_container_runtime_goes_the_same_way(tale: Tale) -> None:
 
 
 def test_a_patch_that_nobody_else_approves_touches_nothing(tale: Tale, tmp_path: Path) -> None:
-    key = tmp_path / "ada"
-    command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "ada", "-f", str(key)]
-    subprocess.run(command, check=True)
-    declared: dict[str, Any] = tale.lab.fleet()["identities"]
-    declared["ada"]["ssh_keys"] = [key.with_suffix(".pub").read_text().strip()]
+    declared: dict[str, Any] = {}
+    for name in ("ada", "mara"):
+        key = tmp_path / name
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", name, "-f", str(key)]
+        subprocess.run(command, check=True)
+        public = key.with_suffix(".pub").read_text().strip()
+        declared[name] = {**tale.lab.fleet()["identities"]["ada"], "ssh_keys": [public]}
     governance = {"calendar_required": False, "approvals_required": 1}
     tale.change(identities=declared, governance=governance)
     order = ("--component=driver", f"--to={CURRENT}", "--node-group=aux", "--apply")
     assert "1 approvals" in tale.json("patch.start", *order, code=2)["error"]
-    had, who = tale.drivers(), ("--identity=ada", f"--key={key}")
+    had, who = tale.drivers(), ("--identity=ada", f"--key={tmp_path / 'ada'}")
     flow = tale.json("patch.start", *order, *who, "--detach")["flow"]
     tale.until(lambda: "approvals: waiting" in tale.json("flows.show", flow)["step"], WITHIN_S)
     told = tale.json("approve.sign", flow, *who, "--apply", code=3)
