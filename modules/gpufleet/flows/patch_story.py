@@ -42,7 +42,8 @@ class Story:
         Returns:
             The reason, for whoever waits.
         """
-        if self._waits.get(where, "") != why:
+        # The first look tells in any case: a worker that was killed may have left a wait open.
+        if self._waits.get(where) != why:
             self._waits[where] = why
             now = f"{self._run.ground.clock():%Y-%m-%d %H:%M:%S %Z}"
             self._table.change(self._run.id, lambda report: held_report(report, where, why, now))
