@@ -179,6 +179,7 @@ def test_a_change_survives_a_kill_at_every_step(
     until(lambda: trial.run("./fleet", "status", "--fleet", TRIAL).returncode == 0)
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_while_pulumi_updates_lets_it_end_and_goes_on(
     trial: Clone, fleet_file: Path, keys: dict[str, Path], until: Until
 ) -> None:
@@ -259,6 +260,7 @@ def test_a_change_waits_for_the_window_and_goes_on_when_it_opens(
     fleet_file.write_text(before)
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_go_of_a_flow_and_it_goes_on(
     trial: Clone, fleet_file: Path, keys: dict[str, Path], until: Until
 ) -> None:

@@ -417,6 +417,7 @@ def test_ctrl_c_during_up_leaves_what_the_next_up_finishes(sample: Clone, fleet_
     sample.fleet("up")
 
 
+@pytest.mark.slow
 def test_an_api_server_killed_during_up_is_no_harm(sample: Clone, fleet_file: Path) -> None:
     replace(fleet_file, "dub1-mail: {replicas: 12,", "dub1-mail: {replicas: 14,")
     task = start(sample, "up")
@@ -431,6 +432,7 @@ def test_an_api_server_killed_during_up_is_no_harm(sample: Clone, fleet_file: Pa
     assert sample.json("status")["drift"] == []
 
 
+@pytest.mark.slow
 def test_two_ups_at_once_do_not_fight(sample: Clone) -> None:
     first, second = start(sample, "up"), start(sample, "up")
     outputs = [task.communicate(timeout=600)[0] for task in (first, second)]
@@ -449,6 +451,7 @@ def test_down_stops_everything_and_up_finds_it_again(sample: Clone) -> None:
     assert uids(sample, without_groups=True) == before
 
 
+@pytest.mark.slow
 def test_a_first_provisioning_passes_a_freeze(clone: Clone) -> None:
     file = clone.root / ARTICLE
     before = file.read_text()

@@ -150,6 +150,7 @@ def test_a_replica_that_hangs_is_taken_out_and_tried_again(users: Users) -> None
     until(lambda: not is_ejected(), within_s=120)
 
 
+@pytest.mark.slow
 def test_a_slow_replica_gets_less(users: Users) -> None:
     report = under_load(users, lambda: fault(users, "slow", share="0.3", factor="8"))
     failed = [record for record in recorded_once(users, report) if record["error"]]
@@ -157,6 +158,7 @@ def test_a_slow_replica_gets_less(users: Users) -> None:
     assert report["answered"] >= 0.9 * report["requests"]
 
 
+@pytest.mark.slow
 def test_an_error_of_an_engine_is_tried_elsewhere(users: Users) -> None:
     report = under_load(users, lambda: fault(users, "errors", share="0.3"))
     assert report["answered"] >= 0.95 * report["requests"]
@@ -188,6 +190,7 @@ def test_without_the_database_known_keys_open(users: Users) -> None:
     assert report["answered"] == report["requests"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["errors", "hangs"])
 def test_a_hosted_api_that_fails_is_left_for_the_next_step(
     users: Users, hosted: StandIn, mode: str
@@ -202,6 +205,7 @@ def test_a_hosted_api_that_fails_is_left_for_the_next_step(
     assert len(recorded_once(users, report)) == report["requests"]
 
 
+@pytest.mark.slow
 def test_a_slow_hosted_api_answers_late_and_nothing_is_lost(users: Users, hosted: StandIn) -> None:
     hosted.gap_s = 0.3
     report = users.load(SPIKE_RPS, LOAD_S)
@@ -261,6 +265,7 @@ def gateway_process(users: Users) -> psutil.Process:
     return psutil.Process(pid)
 
 
+@pytest.mark.slow
 def test_a_gateway_that_is_restarted_lets_its_answers_end(users: Users) -> None:
     report = under_load(
         users, lambda: gateway_process(users).terminate(), rate_rps=4.0, stream_share="0.5"

@@ -188,6 +188,7 @@ def test_down_stops_in_reverse_order_and_up_brings_the_same_back(another: "Embed
     assert uids(another).get(("solo", "/apis/apps/v1/deployments", "answers")) == before
 
 
+@pytest.mark.slow
 def test_a_stolen_port_is_chosen_again_everywhere_it_is_written(
     another: "Embedded", until: "Until"
 ) -> None:
@@ -214,6 +215,7 @@ def test_a_stolen_port_is_chosen_again_everywhere_it_is_written(
         until(lambda: is_ready(another.cluster("solo")))
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_start_is_named_with_the_end_of_its_log(
     another: "Embedded", tmp_path: Path
 ) -> None:
