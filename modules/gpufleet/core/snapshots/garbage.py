@@ -91,7 +91,7 @@ def sweep(stock: Stock, *, now: datetime, grace: Grace) -> Sweep:
             raise Failed(
                 "its manifest cannot be read, so nothing is deleted: it may need any chunk",
                 where=snapshot.id,
-                mend="`snapshot.verify` repairs it from the replica.",
+                mend="`snapshot.repair` brings it back.",
             )
     named = _named(stock, expired)
     unnamed = [one for one in stock.objects if one.key not in named and is_ours(one.key)]

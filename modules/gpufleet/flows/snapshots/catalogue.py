@@ -1,12 +1,14 @@
 """Which snapshots a store holds, what one holds, and what differs between two."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
 from gpufleet.core.snapshots import manifest as manifests
 from gpufleet.core.snapshots.difference import Difference, difference
 from gpufleet.core.snapshots.layout import SUMMARY, snapshot_key
 from gpufleet.flows.snapshots.store import THREADS, SnapshotStore, manifest_of
+from gpufleet.spec.errors import BadInput
 from gpufleet.spec.snapshots import Manifest, SnapshotSummary
 
 
@@ -36,14 +38,15 @@ def listing(store: SnapshotStore, revision: str = "") -> Listing:
 
 
 def summary_of(store: SnapshotStore, snapshot: str) -> SnapshotSummary:
-    """What a listing says of a snapshot; from its manifest where the summary is lost.
+    """What a listing says of a snapshot; from its manifest where the summary is lost or damaged.
 
     Raises:
         BadInput: there is no such snapshot, or it was changed.
     """
     body = store.objects.find(snapshot_key(snapshot, SUMMARY))
     if body is not None:
-        return manifests.decode_summary(body, snapshot=snapshot)
+        with suppress(BadInput):
+            return manifests.decode_summary(body, snapshot=snapshot)
     # It is there because its manifest is; what the take added to the store nobody knows any more.
     stored = store.manifest_body(snapshot)
     manifest = manifests.decode(stored, snapshot=snapshot)

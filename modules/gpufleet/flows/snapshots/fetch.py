@@ -238,7 +238,7 @@ class LostChunk(Failed):
         super().__init__(
             f"the snapshot is damaged: {error.what}",
             where=key or f"chunk {chunk.id}",
-            mend="`snapshot.verify` says what is lost, and repairs it from the replica",
+            mend="`snapshot.verify` says what is lost, `snapshot.repair` brings it back",
         )
         self.chunk = chunk
 
