@@ -1,4 +1,4 @@
-"""Snapshots of model artifacts: taken, listed, compared, verified, restored and pruned."""
+"""Snapshots of model artifacts: taken, listed, verified, restored, copied, repaired, pruned."""
 
 from invoke import Context
 from invoke.exceptions import Exit
@@ -199,3 +199,72 @@ def prune(
         print_json(asdict(report))
     else:
         snapshot_view.show_prune(report, done=apply)
+
+
+@command(
+    {
+        "from_": "Site whose snapshots are copied.",
+        "to": "Site whose object store they are copied to.",
+        "snapshot": "Only this one. Default: every good one that the retention keeps.",
+        "revision": "Only those of one model revision.",
+        "apply": APPLY_HELP,
+        "fleet": FLEET_HELP,
+        "json": JSON_HELP,
+    }
+)
+def replicate(
+    _: Context,
+    from_: str,
+    to: str,
+    snapshot: str = "",
+    revision: str = "",
+    apply: bool = False,
+    fleet: str = "",
+    json: bool = False,
+) -> None:
+    """Copy snapshots to another site, each frame verified; an interrupted one goes on.
+
+    Exit 5 if the store that is copied from has lost something of one; the others are copied.
+
+    Example: ./fleet snapshot.replicate --from east --to west --apply
+    """
+    from gpufleet.spec.errors import EXIT_TARGET_MISSED
+    from gpufleet.tasks import snapshot_copies
+
+    wish = snapshot_copies.replicate_wish(from_, to, snapshot, revision)
+    ground = opened_ground(fleet)
+    if not apply:
+        snapshot_copies.tell_replicate(ground, wish, json=json)
+    elif not snapshot_copies.do_replicate(ground, wish, json=json).good:
+        raise Exit(code=EXIT_TARGET_MISSED)
+
+
+@command(
+    {
+        **_ID,
+        "from_": "Site that good copies are taken from. Default: every other one with a store.",
+        "apply": APPLY_HELP,
+        **_COMMON,
+    }
+)
+def repair(
+    _: Context,
+    snapshot: str,
+    from_: str = "",
+    apply: bool = False,
+    site: str = "",
+    fleet: str = "",
+    json: bool = False,
+) -> None:
+    """Bring back what a store lost of a snapshot: from older versions, else from another site.
+
+    Everything is read first, and what was brought back once more. Exit 5 if something is lost.
+
+    Example: ./fleet snapshot.repair --snapshot 20261126T101500Z-3fa9c1d2 --from west --apply
+    """
+    from gpufleet.spec.errors import EXIT_TARGET_MISSED
+    from gpufleet.tasks import snapshot_copies
+
+    wish = snapshot_copies.repair_wish(snapshot, site, from_)
+    if not snapshot_copies.do_repair(opened_ground(fleet), wish, apply=apply, json=json).good:
+        raise Exit(code=EXIT_TARGET_MISSED)

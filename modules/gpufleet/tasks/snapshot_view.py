@@ -71,7 +71,7 @@ def tell_take(ground: "Ground", wish: requests.TakeWish, site: str, *, json: boo
 
 def do_take(ground: "Ground", wish: requests.TakeWish, site: str, *, json: bool) -> None:
     """Take a snapshot, and tell what came of it."""
-    with _interruptible("what is stored is kept"), ProgressView() as view:
+    with interruptible("what is stored is kept"), ProgressView() as view:
         report = requests.taken(ground, wish, site, view)
     if json:
         print_json({**asdict(report), "dedup_ratio": round(report.dedup_ratio, 2)})
@@ -104,7 +104,7 @@ def tell_restore(ground: "Ground", order: RestoreOrder, site: str, *, json: bool
 def do_restore(ground: "Ground", order: RestoreOrder, site: str, *, json: bool) -> None:
     """Restore a snapshot, and tell what came of it."""
     kept = "the folder is as it was, and what is fetched is kept"
-    with _interruptible(kept), ProgressView() as view:
+    with interruptible(kept), ProgressView() as view:
         report = requests.restored(ground, order, site, view)
     if json:
         print_json(asdict(report))
@@ -120,7 +120,7 @@ def do_restore(ground: "Ground", order: RestoreOrder, site: str, *, json: bool) 
 def do_verify(ground: "Ground", order: VerifyOrder, site: str, *, json: bool) -> "VerifyReport":
     """Read a snapshot back, and tell what was found."""
     store = requests.store_of(ground, site)
-    with _interruptible("nothing was changed"), ProgressView() as view:
+    with interruptible("nothing was changed"), ProgressView() as view:
         report = verify(store, order, view)
     if json:
         print_json({**asdict(report), "good": report.good})
@@ -232,7 +232,7 @@ def size(count: int) -> str:
 
 
 @contextmanager
-def _interruptible(kept: str) -> Iterator[None]:
+def interruptible(kept: str) -> Iterator[None]:
     """Tell after Ctrl-C how things stand."""
     try:
         yield

@@ -245,7 +245,7 @@ class SnapshotObjects:
         """Whether the bucket was made with Object Lock.
 
         Raises:
-            Failed: there is no such bucket.
+            NothingThereError: there is no such bucket.
         """
         with self._told(""):
             try:

@@ -43,17 +43,26 @@ class Deposit:
         self._extended.add(place.key)
         return True
 
-    def put(self, key: str, body: bytes | bytearray) -> None:
-        """Put an object whose name follows from its content; one that is there is locked longer."""
-        until = self._until
-        if key in self.contents.stale:
-            self.store.objects.put(key, body, until)
-        elif not self.store.objects.put_new(key, body, until) and until is not None:
-            self.store.objects.extend(key, until)
-        self._extended.add(key)
+    def put(self, key: str, body: bytes | bytearray) -> bool:
+        """Put an object whose name follows from its content; one that is there is locked longer.
 
-    def commit(self, snapshot: str, manifest: bytes) -> None:
+        Returns:
+            False where it was there.
+        """
+        until, objects = self._until, self.store.objects
+        is_new = True
+        if key in self.contents.stale:
+            objects.put(key, body, until)
+        elif not (is_new := objects.put_new(key, body, until)) and until is not None:
+            objects.extend(key, until)
+        self._extended.add(key)
+        return is_new
+
+    def commit(self, snapshot: str, manifest: bytes) -> bool:
         """Put a manifest: the snapshot exists from then on.
+
+        Returns:
+            False where it was there.
 
         Raises:
             Failed: another snapshot has this ID.
@@ -61,8 +70,10 @@ class Deposit:
         key = snapshot_key(snapshot, MANIFEST)
         objects = self.store.objects
         # Where another was first it is the same one: its ID follows from its content.
-        if not objects.put_new(key, manifest, self._until) and objects.get(key) != manifest:
+        is_new = objects.put_new(key, manifest, self._until)
+        if not is_new and objects.get(key) != manifest:
             raise Failed("another snapshot has this ID", where=f"{self.store.shown}/{key}")
+        return is_new
 
 
 def refuse_beside_prune(store: SnapshotStore, mark: RunningMark, grace: Grace) -> None:

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 from gpufleet.core.snapshots.frames import (
@@ -16,6 +16,7 @@ from gpufleet.core.snapshots.frames import (
 )
 from gpufleet.core.snapshots.layout import is_packed
 from gpufleet.flows.snapshots.store import Contents, Place, SnapshotStore
+from gpufleet.flows.snapshots.threads import in_threads
 from gpufleet.spec.errors import Failed, Retryable
 from gpufleet.spec.snapshots import ChunkRef, Cipher, Codec
 
@@ -65,13 +66,8 @@ class Fetch:
         Raises:
             Retryable: the store does not answer.
         """
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="snapshot")
-        try:
-            work: list[Future[int]] = [pool.submit(self._fetch, run) for run in self._runs(chunks)]
-            done, _ = wait(work, return_when=FIRST_EXCEPTION)
-            self.bytes_fetched += sum(each.result() for each in done)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        work = (partial(self._fetch, run) for run in self._runs(chunks))
+        self.bytes_fetched += sum(in_threads(self.threads, work))
 
     def _runs(self, chunks: Iterable[ChunkRef]) -> Iterator[Sequence[tuple[ChunkRef, Place]]]:
         """What one request fetches: a large chunk, or chunks that lie together in a pack."""

@@ -2,7 +2,7 @@
 
 import shutil
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -10,6 +10,7 @@ from pydantic import TypeAdapter
 
 from gpufleet.core.snapshots.prediction import HISTORY, measured
 from gpufleet.edges.clock import system_clock
+from gpufleet.edges.object_client import NothingThereError
 from gpufleet.edges.object_store import ObjectStore
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
 from gpufleet.flows.ground import Ground, whoami
@@ -90,14 +91,13 @@ def planned_take(ground: Ground, wish: TakeWish, site: str) -> TakePlan:
         BadInput: the source cannot be taken as it is, or there is no such store.
     """
     store = store_of(ground, site)
-    locks = not store.exists() or store.objects.can_lock()
-    return plan_take(store, _order(ground, wish, locks=locks), _table(ground))
+    return plan_take(store, _order(ground, wish, store), _table(ground))
 
 
 def taken(ground: Ground, wish: TakeWish, site: str, on_progress: OnProgress) -> TakeReport:
     """Take a snapshot, and write it into the journal; errors as those of `take`."""
     store = store_of(ground, site, make=True)
-    order = _order(ground, wish, locks=store.objects.can_lock())
+    order = _order(ground, wish, store)
     report = take(store, order, _table(ground), system_clock, on_progress)
     ground.note(_TAKEN, actor=whoami(), target=report.snapshot, store=store.shown, **asdict(report))
     return report
@@ -164,10 +164,24 @@ def _predicted(ground: Ground, bytes_total: int) -> float | None:
     return bytes_total / rate if rate else None
 
 
-def _order(ground: Ground, wish: TakeWish, *, locks: bool) -> TakeOrder:
-    """A snapshot is locked for as long as one of each day is kept."""
+def locked_until(ground: Ground, store: SnapshotStore) -> datetime | None:
+    """Until when what is stored now is locked: for as many days as one of each day is kept.
+
+    Returns:
+        None where the bucket is there and cannot lock.
+    """
+    try:
+        if not store.objects.can_lock():
+            return None
+    except NothingThereError:
+        # It is made with Object Lock.
+        pass
     keep = timedelta(days=ground.fleet.snapshots.daily)
-    until = (system_clock() + keep).replace(microsecond=0) if locks else None
+    return (system_clock() + keep).replace(microsecond=0)
+
+
+def _order(ground: Ground, wish: TakeWish, store: SnapshotStore) -> TakeOrder:
+    until = locked_until(ground, store)
     return TakeOrder(wish.source, wish.revision, until=until, reread=wish.reread)
 
 

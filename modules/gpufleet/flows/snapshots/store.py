@@ -162,12 +162,21 @@ class SnapshotStore:
         if content is None and make:
             self.objects.put_new(FORMAT_KEY, encode_format(StoreFormat(key=self._key_id)))
             content = self.objects.find(FORMAT_KEY)
-        where = f"{self.shown}/{FORMAT_KEY}"
         if content is None:
             raise BadInput(
-                "there is no snapshot store", where=where, mend="a first snapshot makes one"
+                "there is no snapshot store",
+                where=f"{self.shown}/{FORMAT_KEY}",
+                mend="a first snapshot makes one",
             )
-        check_key(decode_format(content, where=where), self._key_id)
+        self.check_format(content)
+
+    def check_format(self, content: bytes) -> None:
+        """See that the store can be read.
+
+        Raises:
+            BadInput: it has a newer format, or another key.
+        """
+        check_key(decode_format(content, where=f"{self.shown}/{FORMAT_KEY}"), self._key_id)
 
     def contents(self) -> Contents:
         """What the store holds, by one listing and its indexes."""

@@ -1,8 +1,8 @@
 """Reading a source and storing what the store has not: several threads, one chunk in each."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from threading import Lock
 from typing import Final, NamedTuple
 
@@ -16,6 +16,7 @@ from gpufleet.flows.snapshots.deposit import Deposit
 from gpufleet.flows.snapshots.mark import RunningMark
 from gpufleet.flows.snapshots.meter import Meter
 from gpufleet.flows.snapshots.store import one_body
+from gpufleet.flows.snapshots.threads import in_threads
 from gpufleet.spec.snapshots import ChunkRef, Pack
 
 _BATCH_BYTES: Final = 4 * 2**20
@@ -90,7 +91,8 @@ class Upload:
         sources: list[OpenSource] = []
         try:
             plan = list(self._planned(tree, sources))
-            self._in_threads(_batches(part for _, parts in plan for part in parts))
+            batches = _batches(part for _, parts in plan for part in parts)
+            in_threads(self.settings.threads, (partial(self._store, each) for each in batches))
             if (full := self._pack.finish()) is not None:
                 self._put_pack(*full, self._in_pack)
             for source in sources:
@@ -113,16 +115,6 @@ class Upload:
             source.expect(len(found))
             before = {} if self.settings.reread else self.table.known(source.path, file.identity)
             yield file.path, [Part(source, cut, before.get(cut)) for cut in found]
-
-    def _in_threads(self, batches: Iterable[Sequence[Part]]) -> None:
-        pool = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="snapshot")
-        try:
-            work: list[Future[None]] = [pool.submit(self._store, batch) for batch in batches]
-            done, _ = wait(work, return_when=FIRST_EXCEPTION)
-            for each in done:
-                each.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
 
     def _store(self, batch: Sequence[Part]) -> None:
         for part in batch:
