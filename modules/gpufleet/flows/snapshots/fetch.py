@@ -111,7 +111,7 @@ class Fetch:
                 fetched += stream.taken
             stream.finish()
 
-        self._until_right(attempt, [chunk], place.key)
+        self._until_right(attempt, lambda: chunk, place.key)
         return fetched
 
     def _packed(self, run: Sequence[tuple[ChunkRef, Place]]) -> int:
@@ -137,14 +137,20 @@ class Fetch:
                 left.pop(0)
 
         while left:
-            if not self._until_right(attempt, [chunk for chunk, _ in left][:1], key):
+            if not self._until_right(attempt, lambda: left[0][0], key):
                 left.pop(0)
         return fetched
 
     def _until_right(
-        self, attempt: Callable[[], None], chunks: Sequence[ChunkRef], key: str
+        self, attempt: Callable[[], None], damaged: Callable[[], ChunkRef], key: str
     ) -> bool:
-        """Try a few times: a body that was cut or changed on its way may come right."""
+        """Try a few times: a body that was cut or changed on its way may come right.
+
+        Args:
+            attempt: raises where it does not.
+            damaged: the chunk that it came to last.
+            key: of the object.
+        """
         for number in range(_ATTEMPTS):
             try:
                 attempt()
@@ -154,8 +160,7 @@ class Fetch:
                     continue
                 if not isinstance(error, DamagedChunk):
                     raise
-                for chunk in chunks:
-                    self.on_damage(chunk, key, error)
+                self.on_damage(damaged(), key, error)
                 return False
             else:
                 return True
