@@ -21,6 +21,7 @@ from gpufleet.spec.governance import (
     Retention,
     Risk,
     Shift,
+    SnapshotKeys,
     SnapshotRetention,
     Team,
 )
@@ -87,6 +88,7 @@ class Fleet(Spec):
     """OSV or CSAF files, relative to the fleet file: known vulnerabilities of what is installed."""
     retention: dict[DataClass, Retention] = Field(default_factory=dict)
     snapshots: SnapshotRetention = SnapshotRetention()
+    snapshot_keys: SnapshotKeys = SnapshotKeys()
     staffing: dict[Name, Shift] = Field(default_factory=dict)
     escalation: list[EscalationStep] = Field(default_factory=list)
     risks: dict[Name, Risk] = Field(default_factory=dict)

@@ -22,6 +22,7 @@ RECURRENCE: Final = (
     r"=[A-Z0-9,+-]+)*$"
 )
 EMAIL: Final = r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+\.[^@\s\x00-\x1f]+$"
+KMS_KEY: Final = r"^[A-Za-z0-9][A-Za-z0-9:/_-]*$"
 RELATIVE_PATH: Final = r"^[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*$"
 ENDPOINT: Final = r"^https://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?$"
 ISSUER: Final = r"^https?://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?$"
@@ -60,6 +61,7 @@ MEANINGS: Final = {
     FLAG: "a vLLM flag without its dashes, such as kv-cache-dtype",
     RECURRENCE: "an iCalendar recurrence rule such as FREQ=MONTHLY;BYMONTHDAY=-1",
     EMAIL: "an e-mail address",
+    KMS_KEY: "a key of the store's key service, such as alias/snapshots",
     RELATIVE_PATH: "a path below the fleet file's folder, such as calendars/company.ics",
     ENDPOINT: "an https address without a path, such as https://s3.fra1.example.com",
     ISSUER: "the address of an issuer, such as https://login.example.com/realms/acme",

@@ -32,6 +32,7 @@ _UNREAD: Final = frozenset(
         "patching",
         "retention",
         "snapshots",
+        "snapshot_keys",
         "escalation",
         "risks",
     }

@@ -25,6 +25,7 @@ _ID = {"snapshot": "Its ID, as snapshot.list shows it."}
         "revision": "Name of the model revision that the files are.",
         "source": "Folder of the files.",
         "reread": "Read every file, also those that an earlier take has read and nobody touched.",
+        "sign_key": "File of the private key to sign with. Default: the fleet file's, if any.",
         "apply": APPLY_HELP,
         **_COMMON,
     }
@@ -34,6 +35,7 @@ def take(
     revision: str,
     source: str,
     reread: bool = False,
+    sign_key: str = "",
     apply: bool = False,
     site: str = "",
     fleet: str = "",
@@ -45,7 +47,7 @@ def take(
     """
     from gpufleet.tasks import snapshot_view
 
-    wish = snapshot_view.take_wish(revision, source, reread=reread)
+    wish = snapshot_view.take_wish(revision, source, reread=reread, sign_key=sign_key)
     ground = opened_ground(fleet)
     if apply:
         snapshot_view.do_take(ground, wish, site, json=json)
@@ -119,6 +121,9 @@ def diff(
         **_ID,
         "sample": "Share of its chunks to read, drawn at random, such as 10%. Default: all.",
         "seed": "Draws the same sample again.",
+        "deep": "Check its signature too, against the fleet file's keys or those given here.",
+        "public_key": "File of the public key that has to have signed it; with --deep.",
+        "certificate": "File of the authorities that vouch for its signer; with --deep.",
         **_COMMON,
     }
 )
@@ -127,6 +132,9 @@ def verify(
     snapshot: str,
     sample: str = "100%",
     seed: str = "",
+    deep: bool = False,
+    public_key: str = "",
+    certificate: str = "",
     site: str = "",
     fleet: str = "",
     json: bool = False,
@@ -139,7 +147,10 @@ def verify(
     from gpufleet.tasks import snapshot_view
 
     order = snapshot_view.verify_wish(snapshot, sample, seed)
-    report = snapshot_view.do_verify(opened_ground(fleet), order, site, json=json)
+    ground = opened_ground(fleet)
+    if deep or public_key or certificate:
+        order = snapshot_view.deep_wish(ground, order, public_key, certificate)
+    report = snapshot_view.do_verify(ground, order, site, json=json)
     if not report.good:
         raise Exit(code=EXIT_TARGET_MISSED)
 
@@ -149,6 +160,7 @@ def verify(
         **_ID,
         "to": "Folder that is made, or replaced at once when all of it is there.",
         "only": "One file of the snapshot, or all below one of its folders. Default: everything.",
+        "unsigned": "Restore it whatever its signature is, where the fleet file demands one.",
         "apply": APPLY_HELP,
         **_COMMON,
     }
@@ -158,6 +170,7 @@ def restore(
     snapshot: str,
     to: str,
     only: str = "",
+    unsigned: bool = False,
     apply: bool = False,
     site: str = "",
     fleet: str = "",
@@ -171,7 +184,7 @@ def restore(
     """
     from gpufleet.tasks import snapshot_view
 
-    order = snapshot_view.restore_wish(snapshot, to, only)
+    order = snapshot_view.restore_wish(snapshot, to, only, unsigned=unsigned)
     ground = opened_ground(fleet)
     if apply:
         snapshot_view.do_restore(ground, order, site, json=json)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +10,7 @@ from invoke.exceptions import Exit
 from rich.text import Text
 
 from gpufleet.flows.snapshots import requests
+from gpufleet.flows.snapshots.keys import trust_of
 from gpufleet.flows.snapshots.restore import RestoreOrder
 from gpufleet.flows.snapshots.verify import VerifyOrder, verify
 from gpufleet.spec.errors import EXIT_INTERRUPTED, BadInput
@@ -28,14 +29,36 @@ _STEP: Final = 1024
 _TENS: Final = 10
 
 
-def take_wish(revision: str, source: str, *, reread: bool) -> requests.TakeWish:
+def take_wish(revision: str, source: str, *, reread: bool, sign_key: str = "") -> requests.TakeWish:
     """What is to be taken, from the flags."""
-    return requests.TakeWish(Path(source), revision, reread)
+    return requests.TakeWish(Path(source), revision, reread, Path(sign_key) if sign_key else None)
 
 
-def restore_wish(snapshot: str, to: str, only: str) -> RestoreOrder:
+def restore_wish(snapshot: str, to: str, only: str, *, unsigned: bool = False) -> RestoreOrder:
     """What is to be restored, from the flags."""
-    return RestoreOrder(snapshot, Path(to), only)
+    return RestoreOrder(snapshot, Path(to), only, unsigned=unsigned)
+
+
+def deep_wish(
+    ground: "Ground", order: VerifyOrder, public_key: str, certificate: str
+) -> VerifyOrder:
+    """What is to be read back, its signature too.
+
+    Raises:
+        BadInput: nothing says whose signatures count, or a file of that is none.
+    """
+    trust = trust_of(
+        ground,
+        Path(public_key) if public_key else None,
+        Path(certificate) if certificate else None,
+    )
+    if trust is None:
+        raise BadInput(
+            "nothing says whose signatures count",
+            where="--deep",
+            mend="give --public-key or --certificate, or set them in `snapshot_keys`",
+        )
+    return replace(order, trust=trust)
 
 
 def verify_wish(snapshot: str, sample: str, seed: str) -> VerifyOrder:
@@ -131,11 +154,12 @@ def do_verify(ground: "Ground", order: VerifyOrder, site: str, *, json: bool) ->
         soft_wrap=True,
     )
     for damage in report.damaged:
-        files = ", ".join(damage.files)
+        files = ", ".join(damage.files) or "all of it"
         told = f"{damage.key}: {damage.what}; needed by {files}"
         facts.print(Text(told, style="red"), soft_wrap=True)
     if report.good:
-        facts.print("all of it is right", style="green")
+        signed = ", and its signature counts" if report.signature_checked else ""
+        facts.print(f"all of it is right{signed}", style="green")
     return report
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 from awscrt import checksums
 from botocore.exceptions import BotoCoreError, ClientError
 
-from gpufleet.edges.object_client import NothingThereError, Place, client_of, code_of, told
+from gpufleet.edges.object_client import BENT, NothingThereError, Place, client_of, code_of, told
 from gpufleet.spec.errors import Failed, Retryable
 from gpufleet.spec.snapshots import StoredObject
 
@@ -80,7 +80,7 @@ class SnapshotObjects:
             When that was, by the store's clock.
         """
         with self._told(key):
-            answer = self._client.put_object(**self._request(key, body, until))
+            answer = self._sent(self._request(key, body, until))
             date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
             if date is not None:
                 return parsedate_to_datetime(date)
@@ -99,7 +99,7 @@ class SnapshotObjects:
         for attempt in range(_ATTEMPTS):
             with self._told(key):
                 try:
-                    self._client.put_object(**request)
+                    self._sent(request)
                 except ClientError as error:
                     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
                     if status == _EXISTS:
@@ -256,6 +256,19 @@ class SnapshotObjects:
                 raise
         found = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled")
         return bool(found == "Enabled")
+
+    def _sent(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Put an object; a body that was bent on its way, as the store has seen, is sent again."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                answer: dict[str, Any] = self._client.put_object(**request)
+            except ClientError as error:
+                if code_of(error) not in BENT or attempt + 1 == _ATTEMPTS:
+                    raise
+                time.sleep(_PAUSE_S * attempt)
+            else:
+                break
+        return answer
 
     def _request(self, key: str, body: bytes | bytearray, until: datetime | None) -> dict[str, Any]:
         locked = (

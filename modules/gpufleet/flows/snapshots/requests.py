@@ -14,9 +14,11 @@ from gpufleet.edges.object_client import NothingThereError
 from gpufleet.edges.object_store import ObjectStore
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
 from gpufleet.flows.ground import Ground, whoami
+from gpufleet.flows.snapshots.keys import demanded_trust, key_of, signer_for
 from gpufleet.flows.snapshots.meter import OnProgress
 from gpufleet.flows.snapshots.prune import PruneOrder, prune
 from gpufleet.flows.snapshots.restore import RestoreOrder, chosen_of, restore
+from gpufleet.flows.snapshots.signed import check_signature
 from gpufleet.flows.snapshots.store import SnapshotStore
 from gpufleet.flows.snapshots.take import TakeOrder, plan_take, take
 from gpufleet.flows.stores import places_of
@@ -36,6 +38,8 @@ class TakeWish:
     source: Path
     revision: str
     reread: bool = False
+    sign_key: Path | None = None
+    """Private key to sign with, in place of the one that the fleet file names."""
 
 
 def bucket_of(fleet: Fleet) -> str:
@@ -52,7 +56,8 @@ def store_of(ground: Ground, site: str = "", *, make: bool = False) -> SnapshotS
         make: its bucket, with Object Lock, where it is not there.
 
     Raises:
-        BadInput: no such site, it has no object store, or several have one and none was named.
+        BadInput: no such site, it has no object store, several have one and none was named, or
+            the key that chunks are encrypted with cannot be had.
         Retryable: it does not answer.
     """
     name = _site(ground, site)
@@ -60,7 +65,11 @@ def store_of(ground: Ground, site: str = "", *, make: bool = False) -> SnapshotS
     bucket = bucket_of(ground.fleet)
     if make:
         ObjectStore(place).make_locked_bucket(bucket)
-    return SnapshotStore(SnapshotObjects(SnapshotPlace(place, bucket)))
+    declared = ground.fleet.sites[name].object_store
+    kms_key = declared.kms_key if declared else None
+    return SnapshotStore(
+        SnapshotObjects(SnapshotPlace(place, bucket, kms_key=kms_key)), key_of(ground)
+    )
 
 
 def _site(ground: Ground, site: str) -> str:
@@ -107,9 +116,12 @@ def planned_restore(ground: Ground, order: RestoreOrder, site: str) -> RestorePl
     """What a restore would do, and how long it takes by the rate of earlier ones.
 
     Raises:
-        BadInput: there is no such snapshot or file.
+        BadInput: there is no such snapshot or file, or its signature is forged.
+        Unsigned: the fleet file demands signatures, and it has none.
     """
-    manifest = chosen_of(store_of(ground, site), order)
+    store = store_of(ground, site)
+    _check_demanded(ground, store, order)
+    manifest = chosen_of(store, order)
     above = next(folder for folder in (order.to, *order.to.absolute().parents) if folder.is_dir())
     return RestorePlan(
         snapshot=order.snapshot,
@@ -126,13 +138,26 @@ def planned_restore(ground: Ground, order: RestoreOrder, site: str) -> RestorePl
 def restored(
     ground: Ground, order: RestoreOrder, site: str, on_progress: OnProgress
 ) -> RestoreReport:
-    """Restore a snapshot, and write it into the journal; errors as those of `restore`."""
+    """Restore a snapshot, and write it into the journal; errors as those of `restore`.
+
+    Raises:
+        Unsigned: the fleet file demands signatures, and it has none.
+        Forged: its signature is not one of it, or by somebody whose signatures do not count.
+    """
     store = store_of(ground, site)
+    _check_demanded(ground, store, order)
     predicted_s = _predicted(ground, chosen_of(store, order).plain_bytes)
     report = replace(restore(store, order, on_progress), predicted_s=predicted_s)
     facts = {name: getattr(report, name) for name in _DONE}
     ground.note(_RESTORED, actor=whoami(), target=report.snapshot, store=store.shown, **facts)
     return report
+
+
+def _check_demanded(ground: Ground, store: SnapshotStore, order: RestoreOrder) -> None:
+    """See that a snapshot is signed where the fleet file demands it."""
+    if not order.unsigned and (trust := demanded_trust(ground)) is not None:
+        store.open()
+        check_signature(store, order.snapshot, trust)
 
 
 def pruned(ground: Ground, site: str, *, apply: bool) -> PruneReport:
@@ -182,7 +207,8 @@ def locked_until(ground: Ground, store: SnapshotStore) -> datetime | None:
 
 def _order(ground: Ground, wish: TakeWish, store: SnapshotStore) -> TakeOrder:
     until = locked_until(ground, store)
-    return TakeOrder(wish.source, wish.revision, until=until, reread=wish.reread)
+    signer = signer_for(ground, wish.sign_key)
+    return TakeOrder(wish.source, wish.revision, until=until, reread=wish.reread, signer=signer)
 
 
 def _table(ground: Ground) -> Path:

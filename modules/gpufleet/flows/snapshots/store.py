@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from gpufleet.core.snapshots.frames import (
     HEADER_BYTES,
@@ -42,6 +42,7 @@ from gpufleet.core.snapshots.manifest import (
 )
 from gpufleet.core.snapshots.manifest import decode as decode_manifest
 from gpufleet.core.snapshots.packing import decode_index
+from gpufleet.core.snapshots.stored_json import parsed
 from gpufleet.edges.snapshots.objects import SnapshotObjects
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.snapshots import ChunkRef, Manifest, Pack, PackedChunk, StoreFormat
@@ -284,6 +285,23 @@ class SnapshotStore:
             if body is None or is_right(body):
                 break
         return body
+
+    def facts(self, key: str) -> dict[str, Any] | None:
+        """What a small object of JSON says; None where it is not there.
+
+        Raises:
+            BadInput: it is not as it was written.
+        """
+
+        def is_right(body: bytes) -> bool:
+            try:
+                parsed(body, "", "")
+            except BadInput:
+                return False
+            return True
+
+        body = self._until_right(key, is_right)
+        return None if body is None else parsed(body, "object", f"{self.shown}/{key}")
 
     def name_chunk(self, plain: Bytes) -> str:
         """The ID of a chunk."""

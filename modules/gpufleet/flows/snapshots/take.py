@@ -5,15 +5,17 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from gpufleet.core.snapshots import manifest as manifests
 from gpufleet.core.snapshots.digests import file_digest
-from gpufleet.core.snapshots.layout import SUMMARY, snapshot_key
+from gpufleet.core.snapshots.layout import SIGNATURE, SUMMARY, snapshot_key
 from gpufleet.core.snapshots.paths import SourceEntry, permissions, refuse_source
+from gpufleet.core.snapshots.signatures import Signer, sign
 from gpufleet.edges.snapshots.read_table import ReadTable
-from gpufleet.edges.snapshots.source import SourceTree, scan
+from gpufleet.edges.snapshots.source import SourceFile, SourceTree, scan, sha256_of
 from gpufleet.flows.snapshots.deposit import (
     Deposit,
     check_before_commit,
@@ -23,6 +25,7 @@ from gpufleet.flows.snapshots.deposit import (
 from gpufleet.flows.snapshots.mark import RunningMark
 from gpufleet.flows.snapshots.meter import Meter, OnProgress
 from gpufleet.flows.snapshots.store import THREADS, SnapshotStore
+from gpufleet.flows.snapshots.threads import in_threads
 from gpufleet.flows.snapshots.upload import Upload, UploadSettings
 from gpufleet.spec.snapshots import (
     ChunkRef,
@@ -54,6 +57,8 @@ class TakeOrder:
     threads: int = THREADS
     grace: Grace = field(default_factory=Grace)
     """That every prune of the store keeps to."""
+    signer: Signer | None = None
+    """Who signs it: then every file is read once more, for its SHA-256."""
 
 
 def take(
@@ -87,10 +92,11 @@ def take(
         refuse_beside_prune(store, mark, order.grace)
         deposit = Deposit(store, reliable(store, mark, order.until, order.grace), order.until)
         upload = Upload(deposit, read, settings, meter, mark)
-        manifest = _manifest(order, created, tree, upload.run(tree))
+        chunks = upload.run(tree)
+        manifest = _manifest(order, created, tree, chunks, _digests(tree, order, mark))
         needed = map(ChunkRef._make, manifests.chunks_of(manifest).items())
         check_before_commit(store, needed, mark, order.grace)
-        snapshot, committed = _commit(deposit, manifest, upload.tally.bytes_stored)
+        snapshot, committed = _commit(deposit, manifest, upload.tally.bytes_stored, order.signer)
     meter.finish()
     tally = upload.tally
     return TakeReport(
@@ -149,11 +155,24 @@ def _scanned(order: TakeOrder) -> SourceTree:
     return tree
 
 
+def _digests(tree: SourceTree, order: TakeOrder, mark: RunningMark) -> Mapping[str, str]:
+    """SHA-256 of each file, by its path, where it is signed."""
+    if order.signer is None:
+        return {}
+
+    def one(file: SourceFile) -> tuple[str, str]:
+        mark.beat()
+        return file.path, sha256_of(tree.root, file)
+
+    return dict(in_threads(order.threads, (partial(one, file) for file in tree.files)))
+
+
 def _manifest(
     order: TakeOrder,
     created: datetime,
     tree: SourceTree,
     chunks: Mapping[str, tuple[ChunkRef, ...]],
+    sha256: Mapping[str, str],
 ) -> Manifest:
     return Manifest(
         created=created,
@@ -166,6 +185,7 @@ def _manifest(
                 plain_bytes=file.identity.size_bytes,
                 blake3=file_digest(chunks[file.path]),
                 chunks=chunks[file.path],
+                sha256=sha256.get(file.path, ""),
             )
             for file in tree.files
         ),
@@ -182,11 +202,18 @@ def _manifest(
     )
 
 
-def _commit(deposit: Deposit, manifest: Manifest, stored_bytes: int) -> tuple[str, int]:
-    """Write summary and manifest; the snapshot's ID, and the bytes that were written."""
+def _commit(
+    deposit: Deposit, manifest: Manifest, stored_bytes: int, signer: Signer | None
+) -> tuple[str, int]:
+    """Write summary, signature and manifest; the snapshot's ID, and the bytes that were written."""
     body = manifests.encode(manifest)
-    summary = manifests.summarize(manifest, body, stored_bytes=stored_bytes, signed=False)
-    written = manifests.encode_summary(summary)
-    deposit.put(snapshot_key(summary.id, SUMMARY), written)
+    summary = manifests.summarize(
+        manifest, body, stored_bytes=stored_bytes, signed=signer is not None
+    )
+    parts = {SUMMARY: manifests.encode_summary(summary)}
+    if signer is not None:
+        parts[SIGNATURE] = sign(manifest, body, signer)
+    for part, written in parts.items():
+        deposit.put(snapshot_key(summary.id, part), written)
     deposit.commit(summary.id, body)
-    return summary.id, len(written) + len(body)
+    return summary.id, len(body) + sum(map(len, parts.values()))

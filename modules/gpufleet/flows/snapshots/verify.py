@@ -8,11 +8,14 @@ from dataclasses import dataclass, field
 from threading import Lock
 
 from gpufleet.core.snapshots.frames import DamagedChunk
-from gpufleet.core.snapshots.layout import VERDICT, chunk_key, is_packed, snapshot_key
+from gpufleet.core.snapshots.layout import SIGNATURE, VERDICT, chunk_key, is_packed, snapshot_key
 from gpufleet.core.snapshots.manifest import chunks_of
+from gpufleet.core.snapshots.signatures import Forged, Trust
 from gpufleet.flows.snapshots.fetch import Fetch
 from gpufleet.flows.snapshots.meter import Meter, OnProgress
+from gpufleet.flows.snapshots.signed import Unsigned, check_signature
 from gpufleet.flows.snapshots.store import THREADS, Contents, SnapshotStore, manifest_of
+from gpufleet.spec.errors import BadInput
 from gpufleet.spec.snapshots import ChunkRef, Damage, Manifest, VerifyReport
 
 
@@ -48,6 +51,8 @@ class VerifyOrder:
     seed: str = ""
     """Draws the same sample again; empty for another one each time, so that all is read in time."""
     threads: int = THREADS
+    trust: Trust | None = None
+    """Whose signature it has to have; None where none is asked for."""
 
 
 def verify(store: SnapshotStore, order: VerifyOrder, on_progress: OnProgress) -> VerifyReport:
@@ -64,13 +69,15 @@ def verify(store: SnapshotStore, order: VerifyOrder, on_progress: OnProgress) ->
     meter.total_bytes = sum(chunk.plain_bytes for chunk in chosen)
     damaged, bytes_read = read_back(store, store.contents(), chosen, meter, order.threads)
     meter.finish()
+    signature = _signature(store, order)
     report = VerifyReport(
         snapshot=order.snapshot,
         chunks=len(chunks),
         chunks_read=len(chosen),
         bytes_read=bytes_read,
         seconds=meter.elapsed_s,
-        damaged=told_damages(manifest, damaged),
+        damaged=(*signature, *told_damages(manifest, damaged)),
+        signature_checked=order.trust is not None,
     )
     if report.damaged or len(chosen) == len(chunks):
         # A sample without a fault says nothing of what an earlier verification found.
@@ -107,6 +114,16 @@ def read_back(
     return read.damaged, fetch.bytes_fetched
 
 
+def _signature(store: SnapshotStore, order: VerifyOrder) -> tuple[Damage, ...]:
+    if order.trust is None:
+        return ()
+    try:
+        check_signature(store, order.snapshot, order.trust)
+    except (Forged, Unsigned) as error:
+        return (Damage(snapshot_key(order.snapshot, SIGNATURE), error.what),)
+    return ()
+
+
 def note_verdict(store: SnapshotStore, snapshot: str, damaged: Sequence[str]) -> None:
     """Keep what was found of a snapshot, for those who ask if it is a good one.
 
@@ -120,9 +137,15 @@ def note_verdict(store: SnapshotStore, snapshot: str, damaged: Sequence[str]) ->
 
 
 def is_damaged(store: SnapshotStore, snapshot: str) -> bool:
-    """Whether the last verification of a snapshot found it lost or damaged in part."""
-    verdict = store.objects.find(snapshot_key(snapshot, VERDICT))
-    return verdict is not None and not json.loads(verdict)["good"]
+    """Whether the last verification of a snapshot found it lost or damaged in part.
+
+    One whose verdict cannot be read counts as damaged: nothing is removed for its sake.
+    """
+    try:
+        verdict = store.facts(snapshot_key(snapshot, VERDICT))
+    except BadInput:
+        return True
+    return verdict is not None and verdict.get("good") is not True
 
 
 def _drawn(chunks: Sequence[ChunkRef], sample: float, seed: str) -> Sequence[ChunkRef]:
