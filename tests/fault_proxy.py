@@ -70,6 +70,8 @@ class FaultProxy:
         self._port = port
         self._lock = Lock()
         self.faults: list[Fault] = []
+        self.seen: list[tuple[str, str, dict[str, str]]] = []
+        """Method, path and headers (names in small letters) of each request."""
         self._listings: dict[str, _Answer] = {}
         self.ended = Event()
         proxy = self
@@ -106,6 +108,8 @@ class FaultProxy:
     def handle(self, request: BaseHTTPRequestHandler) -> None:
         """Answer one request."""
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.seen.append((request.command, request.path, headers))
         fault = self._meets(request)
         kind = fault.kind if fault else ""
         if kind == "silent":

@@ -48,22 +48,24 @@ class Fuse:
 
 
 class Mortal(SnapshotObjects):
-    """Objects of a process that is killed before it changes one."""
+    """Objects of a process that is killed before it changes one.
 
-    def __init__(self, place: SnapshotPlace, fuse: Fuse) -> None:
-        super().__init__(place)
-        self._fuse = fuse
+    It is made before the processes are forked, which takes longer than their work, and used only
+    in them: no connection is shared.
+    """
+
+    fuse = Fuse(0)
 
     def put(self, key: str, body: bytes | bytearray, until: datetime | None = None) -> datetime:
-        self._fuse.step()
+        self.fuse.step()
         return super().put(key, body, until)
 
     def put_new(self, key: str, body: bytes | bytearray, until: datetime | None = None) -> bool:
-        self._fuse.step()
+        self.fuse.step()
         return super().put_new(key, body, until)
 
     def delete(self, key: str, version: str | None = None) -> None:
-        self._fuse.step()
+        self.fuse.step()
         super().delete(key, version)
 
 
@@ -94,6 +96,11 @@ def place(bench: Bench) -> SnapshotPlace:
     return SnapshotPlace(bench.server.place, "plain", f"{bench.folder.name}-west")
 
 
+def home(bench: Bench) -> SnapshotPlace:
+    """Of the bench's store."""
+    return SnapshotPlace(bench.server.place, "plain", bench.folder.name)
+
+
 def filled(bench: Bench) -> str:
     """A snapshot of large and small files."""
     (bench.source / "a").mkdir()
@@ -110,11 +117,14 @@ def test_a_replication_that_is_killed_anywhere_shows_no_half_copy_and_the_next_o
 ) -> None:
     snapshot = filled(bench)
     west = SnapshotStore(SnapshotObjects(place))
+    mortal = Mortal(place)
+    source = SnapshotStore(SnapshotObjects(home(bench)))
     kills = 0
 
     def work() -> None:
-        target_store = SnapshotStore(Mortal(place, Fuse(kills)))
-        replicate(bench.store, target_store, ReplicateOrder((snapshot,), threads=1), quiet)
+        mortal.fuse = Fuse(kills)
+        order = ReplicateOrder((snapshot,), threads=1)
+        replicate(source, SnapshotStore(mortal), order, quiet)
 
     while is_killed(work):
         kills += 1
@@ -132,14 +142,16 @@ def test_a_repair_that_is_killed_anywhere_loses_nothing_and_the_next_one_ends_it
     snapshot = filled(bench)
     west = SnapshotStore(SnapshotObjects(place))
     replicate(bench.store, west, ReplicateOrder((snapshot,)), quiet)
-    here = SnapshotPlace(bench.server.place, "plain", bench.folder.name)
+    mortal = Mortal(home(bench))
+    replica = SnapshotStore(SnapshotObjects(place))
     harmed = ("packs/", "indexes/", "chunks/")
     kills = 0
 
     def work() -> None:
-        store = SnapshotStore(Mortal(here, Fuse(kills)))
+        mortal.fuse = Fuse(kills)
         order = RepairOrder(snapshot, apply=True)
-        assert repair(store, [("the store of west", west)], order, quiet).good
+        others = [("the store of west", replica)]
+        assert repair(SnapshotStore(mortal), others, order, quiet).good
 
     while True:
         for folder in harmed:
@@ -163,7 +175,7 @@ def test_a_restore_that_is_killed_anywhere_leaves_a_whole_tree_and_the_next_one_
     (bench.source / "model.bin").write_bytes(os.urandom(3 * MIB))
     (bench.source / "more").write_bytes(b"more")
     new = bench.take("r2").snapshot
-    here = SnapshotPlace(bench.server.place, "plain", bench.folder.name)
+    store = SnapshotStore(SnapshotObjects(home(bench)))
     kills = 0
 
     def work() -> None:
@@ -180,7 +192,6 @@ def test_a_restore_that_is_killed_anywhere_leaves_a_whole_tree_and_the_next_one_
         for name in CHANGES:
             setattr(os, name, mortal(getattr(os, name)))
         target._exchange = mortal(target._exchange)  # type: ignore[assignment]
-        store = SnapshotStore(SnapshotObjects(here))
         restore(store, RestoreOrder(new, bench.out, threads=1), quiet)
 
     after = picture(bench.source)
