@@ -18,7 +18,7 @@ from gpufleet.flows.snapshots.restore import RestoreOrder, restore
 from gpufleet.flows.snapshots.store import KeyOfStore, SnapshotStore, manifest_of
 from gpufleet.flows.snapshots.verify import VerifyOrder, is_damaged, verify
 from gpufleet.spec.errors import BadInput, Retryable
-from gpufleet.spec.snapshots import ReplicateReport
+from gpufleet.spec.snapshot_copies import ReplicateReport
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Snapshots while the network and the object store do what they can: nothing good is ever lost."""
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from botocore.retries.standard import ExponentialBackoff
@@ -11,7 +13,9 @@ from tests.object_stores import StoreServer
 from tests.snapshot_bench import MIB, Bench, now, picture, quiet, strays
 
 from gpufleet.edges import object_client
+from gpufleet.edges.engines import resolve
 from gpufleet.edges.object_client import Place
+from gpufleet.edges.object_store import ObjectStore
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
 from gpufleet.flows.snapshots.catalogue import listing
 from gpufleet.flows.snapshots.replicate import ReplicateOrder, replicate
@@ -171,3 +175,33 @@ def test_faults_that_last_end_the_work_and_the_next_run_ends_well(
     fails(scene.replicate, second)
     scene.replicate(second)
     scene.check()
+
+
+def test_a_full_disk_of_the_store_costs_only_the_take_that_fills_it(
+    bench: Bench, tmp_path: Path
+) -> None:
+    small = tmp_path / "disk"
+    small.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "none", str(small)],
+        capture_output=True,
+        check=False,
+    )
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    server = StoreServer(resolve(lambda _: None, ["versitygw"]).path("versitygw"), small)
+    try:
+        server.start()
+        ObjectStore(server.place).make_bucket("plain")
+        store = SnapshotStore(SnapshotObjects(SnapshotPlace(server.place, "plain")))
+        full = Bench(server, store, bench.folder)
+        (bench.source / "model.bin").write_bytes(os.urandom(2 * MIB))
+        good = full.take().snapshot
+        (bench.source / "model.bin").write_bytes(os.urandom(20 * MIB))
+        with pytest.raises(FleetError, match="the object store"):
+            full.take("r2")
+        assert [each.id for each in listing(store).snapshots] == [good]
+        assert verify(store, VerifyOrder(good), quiet).good
+    finally:
+        server.stop()
+        subprocess.run(["umount", str(small)], check=True)

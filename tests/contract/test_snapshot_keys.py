@@ -30,7 +30,7 @@ from gpufleet.flows.snapshots.requests import TakeWish
 from gpufleet.flows.snapshots.restore import RestoreOrder
 from gpufleet.flows.snapshots.signed import Unsigned
 from gpufleet.flows.snapshots.verify import VerifyOrder, verify
-from gpufleet.spec.errors import BadInput
+from gpufleet.spec.errors import BadInput, FleetError
 from gpufleet.spec.governance import SnapshotKeys
 from gpufleet.tasks import snapshot_view
 
@@ -135,12 +135,14 @@ def test_where_signatures_are_demanded_only_a_signed_snapshot_is_restored_unless
     requests.restored(demanding, order_of(ground, signed), "", quiet)
     assert picture(tmp_path / "out") == picture(tmp_path / "source")
     assert requests.store_of(ground).objects.find(snapshot_key(signed, SIGNATURE))
-    for number, (sign_key, refused) in enumerate([(None, Unsigned), (theirs, Forged)]):
+    cases: list[tuple[Path | None, type[FleetError]]] = [(None, Unsigned), (theirs, Forged)]
+    for number, (sign_key, refused) in enumerate(cases):
         (tmp_path / "source" / "config.json").write_text("{}" * (number + 2))
         snapshot = taken(ground, sign_key)
-        for ask in (requests.planned_restore, lambda *each: requests.restored(*each, quiet)):
-            with pytest.raises(refused):
-                ask(demanding, order_of(ground, snapshot), "")
+        with pytest.raises(refused):
+            requests.planned_restore(demanding, order_of(ground, snapshot), "")
+        with pytest.raises(refused):
+            requests.restored(demanding, order_of(ground, snapshot), "", quiet)
         assert picture(tmp_path / "out") != picture(tmp_path / "source")
         requests.restored(demanding, order_of(ground, snapshot, unsigned=True), "", quiet)
         assert picture(tmp_path / "out") == picture(tmp_path / "source")

@@ -189,9 +189,8 @@ def test_a_restore_that_is_killed_anywhere_leaves_a_whole_tree_and_the_next_one_
             return changed
 
         # This process is of no further use.
-        for name in CHANGES:
-            setattr(os, name, mortal(getattr(os, name)))
-        target._exchange = mortal(target._exchange)  # type: ignore[assignment]
+        for module, name in (*((os, each) for each in CHANGES), (target, "_exchange")):
+            setattr(module, name, mortal(getattr(module, name)))
         restore(store, RestoreOrder(new, bench.out, threads=1), quiet)
 
     after = picture(bench.source)

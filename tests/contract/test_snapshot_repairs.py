@@ -26,7 +26,7 @@ from gpufleet.flows.snapshots.store import SnapshotStore, manifest_of
 from gpufleet.flows.snapshots.take import TakeOrder, take
 from gpufleet.flows.snapshots.verify import VerifyOrder, is_damaged, verify
 from gpufleet.spec.errors import BadInput
-from gpufleet.spec.snapshots import RepairReport
+from gpufleet.spec.snapshot_copies import RepairReport
 
 WEST = "the store of west"
 

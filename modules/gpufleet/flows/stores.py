@@ -4,7 +4,7 @@ from gpufleet.edges.object_client import Place
 from gpufleet.edges.object_store import ObjectStore
 from gpufleet.flows.ground import Ground
 from gpufleet.spec.errors import BadInput
-from gpufleet.spec.hardware import ObjectStorage
+from gpufleet.spec.hardware import AddressingStyle, ObjectStorage
 
 
 def places_of(ground: Ground) -> dict[str, Place]:
@@ -28,7 +28,10 @@ def _declared(ground: Ground, store: ObjectStorage) -> Place:
     if file is not None and not file.is_file():
         raise BadInput("the store's certificate authority is not there", where=str(file))
     return Place(
-        store.endpoint, store.region, ca=str(file) if file else None, style=store.style.value
+        store.endpoint,
+        store.region,
+        ca=str(file) if file else None,
+        style="virtual" if store.style is AddressingStyle.VIRTUAL else "path",
     )
 
 

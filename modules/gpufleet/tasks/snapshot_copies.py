@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from gpufleet.flows.ground import Ground
-    from gpufleet.spec.snapshots import Damage, RepairReport, ReplicateReport
+    from gpufleet.spec.snapshot_copies import RepairReport, ReplicateReport
+    from gpufleet.spec.snapshots import Damage
 
 
 def replicate_wish(

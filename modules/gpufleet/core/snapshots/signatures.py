@@ -10,6 +10,7 @@ https://github.com/sigstore/model-transparency, https://github.com/secure-system
 import base64
 import hashlib
 import json
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from posixpath import dirname, join, normpath
@@ -78,10 +79,9 @@ def signer_of(key: bytes, chain: bytes = b"", *, where: str) -> Signer:
     Raises:
         BadInput: this is none, or the certificate is of another key.
     """
-    try:
+    private: object = None
+    with suppress(TypeError, ValueError):
         private = load_pem_private_key(key, password=None)
-    except (TypeError, ValueError):
-        private = None
     if not isinstance(private, ec.EllipticCurvePrivateKey) or private.key_size not in _HASHES:
         raise BadInput(f"is not {_CURVES} without a password", where=where)
     certificates = certificates_of(chain, where=where) if chain else ()
@@ -96,10 +96,9 @@ def public_key_of(key: bytes, *, where: str) -> ec.EllipticCurvePublicKey:
     Raises:
         BadInput: this is none.
     """
-    try:
+    public: object = None
+    with suppress(ValueError):
         public = load_pem_public_key(key)
-    except ValueError:
-        public = None
     if not isinstance(public, ec.EllipticCurvePublicKey) or public.key_size not in _HASHES:
         raise BadInput(f"is not the public part of {_CURVES}", where=where)
     return public

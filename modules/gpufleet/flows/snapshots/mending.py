@@ -6,7 +6,7 @@ from typing import Final, NamedTuple
 
 from gpufleet.flows.snapshots.right_frames import Stored
 from gpufleet.flows.snapshots.store import Contents, SnapshotStore
-from gpufleet.spec.snapshots import Mend
+from gpufleet.spec.snapshot_copies import Mend
 
 OLDER: Final = "an older version"
 GONE: Final = "is not in the store"

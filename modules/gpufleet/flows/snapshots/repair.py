@@ -35,7 +35,6 @@ from gpufleet.core.snapshots.manifest import (
     summarize,
 )
 from gpufleet.core.snapshots.packing import decode_index
-from gpufleet.core.snapshots.stored_json import parsed
 from gpufleet.flows.snapshots.deposit import refuse_beside_prune
 from gpufleet.flows.snapshots.mark import RunningMark
 from gpufleet.flows.snapshots.mending import BENT, GONE, OLDER, Mending
@@ -48,10 +47,11 @@ from gpufleet.flows.snapshots.right_frames import (
     by_object,
     read_frames,
 )
-from gpufleet.flows.snapshots.store import Contents, Place, SnapshotStore
+from gpufleet.flows.snapshots.store import Contents, Place, SnapshotStore, is_json
 from gpufleet.flows.snapshots.verify import note_verdict, read_back, told_damages
 from gpufleet.spec.errors import BadInput
-from gpufleet.spec.snapshots import ChunkRef, Damage, Grace, Manifest, Pack, RepairReport
+from gpufleet.spec.snapshot_copies import RepairReport
+from gpufleet.spec.snapshots import ChunkRef, Damage, Grace, Manifest, Pack
 
 Wrong = dict[ChunkRef, tuple[str, str]]
 """For each chunk the key of its object, where there is one, and what is wrong."""
@@ -120,14 +120,7 @@ def repair(
 
 
 def _bring_format(mending: Mending) -> None:
-    def is_right(body: bytes) -> bool:
-        try:
-            parsed(body, "", "")
-        except BadInput:
-            return False
-        return True
-
-    body = mending.right(FORMAT_KEY, is_right)
+    body = mending.right(FORMAT_KEY, is_json)
     if body is None:
         # There is no store.
         mending.store.open()

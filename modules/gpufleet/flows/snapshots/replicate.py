@@ -42,7 +42,8 @@ from gpufleet.flows.snapshots.store import THREADS, Contents, Place, SnapshotSto
 from gpufleet.flows.snapshots.threads import in_threads, pool_of
 from gpufleet.flows.snapshots.verify import note_verdict, told_damages
 from gpufleet.spec.errors import BadInput
-from gpufleet.spec.snapshots import ChunkRef, Damage, Grace, ReplicatePlan, ReplicateReport
+from gpufleet.spec.snapshot_copies import ReplicatePlan, ReplicateReport
+from gpufleet.spec.snapshots import ChunkRef, Damage, Grace
 
 
 @dataclass(frozen=True)

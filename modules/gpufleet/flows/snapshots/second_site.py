@@ -18,7 +18,7 @@ from gpufleet.flows.snapshots.verify import is_damaged
 from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.governance import SnapshotRetention
-from gpufleet.spec.snapshots import RepairReport, ReplicatePlan, ReplicateReport
+from gpufleet.spec.snapshot_copies import RepairReport, ReplicatePlan, ReplicateReport
 
 if TYPE_CHECKING:
     from pydantic import JsonValue

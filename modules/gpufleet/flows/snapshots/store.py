@@ -159,10 +159,10 @@ class SnapshotStore:
         Raises:
             BadInput: there is no store, it has a newer format, or another key.
         """
-        content = self.objects.find(FORMAT_KEY)
+        content = self._until_right(FORMAT_KEY, _is_format)
         if content is None and make:
             self.objects.put_new(FORMAT_KEY, encode_format(StoreFormat(key=self._key_id)))
-            content = self.objects.find(FORMAT_KEY)
+            content = self._until_right(FORMAT_KEY, _is_format)
         if content is None:
             raise BadInput(
                 "there is no snapshot store",
@@ -292,15 +292,7 @@ class SnapshotStore:
         Raises:
             BadInput: it is not as it was written.
         """
-
-        def is_right(body: bytes) -> bool:
-            try:
-                parsed(body, "", "")
-            except BadInput:
-                return False
-            return True
-
-        body = self._until_right(key, is_right)
+        body = self._until_right(key, is_json)
         return None if body is None else parsed(body, "object", f"{self.shown}/{key}")
 
     def name_chunk(self, plain: Bytes) -> str:
@@ -311,6 +303,23 @@ class SnapshotStore:
         """The frame of a chunk that lies in a buffer behind the room for its header."""
         nonce = os.urandom(NONCE_BYTES) if self._key else b""
         return encode(memoryview(buffer)[HEADER_BYTES:], chunk, key=self.key, nonce=nonce)
+
+
+def is_json(body: bytes) -> bool:
+    """Whether this is a JSON object."""
+    try:
+        parsed(body, "", "")
+    except BadInput:
+        return False
+    return True
+
+
+def _is_format(body: bytes) -> bool:
+    try:
+        decode_format(body)
+    except BadInput:
+        return False
+    return True
 
 
 def manifest_of(store: SnapshotStore, snapshot: str) -> Manifest:
