@@ -60,12 +60,9 @@ def checked(bundle: bytes, trust: Trust, manifest: Manifest = MANIFEST) -> None:
     check(bundle, manifest, encode(manifest), trust, snapshot="it")
 
 
-def certified(
-    *, may_sign: bool = True, authority: bool = True, key: ec.EllipticCurvePrivateKey | None = None
-) -> tuple[Signer, x509.Certificate]:
+def certified(*, may_sign: bool = True, authority: bool = True) -> tuple[Signer, x509.Certificate]:
     """A signer with a certificate, one between, and the root above it."""
-    root_key, between_key = (ec.generate_private_key(CURVES[0]) for _ in range(2))
-    own_key = key or ec.generate_private_key(CURVES[0])
+    root_key, between_key, own_key = (ec.generate_private_key(CURVES[0]) for _ in range(3))
 
     def made(
         name: str,
