@@ -43,11 +43,12 @@ _PAYLOAD: Final = "application/vnd.in-toto+json"
 _STATEMENT: Final = "https://in-toto.io/Statement/v1"
 _PREDICATE: Final = "https://model_signing/signature/v1.0"
 _OURS: Final = "gpufleet"
-_HASHES: Final[dict[int, type[hashes.HashAlgorithm]]] = {
-    256: hashes.SHA256,
-    384: hashes.SHA384,
-    521: hashes.SHA512,
+_HASHES: Final[dict[str, type[hashes.HashAlgorithm]]] = {
+    "secp256r1": hashes.SHA256,
+    "secp384r1": hashes.SHA384,
+    "secp521r1": hashes.SHA512,
 }
+"""For the keys of each curve that model-signing knows."""
 _CURVES: Final = "an elliptic curve key (P-256, P-384 or P-521) in PEM"
 
 
@@ -82,7 +83,7 @@ def signer_of(key: bytes, chain: bytes = b"", *, where: str) -> Signer:
     private: object = None
     with suppress(TypeError, ValueError):
         private = load_pem_private_key(key, password=None)
-    if not isinstance(private, ec.EllipticCurvePrivateKey) or private.key_size not in _HASHES:
+    if not isinstance(private, ec.EllipticCurvePrivateKey) or private.curve.name not in _HASHES:
         raise BadInput(f"is not {_CURVES} without a password", where=where)
     certificates = certificates_of(chain, where=where) if chain else ()
     if certificates and certificates[0].public_key() != private.public_key():
@@ -99,7 +100,7 @@ def public_key_of(key: bytes, *, where: str) -> ec.EllipticCurvePublicKey:
     public: object = None
     with suppress(ValueError):
         public = load_pem_public_key(key)
-    if not isinstance(public, ec.EllipticCurvePublicKey) or public.key_size not in _HASHES:
+    if not isinstance(public, ec.EllipticCurvePublicKey) or public.curve.name not in _HASHES:
         raise BadInput(f"is not the public part of {_CURVES}", where=where)
     return public
 
@@ -125,7 +126,7 @@ def sign(manifest: Manifest, stored: bytes, signer: Signer) -> bytes:
         signer: who signs.
     """
     payload = json.dumps(_statement(manifest, stored), ensure_ascii=False).encode()
-    algorithm = ec.ECDSA(_HASHES[signer.key.key_size]())
+    algorithm = ec.ECDSA(_HASHES[signer.key.curve.name]())
     signature = signer.key.sign(_authenticated(payload), algorithm)
     return json.dumps(
         {
@@ -163,7 +164,7 @@ def check(bundle: bytes, manifest: Manifest, stored: bytes, trust: Trust, *, sna
     except (KeyError, TypeError, ValueError, VerificationError) as error:
         raise _forged(f"no trusted signature: {str(error)[:120]}", snapshot) from None
     try:
-        key.verify(signature, _authenticated(payload), ec.ECDSA(_HASHES[key.key_size]()))
+        key.verify(signature, _authenticated(payload), ec.ECDSA(_HASHES[key.curve.name]()))
     except InvalidSignature:
         raise _forged("by another key, or of something else", snapshot) from None
     try:
@@ -244,7 +245,7 @@ def _hint(key: ec.EllipticCurvePublicKey) -> str:
 
 def _trusted(material: dict[str, Any], trust: Trust) -> ec.EllipticCurvePublicKey:
     """The key that a signature has to be by."""
-    if "x509CertificateChain" not in material:
+    if "publicKey" in material:
         if trust.key is None:
             raise ValueError("a key signed it, and none is trusted")
         return trust.key
@@ -264,7 +265,7 @@ def _trusted(material: dict[str, Any], trust: Trust) -> ec.EllipticCurvePublicKe
     key = leaf.public_key()
     if not _may_sign(leaf) or not isinstance(key, ec.EllipticCurvePublicKey):
         raise ValueError("its certificate is not one for signing")
-    if key.key_size not in _HASHES:
+    if key.curve.name not in _HASHES:
         raise ValueError("its certificate's key is of an unknown curve")
     return key
 
