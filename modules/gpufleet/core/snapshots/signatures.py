@@ -256,7 +256,7 @@ def _trusted(material: dict[str, Any], trust: Trust) -> ec.EllipticCurvePublicKe
         for each in material["x509CertificateChain"]["certificates"]
     )
     # When it was signed nobody knows; no earlier than that.
-    policy = PolicyBuilder().store(Store(trust.roots)).time(leaf.not_valid_before_utc)
+    policy = PolicyBuilder().store(Store(list(trust.roots))).time(leaf.not_valid_before_utc)
     authority = ExtensionPolicy.permit_all().require_present(
         x509.BasicConstraints, Criticality.AGNOSTIC, _is_authority
     )
