@@ -4,6 +4,7 @@ import re
 import socket
 import struct
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from http.client import HTTPConnection, HTTPResponse
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Event, Lock, Thread
@@ -168,7 +169,8 @@ class FaultProxy:
 def _told(fault: Fault | None) -> _Answer:
     status, code = fault.status if fault else (500, "InternalError")
     text = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>{code}</Message></Error>"
-    return _Answer(status, [("Content-Type", "application/xml")], text.encode())
+    body = text.encode() if status >= HTTPStatus.BAD_REQUEST else b""
+    return _Answer(status, [("Content-Type", "application/xml")], body)
 
 
 def _empty(answer: _Answer) -> _Answer:
