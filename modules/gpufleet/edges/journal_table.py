@@ -157,17 +157,13 @@ class Journal:
         rows = self._database.read(lambda connection: connection.execute(sa.select(_heads)).all())
         return {row.writer: row.sequence for row in rows}
 
+    def ends(self) -> list[Anchor]:
+        """The head of every writer's chain."""
+        return self._ends(sa.true())
+
     def unanchored(self) -> list[Anchor]:
         """The heads that no anchor holds yet."""
-        now = self._clock()
-        rows = self._database.read(
-            lambda connection: connection.execute(
-                sa.select(_heads).where(_heads.c.sequence > _heads.c.anchored)
-            ).all()
-        )
-        return [
-            Anchor(writer=row.writer, sequence=row.sequence, hash=row.hash, at=now) for row in rows
-        ]
+        return self._ends(_heads.c.sequence > _heads.c.anchored)
 
     def mark_anchored(self, anchor: Anchor) -> None:
         """Remember that an anchor was kept."""
@@ -178,6 +174,15 @@ class Journal:
                 .values(anchored=anchor.sequence)
             )
         )
+
+    def _ends(self, which: sa.ColumnElement[bool]) -> list[Anchor]:
+        now = self._clock()
+        rows = self._database.read(
+            lambda connection: connection.execute(sa.select(_heads).where(which)).all()
+        )
+        return [
+            Anchor(writer=row.writer, sequence=row.sequence, hash=row.hash, at=now) for row in rows
+        ]
 
 
 def writer_of(state: EnvironmentDir) -> str:

@@ -12,13 +12,12 @@ from pydantic import Field
 
 from gpufleet.spec.quantities import Spec
 from gpufleet.spec.records import Anchor, JournalReport
+from gpufleet.spec.snapshots import FORMAT
 
 REVISION: Final = "protected"
 """Revision of every protected set's snapshot."""
 SET_FILE: Final = "set.json"
 """Of a protected set, beside the folders of its parts."""
-FORMAT: Final = 1
-"""Of `set.json`: the version that is written, and the newest one that is read."""
 SQLITE_FILE: Final = "fleet.db"
 POSTGRESQL_FILE: Final = "fleet.dump"
 HEADS_FILE: Final = "heads.json"
@@ -86,6 +85,8 @@ class ProtectedSet(Spec):
     at: datetime
     """The recovery point: everything that was there at this moment is in the set."""
     database: DatabaseKind
+    fleet_file: str
+    """Name of the fleet file in the part `fleet`."""
     tool: str
     parts: list[PartFacts]
     elsewhere: list[str]
@@ -134,6 +135,8 @@ class BroughtBack(Spec):
     """What bringing a part back came to; every byte of it was verified."""
 
     snapshot: str
+    passed_over: dict[str, str] = Field(default_factory=dict)
+    """Why a newer set was not used, by the ID of its snapshot."""
     part: Part
     at: datetime
     """The recovery point of this part."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import groupby
 from typing import Final, NamedTuple
 
@@ -90,3 +90,19 @@ def _by_period(
         chosen = sorted(newest.items(), reverse=True)[:count]
         keep |= {snapshot: f"{name} {period}" for period, snapshot in chosen}
     return keep
+
+
+def lock_for(policy: SnapshotRetention, earlier: Iterable[datetime], now: datetime) -> timedelta:
+    """How long a snapshot is locked of which several are taken each day.
+
+    The first of a day (in UTC), which a prune keeps longest, for as long as one of each day is
+    kept; the others for a day, so that what is taken every few minutes does not fill the store.
+
+    Args:
+        policy: how many days.
+        earlier: when those that are there were created.
+        now: when this one is.
+    """
+    today = now.astimezone(UTC).date()
+    is_first = all(each.astimezone(UTC).date() != today for each in earlier)
+    return timedelta(days=max(policy.daily, 1) if is_first else 1)

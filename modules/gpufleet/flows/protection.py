@@ -1,0 +1,288 @@
+"""Protected sets: what else must come back besides model artifacts, kept and brought back.
+
+`protect` takes one into the stores of all sites, `bring_back` restores one part of the newest that
+is good, and `flows/put_back.py` puts it in place.
+"""
+
+import tempfile
+import time
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Final
+
+from gpufleet.core.protection import ELSEWHERE, decode, encode, tightest_rpo
+from gpufleet.core.snapshots.retention import lock_for
+from gpufleet.edges.clock import system_clock
+from gpufleet.edges.database_copy import check_sqlite, kind_of
+from gpufleet.edges.own_folder import own_folder
+from gpufleet.flows.ground import Ground, whoami
+from gpufleet.flows.protected_database import journal_of
+from gpufleet.flows.protected_parts import gather
+from gpufleet.flows.snapshots.catalogue import listing
+from gpufleet.flows.snapshots.meter import OnProgress
+from gpufleet.flows.snapshots.requests import store_of
+from gpufleet.flows.snapshots.restore import RestoreOrder, restore
+from gpufleet.flows.snapshots.store import SnapshotStore
+from gpufleet.flows.snapshots.take import TOOL, TakeOrder, take
+from gpufleet.flows.snapshots.verify import is_damaged
+from gpufleet.flows.stores import places_of
+from gpufleet.spec.errors import BadInput, Failed, FleetError, Retryable
+from gpufleet.spec.protection import (
+    HEADS_FILE,
+    REVISION,
+    SET_FILE,
+    SQLITE_FILE,
+    BroughtBack,
+    Heads,
+    Part,
+    ProtectedSet,
+    ProtectPlan,
+    ProtectReport,
+)
+from gpufleet.spec.records import JournalReport
+from gpufleet.spec.snapshots import SnapshotKind, SnapshotSummary, TakeReport
+
+PROTECTED: Final = "dr.protected"
+"""Event of the journal."""
+
+
+def quiet(_: object) -> None:
+    """For whoever wants to see no progress."""
+
+
+def stores_of(ground: Ground) -> dict[str, SnapshotStore]:
+    """The snapshot store of every site that has an object store, by site."""
+    return {site: store_of(ground, site) for site in places_of(ground)}
+
+
+def plan(ground: Ground) -> ProtectPlan:
+    """What taking a protected set would do.
+
+    Raises:
+        BadInput: no site has an object store.
+        Retryable: none of them answers.
+    """
+    stores = _some(stores_of(ground))
+    return ProtectPlan(
+        stores={site: store.shown for site, store in stores.items()},
+        parts=list(Part),
+        database=kind_of(ground.database),
+        newest=newest_point(stores),
+        rpo_s=tightest_rpo(ground.fleet).total_seconds(),
+    )
+
+
+def protect(ground: Ground, on_progress: OnProgress = quiet) -> ProtectReport:
+    """Take a protected set into the store of every site; the journal says so.
+
+    One store that does not answer holds up no other.
+
+    Raises:
+        BadInput: no site has an object store, or there is no `pg_dump`.
+        Retryable: no store could be reached, or another process takes one.
+        Failed: the database is damaged.
+    """
+    stores = _some(stores_of(ground))
+    begun = time.monotonic()
+    snapshots: dict[str, str] = {}
+    unreached: dict[str, str] = {}
+    stored = 0
+    with own_folder(ground.state.root / "protect" / "set", what="a protected set") as folder:
+        found = _made(ground, folder)
+        for site in stores:
+            try:
+                taken = _taken(ground, site, folder, found.at, on_progress)
+            except Retryable as error:
+                unreached[site] = error.what
+                continue
+            snapshots[site] = taken.snapshot
+            stored += taken.bytes_stored
+    if not snapshots:
+        raise Retryable(
+            f"no object store could be reached: {'; '.join(unreached.values())[:300]}",
+            mend="the set was not kept: run it again when one answers",
+        )
+    report = ProtectReport(
+        snapshots=snapshots,
+        unreached=unreached,
+        at=found.at,
+        parts=found.parts,
+        bytes_total=sum(facts.size_bytes for facts in found.parts),
+        bytes_stored=stored,
+        seconds=time.monotonic() - begun,
+    )
+    ground.note(
+        PROTECTED,
+        actor=whoami(),
+        snapshots=dict(snapshots),
+        unreached=dict(unreached),
+        missing=list(report.missing),
+        at=found.at.isoformat(),
+        bytes_stored=stored,
+    )
+    return report
+
+
+def protected_sets(store: SnapshotStore) -> list[SnapshotSummary]:
+    """The protected sets of a store, newest first; what a verification found damaged comes last.
+
+    Raises:
+        Retryable: it does not answer.
+    """
+    found = [each for each in listing(store, REVISION).snapshots if each.kind is SnapshotKind.STATE]
+    return sorted(found, key=lambda each: is_damaged(store, each.id))
+
+
+def newest_point(stores: Mapping[str, SnapshotStore]) -> datetime | None:
+    """The recovery point that could be had now, of all stores that answer; None before the first.
+
+    Raises:
+        Retryable: none of them answers.
+    """
+    points: list[datetime] = []
+    failures: list[FleetError] = []
+    for store in stores.values():
+        try:
+            points += [each.created for each in protected_sets(store)[:1]]
+        except FleetError as error:
+            failures.append(error)
+    if failures and len(failures) == len(stores):
+        raise failures[0]
+    return max(points, default=None)
+
+
+def read_set(store: SnapshotStore, snapshot: str) -> ProtectedSet:
+    """What a protected set says of itself.
+
+    Raises:
+        BadInput: there is no such snapshot, or it is no protected set.
+        Failed: it is lost or damaged.
+        Retryable: the store does not answer.
+    """
+    with tempfile.TemporaryDirectory(prefix="gpufleet-") as folder:
+        to = Path(folder, "set")
+        restore(store, RestoreOrder(snapshot, to, SET_FILE), quiet)
+        return decode((to / SET_FILE).read_bytes(), where=f"snapshot {snapshot}")
+
+
+def bring_back(
+    store: SnapshotStore,
+    part: Part,
+    to: Path,
+    *,
+    snapshot: str = "",
+    on_progress: OnProgress = quiet,
+) -> BroughtBack:
+    """Restore one part into a folder, every byte verified; nothing is put in place.
+
+    The part's files are in `to/PART`. A database is opened, and its journal is verified against its
+    hashes and the heads of the same set.
+
+    Args:
+        store: of any site.
+        part: what.
+        to: folder that is made, or replaced at once when all of it is there.
+        snapshot: ID of one set; empty for the newest that can be read.
+        on_progress: told a few times a second.
+
+    Raises:
+        BadInput: there is no protected set, or it has nothing of this part.
+        Failed: what was chosen is lost or damaged; of several, the oldest one as well.
+        Retryable: the store does not answer, or the disk is full.
+    """
+    chosen = [snapshot] if snapshot else [each.id for each in protected_sets(store)]
+    passed: dict[str, str] = {}
+    last: Failed | None = None
+    for each in chosen:
+        try:
+            return _brought(store, part, to, each, passed, on_progress)
+        except Failed as error:
+            passed[each], last = error.what, error
+    if last is not None:
+        raise last
+    raise BadInput("there is no protected set", where=store.shown, mend="dr.protect takes one")
+
+
+def _brought(  # noqa: PLR0913, PLR0917 - what was asked, and what was tried
+    store: SnapshotStore,
+    part: Part,
+    to: Path,
+    snapshot: str,
+    passed: Mapping[str, str],
+    on_progress: OnProgress,
+) -> BroughtBack:
+    found = read_set(store, snapshot)
+    facts = found.facts_of(part)
+    if facts is None or not facts.files:
+        raise BadInput(f"the set has no {part.value}", where=f"snapshot {snapshot}")
+    report = restore(store, RestoreOrder(snapshot, to, part.value), on_progress)
+    return BroughtBack(
+        snapshot=snapshot,
+        passed_over=dict(passed),
+        part=part,
+        at=facts.at,
+        folder=str(to / part.value),
+        files=report.files,
+        size_bytes=report.bytes_total,
+        bytes_fetched=report.bytes_fetched,
+        seconds=report.seconds,
+        journal=_journal(store, snapshot, to / part.value) if part is Part.DATABASE else None,
+    )
+
+
+def _journal(store: SnapshotStore, snapshot: str, folder: Path) -> JournalReport | None:
+    file = folder / SQLITE_FILE
+    if not file.is_file():
+        return None
+    check_sqlite(file)
+    return journal_of(file, heads_of(store, snapshot).journal)
+
+
+def heads_of(store: SnapshotStore, snapshot: str) -> Heads:
+    """The heads of all chains, as a protected set has them; errors as those of `read_set`."""
+    with tempfile.TemporaryDirectory(prefix="gpufleet-") as folder:
+        to = Path(folder, "set")
+        restore(store, RestoreOrder(snapshot, to, Part.AUDIT_HEADS.value), quiet)
+        content = (to / Part.AUDIT_HEADS.value / HEADS_FILE).read_bytes()
+        return Heads.model_validate_json(content)
+
+
+def _made(ground: Ground, folder: Path) -> ProtectedSet:
+    parts = gather(ground, folder)
+    found = ProtectedSet(
+        fleet=ground.fleet.fleet,
+        environment=ground.fleet.environment,
+        at=min(facts.at for facts in parts),
+        database=kind_of(ground.database),
+        fleet_file=ground.fleet_file.name,
+        tool=TOOL,
+        parts=parts,
+        elsewhere=list(ELSEWHERE),
+    )
+    (folder / SET_FILE).write_bytes(encode(found))
+    return found
+
+
+def _taken(
+    ground: Ground, site: str, folder: Path, at: datetime, on_progress: OnProgress
+) -> TakeReport:
+    store = store_of(ground, site, make=True)
+    now = system_clock()
+    until: datetime | None = None
+    if store.objects.can_lock():
+        earlier = (each.created for each in protected_sets(store))
+        until = (now + lock_for(ground.fleet.snapshots, earlier, now)).replace(microsecond=0)
+    order = TakeOrder(folder, REVISION, SnapshotKind.STATE, until=until)
+    # Its snapshot is as old as what it holds.
+    return take(store, order, ground.state.root / "protect" / "read.db", lambda: at, on_progress)
+
+
+def _some(stores: dict[str, SnapshotStore]) -> dict[str, SnapshotStore]:
+    if not stores:
+        raise BadInput(
+            "no site has an object store",
+            where="sites",
+            mend="./fleet up starts those of embedded sites; `object_store` declares another",
+        )
+    return stores
