@@ -11,6 +11,7 @@ from gpufleet.tasks import (
     change,
     cost,
     develop,
+    disaster,
     doctor,
     fleet,
     flows,
@@ -54,5 +55,6 @@ for module in (
     state,
 ):
     namespace.add_collection(Collection.from_module(module))
+namespace.add_collection(Collection.from_module(disaster), name="dr")
 for task in Collection.from_module(overrides).tasks.values():
     namespace.collections["freeze"].add_task(task)
