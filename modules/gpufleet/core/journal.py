@@ -2,7 +2,8 @@
 
 Each writer has a chain of its own, so that two never wait for each other. A record's hash covers
 everything in it but its sequence, and the hash of the record before it. A cut tail shows against
-anchors: heads of the chain that were kept elsewhere, under a lock.
+anchors: heads of the chain that were kept elsewhere, under a lock. A database that was restored
+from an older copy says so itself, by a record that names what it came back with.
 """
 
 import hashlib
@@ -12,8 +13,14 @@ from datetime import UTC, datetime
 from itertools import groupby
 from typing import Final
 
-from gpufleet.spec.records import Anchor, Fact, JournalFinding, JournalRecord
+from pydantic import JsonValue
 
+from gpufleet.core.approvals import CLOCK_SKEW
+from gpufleet.spec.records import Anchor, Fact, JournalFinding, JournalLoss, JournalRecord
+
+RESTORED: Final = "database.restored"
+"""Event of the record that a restored database begins with."""
+_REACHED: Final = "reached"
 ORIGIN: Final = "0" * 64
 """Stands for the record before the first."""
 
@@ -68,18 +75,76 @@ def verify(
         anchors: heads that were kept elsewhere, in any order.
         heads: the sequence that each writer believes to have reached.
     """
+    written = list(records)
+    restorations = _restorations(written)
     expected: dict[str, list[Anchor]] = {}
     for anchor in anchors:
-        expected.setdefault(anchor.writer, []).append(anchor)
+        if _lost_by(anchor, restorations) is None:
+            expected.setdefault(anchor.writer, []).append(anchor)
     reached = dict(heads or {})
     findings: list[JournalFinding] = []
-    for writer, chain in groupby(records, key=lambda record: record.writer):
+    for writer, chain in groupby(written, key=lambda record: record.writer):
         listed = list(chain)
         findings += _links(listed)
         findings += _ends(writer, listed, expected.pop(writer, []), reached.pop(writer, 0))
     for writer in sorted(expected.keys() | reached.keys()):
         findings += _ends(writer, [], expected.get(writer, []), reached.get(writer, 0))
     return findings
+
+
+def restoration(heads: Mapping[str, int], snapshot: str) -> dict[str, JsonValue]:
+    """What the record of a restoration says.
+
+    Args:
+        heads: the sequence of each writer that came back.
+        snapshot: what they came from.
+    """
+    return {_REACHED: dict(heads), "snapshot": snapshot}
+
+
+def lost(records: Iterable[JournalRecord], anchors: Iterable[Anchor]) -> list[JournalLoss]:
+    """What restorations lost of each chain, as far as anchors know of it."""
+    restorations = _restorations(records)
+    found: dict[tuple[str, str], JournalLoss] = {}
+    for anchor in anchors:
+        record = _lost_by(anchor, restorations)
+        if record is None:
+            continue
+        key = (anchor.writer, record.id)
+        before = found.get(key)
+        found[key] = JournalLoss(
+            writer=anchor.writer,
+            first=_reached(record).get(anchor.writer, 0) + 1,
+            last=max(anchor.sequence, before.last if before else 0),
+            restored_at=record.at,
+            by=record.actor,
+        )
+    return [found[key] for key in sorted(found)]
+
+
+def _restorations(records: Iterable[JournalRecord]) -> list[JournalRecord]:
+    return [record for record in records if record.event == RESTORED]
+
+
+def _lost_by(anchor: Anchor, restorations: Iterable[JournalRecord]) -> JournalRecord | None:
+    """The restoration that an anchor's record was lost by; None where it has to be there."""
+    return next(
+        (
+            record
+            for record in restorations
+            if anchor.at <= record.at + CLOCK_SKEW
+            and anchor.sequence > _reached(record).get(anchor.writer, 0)
+            and anchor.writer != record.writer
+        ),
+        None,
+    )
+
+
+def _reached(record: JournalRecord) -> dict[str, int]:
+    found = record.body.get(_REACHED)
+    if not isinstance(found, dict):
+        return {}
+    return {writer: at for writer, at in found.items() if isinstance(at, int)}
 
 
 def _links(chain: Sequence[JournalRecord]) -> Iterator[JournalFinding]:

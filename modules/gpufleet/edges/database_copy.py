@@ -4,15 +4,22 @@ import os
 import shutil
 import sqlite3
 import subprocess
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
+
+import psutil
+import sqlalchemy as sa
 
 from gpufleet.edges.database import POSTGRESQL, Database
 from gpufleet.spec.errors import BadInput, Failed, Retryable
 from gpufleet.spec.protection import DatabaseKind
 
-_DUMP_WITHIN_S: Final = 3600
+_CLIENT_WITHIN_S: Final = 3600
+_OTHERS: Final = sa.text(
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
 _BUSY_S: Final = 30
 _WAL_SUFFIXES: Final = ("-wal", "-shm")
 
@@ -95,25 +102,27 @@ def dump_postgresql(database: Database, to: Path) -> None:
         Retryable: the server does not answer.
         Failed: `pg_dump` refuses, as one that is older than the server does.
     """
-    tool = shutil.which("pg_dump")
-    if tool is None:
-        raise BadInput(
-            "there is no pg_dump on PATH",
-            where=database.shown,
-            mend="install PostgreSQL's client of the server's version (Debian: postgresql-client)",
-        )
-    command = [tool, "--format=custom", "--compress=0", "--no-owner", "--no-password"]
-    url = database.url.set(drivername="postgresql", password=None)
-    done = _ran([*command, f"--file={to}", url.render_as_string()], database)
-    if done.returncode:
-        lines = done.stderr.strip().splitlines() or ["no reason given"]
-        why = lines[0].removeprefix("pg_dump: error: ")[:300]
-        if "connection to server" in why:
-            raise Retryable(
-                f"the database does not answer: {why}", where=database.shown, mend="start it"
-            )
-        raise Failed(f"pg_dump could not dump it: {why}", where=database.shown)
+    options = ["--format=custom", "--compress=0", "--no-owner", f"--file={to}"]
+    _run_client("pg_dump", database, options, "{}")
     to.chmod(0o600)
+
+
+def restore_postgresql(database: Database, dump: Path) -> None:
+    """Put a dump in the place of all that a database has, in one transaction, by `pg_restore`.
+
+    Raises:
+        BadInput: there is no `pg_restore`.
+        Retryable: somebody is connected, or the server does not answer.
+        Failed: `pg_restore` refuses.
+    """
+    if others := database.read(lambda connection: connection.execute(_OTHERS).scalar_one()):
+        raise Retryable(
+            f"{others} others are connected", where=database.shown, mend="end every worker first"
+        )
+    # Its own connections would hold what is replaced.
+    database.close()
+    options = ["--clean", "--if-exists", "--no-owner", "--single-transaction"]
+    _run_client("pg_restore", database, [*options, "--exit-on-error"], "--dbname={}", dump)
 
 
 def put_sqlite(file: Path, database: Path, stamp: str) -> Path | None:
@@ -139,19 +148,48 @@ def put_sqlite(file: Path, database: Path, stamp: str) -> Path | None:
     return kept if had_one else None
 
 
-def _ran(command: list[str], database: Database) -> subprocess.CompletedProcess[str]:
-    """Run a client of the database; its password goes by the environment, seen by nobody else."""
+def holders_of(file: Path) -> list[int]:
+    """Processes of this machine that have a file open, as far as this user may see."""
+    wanted = str(file.absolute())
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(opened.path == wanted for opened in process.open_files()):
+                found.append(process.pid)
+    return found
+
+
+def _run_client(
+    name: str, database: Database, options: list[str], address: str, *operands: Path
+) -> None:
+    """Run a client of PostgreSQL; the password goes by the environment, seen by nobody else."""
+    tool = shutil.which(name)
+    if tool is None:
+        raise BadInput(
+            f"there is no {name} on PATH",
+            where=database.shown,
+            mend="install PostgreSQL's client of the server's version (Debian: postgresql-client)",
+        )
     password = database.url.password
+    url = database.url.set(drivername="postgresql", password=None).render_as_string()
     try:
-        return subprocess.run(
-            command,
+        done = subprocess.run(
+            [tool, "--no-password", *options, address.format(url), *map(str, operands)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             check=False,
-            timeout=_DUMP_WITHIN_S,
+            timeout=_CLIENT_WITHIN_S,
             env={**os.environ, **({"PGPASSWORD": str(password)} if password else {})},
         )
     except subprocess.TimeoutExpired:
-        what = f"pg_dump was not done in {_DUMP_WITHIN_S} s"
+        what = f"{name} was not done in {_CLIENT_WITHIN_S} s"
         raise Retryable(what, where=database.shown) from None
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["no reason given"]
+        why = lines[0].removeprefix(f"{name}: error: ")[:300]
+        if "connection to server" in why:
+            raise Retryable(
+                f"the database does not answer: {why}", where=database.shown, mend="start it"
+            )
+        raise Failed(f"{name} says: {why}", where=database.shown)

@@ -8,7 +8,7 @@ from typing import Final
 
 from pydantic import ValidationError
 
-from gpufleet.core.journal import verify
+from gpufleet.core.journal import lost, verify
 from gpufleet.edges.object_store import ObjectStore
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.stores import stores_of
@@ -67,6 +67,7 @@ def verified(ground: Ground) -> JournalReport:
         writers=len({record.writer for record in records}),
         anchors=len(anchors),
         findings=verify(records, anchors, ground.journal.heads()),
+        lost=lost(records, anchors),
     )
 
 

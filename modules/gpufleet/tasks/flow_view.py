@@ -164,6 +164,13 @@ def show_journal(records: "list[JournalRecord]") -> None:
 def show_verification(report: "JournalReport") -> None:
     """Whether the journal is whole."""
     counts = f"{report.records} records of {report.writers} writers, {report.anchors} anchors"
+    for gone in report.lost:
+        facts.print(
+            f"  {gone.writer} {gone.first} to {gone.last}: lost when {gone.by} restored the "
+            f"database at {gone.restored_at:%Y-%m-%d %H:%M:%S}",
+            style="yellow",
+            soft_wrap=True,
+        )
     if report.is_good:
         facts.print(f"whole: {counts}")
         return
