@@ -222,6 +222,8 @@ OF_THE_WORKER = {
     "PatchOverdue",
     "PrewarmMissing",
     "PrewarmStale",
+    "SnapshotOlderThanRPO",
+    "ProtectionOlderThanRPO",
 }
 
 

@@ -1,5 +1,6 @@
 """The names that gpufleet writes on Kubernetes objects, in one place."""
 
+import hashlib
 from typing import Final
 
 from gpufleet.spec.batches import Priority
@@ -93,6 +94,14 @@ GATEWAY_TLS: Final = "gpufleet-gateway-tls"
 """Secret with the certificate that clients of the gateway see; an administrator makes it."""
 GATEWAY_ACCOUNT: Final = "gpufleet-gateway"
 """Names the gateway's Deployment, account, roles and Secret."""
+
+
+def cron_job_of(revision: str, *, protects: bool) -> str:
+    """The CronJob that takes a revision's snapshots, or protected sets."""
+    # A CronJob's name has 52 characters at most, since those of its Jobs are longer.
+    mark = hashlib.sha256(revision.encode()).hexdigest()[:8]
+    short = revision.replace(".", "-")[:32].rstrip("-")
+    return "gpufleet-protect" if protects else f"snapshot-{short}-{mark}"
 
 
 def is_batch(class_: ServingClass) -> bool:

@@ -37,10 +37,13 @@ from gpufleet.flows.patch_cycle import PatchCycleKeeper
 from gpufleet.flows.prewarm import PrewarmKeeper
 from gpufleet.flows.record_keeping import anchor
 from gpufleet.flows.schedules import begin_due
+from gpufleet.flows.snapshot_ages import SnapshotAges
+from gpufleet.flows.snapshot_schedule import ScheduleKeeper
 from gpufleet.flows.state_backup import back_up
 from gpufleet.spec.errors import FleetError
 from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.records import Fact
+from gpufleet.spec.snapshots import SnapshotKind
 
 LOOPBACK: Final = "127.0.0.1"
 _TICK_S: Final = 0.5
@@ -93,6 +96,9 @@ class Worker:
             "How long the oldest critical vulnerability that is installed has been known",
             registry=self._registry,
         )
+        ages = SnapshotAges(self._registry)
+        revisions = ScheduleKeeper(live, SnapshotKind.ARTIFACT, ages.tell)
+        protected = ScheduleKeeper(live, SnapshotKind.STATE, ages.tell)
         cadences = PatchCycleKeeper(live, self._set_overdue, oldest.set)
         self._chores = [
             Chore("adopt", 2, self._host.adopt),
@@ -106,6 +112,8 @@ class Worker:
             Chore("flows", 10, self._count),
             Chore("prewarm", 10, prewarm.keep),
             Chore("patch cycle", 60, cadences.keep),
+            Chore("snapshots", 60, revisions.keep),
+            Chore("protection", 15, protected.keep),
             Chore("cordons", 30, lambda: clear_stale_marks(live.now())),
         ]
 

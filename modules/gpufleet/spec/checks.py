@@ -11,7 +11,7 @@ from typing import Final
 from gpufleet.spec.approvals import ROLES, Action
 from gpufleet.spec.cluster_checks import cluster_problems
 from gpufleet.spec.fleet import Fleet
-from gpufleet.spec.hardware import NodeGroup
+from gpufleet.spec.hardware import EmbeddedCluster, NodeGroup
 from gpufleet.spec.plan_checks import planned_problems
 from gpufleet.spec.problem import Problem
 from gpufleet.spec.references import reference, references
@@ -245,6 +245,24 @@ def _calendars(fleet: Fleet) -> Iterator[Problem]:
                     yield Problem((*path, "pools", index), what, mend="so it would never hold")
 
 
+def _scheduled(fleet: Fleet) -> Iterator[Problem]:
+    """Whoever takes a snapshot has to reach its files, and know whose store keeps it."""
+    on_cluster = not any(isinstance(s.cluster, EmbeddedCluster) for s in fleet.sites.values())
+    for name, revision in fleet.snapshot_schedule.revisions.items():
+        path: FieldPath = ("snapshot_schedule", "revisions", name)
+        if revision.site is not None:
+            yield from reference((*path, "site"), "site", revision.site, fleet.sites)
+        if on_cluster and revision.claim is None:
+            yield Problem(
+                (*path, "source"),
+                "is in no volume, and the worker runs on a cluster",
+                mend="name the PersistentVolumeClaim that holds the files: `claim`",
+            )
+        if revision.limit_s < revision.every_s:
+            what = f"is below `every_s` ({revision.limit_s:g} s < {revision.every_s:g} s)"
+            yield Problem((*path, "rpo_s"), what, mend="take snapshots more often")
+
+
 _CHECKS: Final[tuple[Callable[[Fleet], Iterator[Problem]], ...]] = (
     references,
     _slug,
@@ -256,6 +274,7 @@ _CHECKS: Final[tuple[Callable[[Fleet], Iterator[Problem]], ...]] = (
     _fallbacks,
     _approvers,
     _calendars,
+    _scheduled,
     planned_problems,
     cluster_problems,
 )

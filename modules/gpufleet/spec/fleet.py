@@ -34,6 +34,7 @@ from gpufleet.spec.quantities import (
     Spec,
 )
 from gpufleet.spec.serving import DataClass, ModelRevision, Pool, UseCase
+from gpufleet.spec.snapshot_schedule import SnapshotSchedule
 
 
 class Images(Spec):
@@ -87,6 +88,7 @@ class Fleet(Spec):
     """OSV or CSAF files, relative to the fleet file: known vulnerabilities of what is installed."""
     retention: dict[DataClass, Retention] = Field(default_factory=dict)
     snapshots: SnapshotRetention = SnapshotRetention()
+    snapshot_schedule: SnapshotSchedule = SnapshotSchedule()
     staffing: dict[Name, Shift] = Field(default_factory=dict)
     escalation: list[EscalationStep] = Field(default_factory=list)
     risks: dict[Name, Risk] = Field(default_factory=dict)

@@ -32,6 +32,7 @@ _UNREAD: Final = frozenset(
         "patching",
         "retention",
         "snapshots",
+        "snapshot_schedule",
         "escalation",
         "risks",
     }

@@ -199,3 +199,22 @@ def prune(
         print_json(asdict(report))
     else:
         snapshot_view.show_prune(report, done=apply)
+
+
+@command({"fleet": FLEET_HELP, "json": JSON_HELP})
+def schedule(_: Context, fleet: str = "", json: bool = False) -> None:
+    """What is taken by itself and when; exit 5 if a newest good one is older than its RPO.
+
+    Example: ./fleet snapshot.schedule
+    """
+    from gpufleet.flows import snapshot_schedule
+    from gpufleet.spec.errors import EXIT_TARGET_MISSED
+    from gpufleet.tasks import schedule_view
+
+    report = snapshot_schedule.schedule(opened_ground(fleet))
+    if json:
+        print_json({**report.model_dump(mode="json"), "good": report.is_good})
+    else:
+        schedule_view.show(report)
+    if not report.is_good:
+        raise Exit(code=EXIT_TARGET_MISSED)

@@ -54,7 +54,7 @@ def store_of(ground: Ground, site: str = "", *, make: bool = False) -> SnapshotS
         BadInput: no such site, it has no object store, or several have one and none was named.
         Retryable: it does not answer.
     """
-    name = _site(ground, site)
+    name = chosen_site(ground, site)
     place = places_of(ground)[name]
     bucket = bucket_of(ground.fleet)
     if make:
@@ -62,7 +62,8 @@ def store_of(ground: Ground, site: str = "", *, make: bool = False) -> SnapshotS
     return SnapshotStore(SnapshotObjects(SnapshotPlace(place, bucket)))
 
 
-def _site(ground: Ground, site: str) -> str:
+def chosen_site(ground: Ground, site: str) -> str:
+    """The site that is named, or the only one that has an object store; errors as `store_of`."""
     places = places_of(ground)
     if site in places:
         return site
