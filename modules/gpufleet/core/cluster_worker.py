@@ -31,6 +31,7 @@ CLUSTER_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
 NAMESPACED_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "": ("configmaps", "persistentvolumeclaims", "resourcequotas", "serviceaccounts", "services"),
     "apps": ("daemonsets", "deployments"),
+    "batch": ("cronjobs",),
     "gateway.networking.k8s.io": ("gateways", "httproutes"),
     "keda.sh": ("scaledobjects",),
     "kueue.x-k8s.io": ("localqueues",),
