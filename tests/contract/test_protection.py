@@ -233,6 +233,32 @@ def test_fleet_files_and_pointers_come_back_as_they_were(ground: Ground, tmp_pat
     assert set(told["signers"]) == set(ground.fleet.identities)
 
 
+def test_a_store_that_is_down_holds_up_no_other_and_is_named(
+    ground: Ground, workspace: Workspace, fleet_file: Path
+) -> None:
+    text = fleet_file.read_text()
+    west = "sites:\n  west: {region: eu, power_price_per_kwh: 0.21, pue: 1.3}\n"
+    fleet_file.write_text(text.replace("sites:\n", west, 1))
+    both = Ground.open(workspace, fleet_file)
+    try:
+        folder = both.state.site("west")
+        folder.mkdir(parents=True)
+        down = {"endpoint": "http://127.0.0.1:9", "region": "west", "access_key": "a"}
+        (folder / "s3.json").write_text(json.dumps({**down, "secret_key": "b"}))
+        report = protect(both)
+        assert set(report.snapshots) == {"main"}
+        assert "does not answer" in report.unreached["west"]
+        assert newest_point(stores_of(both)) == report.at.replace(microsecond=0)
+        (both.state.site("main") / "s3.json").write_text(json.dumps({**down, "secret_key": "b"}))
+        with pytest.raises(Retryable, match="does not answer"):
+            protect(both)
+    finally:
+        both.close()
+    (record,) = ground.journal.latest("dr.protected", 2)
+    assert isinstance(record.body["unreached"], dict)
+    assert set(record.body["unreached"]) == {"west"}
+
+
 def test_one_set_is_taken_at_a_time_and_what_a_killed_one_left_is_no_hindrance(
     ground: Ground,
 ) -> None:

@@ -97,7 +97,8 @@ def namespace_rules(namespace: str) -> list[dict[str, list[str]]]:
 
     In its own it asks for the tokens with which the state of freezes is written, and with which an
     exempt flow passes one; in that of batch work it makes and ends the Jobs of batches; in that of
-    interactive work it asks a replica, that it cannot reach, for a token through the API server.
+    interactive work it asks a replica, that it cannot reach, for a token through the API server; in
+    that of nodes' caches it makes the Jobs that fill them, and sends their pods to their nodes.
     """
     tokens = {
         "apiGroups": [""],
@@ -111,6 +112,10 @@ def namespace_rules(namespace: str) -> list[dict[str, list[str]]]:
         names.SYSTEM_NAMESPACE: [tokens],
         names.BATCH_NAMESPACE: jobs,
         names.INTERACTIVE_NAMESPACE: [asks],
+        names.CACHE_NAMESPACE: [
+            *jobs,
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]},
+        ],
     }.get(namespace, [])
     return [*_rules(NAMESPACED_KINDS, _WRITE), *own]
 

@@ -50,12 +50,22 @@ NAMESPACES: Final = (
     GATEWAY_NAMESPACE,
     MONITORING_NAMESPACE,
 )
-GOVERNED_NAMESPACES: Final = (*NAMESPACES, SYSTEM_NAMESPACE)
+CACHE_NAMESPACE: Final = "gpufleet-cache"
+"""Of the Jobs that fill nodes' caches: the only one whose pods may use a folder of their node."""
+CACHE_FOLDER: Final = "/var/lib/gpufleet/cache"
+"""On each node; that folder, and no other."""
+GOVERNED_NAMESPACES: Final = (*NAMESPACES, SYSTEM_NAMESPACE, CACHE_NAMESPACE)
 """Every namespace of ours: admission and freezes hold in all of them."""
 POD_SECURITY: Final = {
     f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")
 }
-"""Labels of every namespace of ours."""
+"""Labels of every namespace of ours but `CACHE_NAMESPACE`."""
+CACHE_SECURITY: Final = {
+    "pod-security.kubernetes.io/enforce": "privileged",
+    "pod-security.kubernetes.io/audit": "baseline",
+}
+"""Labels of `CACHE_NAMESPACE`: a folder of the node is more than Kubernetes' other levels allow;
+what else its pods may not do says our own admission."""
 DEFINITIONS_NAMESPACE: Final = "kube-system"
 FREEZE_STATE: Final = "gpufleet-freeze"
 """ConfigMap that says whether a cluster is frozen; only `FREEZE_SYNC` may write it."""
@@ -78,6 +88,8 @@ IMAGE_USER: Final = 10001
 
 RUNTIME_CLASS: Final = "nvidia"
 NAMESPACE: Final = "kubernetes.io/metadata.name"
+HOSTNAME: Final = "kubernetes.io/hostname"
+"""Node label that the kubelet sets."""
 WORKER_INDEX: Final = "leaderworkerset.sigs.k8s.io/worker-index"
 QUEUE: Final = "kueue.x-k8s.io/queue-name"
 QUEUE_PRIORITY: Final = "kueue.x-k8s.io/priority-class"

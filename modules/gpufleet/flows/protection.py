@@ -27,7 +27,7 @@ from gpufleet.flows.snapshots.store import SnapshotStore
 from gpufleet.flows.snapshots.take import TOOL, TakeOrder, take
 from gpufleet.flows.snapshots.verify import is_damaged
 from gpufleet.flows.stores import places_of
-from gpufleet.spec.errors import BadInput, Failed, FleetError, Retryable
+from gpufleet.spec.errors import BadInput, Failed, FleetError
 from gpufleet.spec.protection import (
     HEADS_FILE,
     REVISION,
@@ -76,33 +76,32 @@ def plan(ground: Ground) -> ProtectPlan:
 def protect(ground: Ground, on_progress: OnProgress = quiet) -> ProtectReport:
     """Take a protected set into the store of every site; the journal says so.
 
-    One store that does not answer holds up no other.
+    A store that does not answer, or refuses, holds up no other.
 
     Raises:
         BadInput: no site has an object store, or there is no `pg_dump`.
         Retryable: no store could be reached, or another process takes one.
-        Failed: the database is damaged.
+        Failed: the database is damaged, or every store refuses.
     """
     stores = _some(stores_of(ground))
     begun = time.monotonic()
     snapshots: dict[str, str] = {}
-    unreached: dict[str, str] = {}
+    failures: dict[str, FleetError] = {}
     stored = 0
     with own_folder(ground.state.root / "protect" / "set", what="a protected set") as folder:
         found = _made(ground, folder)
         for site in stores:
             try:
                 taken = _taken(ground, site, folder, found.at, on_progress)
-            except Retryable as error:
-                unreached[site] = error.what
+            except FleetError as error:
+                failures[site] = error
                 continue
             snapshots[site] = taken.snapshot
             stored += taken.bytes_stored
     if not snapshots:
-        raise Retryable(
-            f"no object store could be reached: {'; '.join(unreached.values())[:300]}",
-            mend="the set was not kept: run it again when one answers",
-        )
+        # What one store says stands for all.
+        raise next(iter(failures.values()))
+    unreached = {site: error.what for site, error in failures.items()}
     report = ProtectReport(
         snapshots=snapshots,
         unreached=unreached,

@@ -149,6 +149,10 @@ def verify(
         **_ID,
         "to": "Folder that is made, or replaced at once when all of it is there.",
         "only": "One file of the snapshot, or all below one of its folders. Default: everything.",
+        "nodes": "Node group: into the cache of each of its nodes instead of a folder here.",
+        "node-rate": "Bytes/s that one node takes, such as 2GB. Default: what was measured.",
+        "store-rate": "Bytes/s that the store gives to all nodes together, such as 20GB.",
+        "network-rate": "Bytes/s between the store and the nodes, shared by all.",
         "apply": APPLY_HELP,
         **_COMMON,
     }
@@ -156,8 +160,12 @@ def verify(
 def restore(
     _: Context,
     snapshot: str,
-    to: str,
+    to: str = "",
     only: str = "",
+    nodes: str = "",
+    node_rate: str = "",
+    store_rate: str = "",
+    network_rate: str = "",
     apply: bool = False,
     site: str = "",
     fleet: str = "",
@@ -167,10 +175,20 @@ def restore(
 
     What the folder holds already is not fetched. Until all is there, it stays as it was.
 
+    With --nodes an Indexed Job restores to each node of a group, as many at once as the rates
+    allow; exit 5 if it failed on one.
+
     Example: ./fleet snapshot.restore --snapshot 20261126T101500Z-3fa9c1d2 --to /models/chat --apply
     """
-    from gpufleet.tasks import snapshot_view
+    from gpufleet.spec.errors import EXIT_TARGET_MISSED
+    from gpufleet.tasks import node_restore_view, snapshot_view
 
+    if nodes:
+        given = (node_rate, store_rate, network_rate)
+        wish = node_restore_view.wish(snapshot, nodes, given, elsewhere=to or only or site)
+        if not node_restore_view.carry_out(opened_ground(fleet), wish, apply=apply, json=json):
+            raise Exit(code=EXIT_TARGET_MISSED)
+        return
     order = snapshot_view.restore_wish(snapshot, to, only)
     ground = opened_ground(fleet)
     if apply:
@@ -218,3 +236,42 @@ def schedule(_: Context, fleet: str = "", json: bool = False) -> None:
         schedule_view.show(report)
     if not report.is_good:
         raise Exit(code=EXIT_TARGET_MISSED)
+
+
+@command(
+    {
+        **_ID,
+        "to": "Folder that is made, or replaced at once when all of it is there.",
+        "endpoint": "Of the object store.",
+        "region": "That requests to it are signed for.",
+        "bucket": "Of the snapshots.",
+        "apply": APPLY_HELP,
+        "json": JSON_HELP,
+    }
+)
+def fill(
+    _: Context,
+    snapshot: str,
+    to: str,
+    endpoint: str,
+    region: str,
+    bucket: str,
+    apply: bool = False,
+    json: bool = False,
+) -> None:
+    """Restore where no environment is known: what a node's pod runs; keys come from AWS's chain.
+
+    Example: ./fleet snapshot.fill --snapshot 20261126T101500Z-3fa9c1d2 --to /cache/chat-v7 \
+    --endpoint https://s3.fra1.example.com --region fra1 --bucket sample-production-snapshots
+    """
+    from dataclasses import asdict
+
+    from gpufleet.flows.snapshots.fill import fill as fill_from
+    from gpufleet.tasks import snapshot_view
+
+    order = snapshot_view.restore_wish(snapshot, to, "")
+    report = fill_from(order, endpoint=endpoint, region=region, bucket=bucket, apply=apply)
+    if json:
+        print_json(asdict(report))
+    else:
+        snapshot_view.show_fill(report)

@@ -13,6 +13,7 @@ from gpufleet.flows.snapshots import requests
 from gpufleet.flows.snapshots.restore import RestoreOrder
 from gpufleet.flows.snapshots.verify import VerifyOrder, verify
 from gpufleet.spec.errors import EXIT_INTERRUPTED, BadInput
+from gpufleet.spec.snapshots import RestorePlan
 from gpufleet.tasks.command import print_json
 from gpufleet.tasks.console import ProgressView, facts, folding_table, plain_table
 
@@ -20,7 +21,13 @@ if TYPE_CHECKING:
     from gpufleet.core.snapshots.difference import Difference
     from gpufleet.flows.ground import Ground
     from gpufleet.flows.snapshots.catalogue import Listing
-    from gpufleet.spec.snapshots import Manifest, PruneReport, SnapshotSummary, VerifyReport
+    from gpufleet.spec.snapshots import (
+        Manifest,
+        PruneReport,
+        RestoreReport,
+        SnapshotSummary,
+        VerifyReport,
+    )
 
 _SIGNS: Final = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -115,6 +122,12 @@ def do_restore(ground: "Ground", order: RestoreOrder, site: str, *, json: bool) 
         f"{report.seconds:.1f} s",
         soft_wrap=True,
     )
+
+
+def show_fill(found: "RestoreReport | RestorePlan") -> None:
+    """What filling a folder came to, or would do."""
+    verb = "would hold" if isinstance(found, RestorePlan) else "holds"
+    facts.print(f"{found.to} {verb} {found.files} files, {size(found.bytes_total)}", soft_wrap=True)
 
 
 def do_verify(ground: "Ground", order: VerifyOrder, site: str, *, json: bool) -> "VerifyReport":

@@ -156,12 +156,18 @@ def pruned(ground: Ground, site: str, *, apply: bool) -> PruneReport:
     return report
 
 
-def _predicted(ground: Ground, bytes_total: int) -> float | None:
+def measured_rate(ground: Ground) -> float | None:
+    """Bytes/s that earlier restores of the environment fetched; None where there was none."""
     known = TypeAdapter(RestoreReport)
     earlier = ground.journal.latest(_RESTORED, HISTORY)
     rate, _ = measured(
         known.validate_python({name: record.body[name] for name in _DONE}) for record in earlier
     )
+    return rate
+
+
+def _predicted(ground: Ground, bytes_total: int) -> float | None:
+    rate = measured_rate(ground)
     return bytes_total / rate if rate else None
 
 
