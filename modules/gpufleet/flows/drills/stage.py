@@ -1,0 +1,218 @@
+"""The stage of a drill: set up at sites, failed, and struck again so that nothing of it is left."""
+
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from gpufleet.core import vocabulary as names
+from gpufleet.core.claims import CLAIMS_PATH, allocated
+from gpufleet.core.drills.failover import free_gpus
+from gpufleet.core.drills.stage import DRILL, NAMESPACE, PREFIX, PRIORITY_CLASS
+from gpufleet.core.observed import is_ready
+from gpufleet.core.quotas import claims_gpus
+from gpufleet.edges.kube import Cluster
+from gpufleet.edges.kube_paths import object_path
+from gpufleet.flows.access import listed, revoke
+from gpufleet.flows.drills import objects
+from gpufleet.flows.environment import cluster_of
+from gpufleet.flows.ground import Ground
+from gpufleet.local.agent_client import AgentClient
+from gpufleet.local.engine.settings import write_engines
+from gpufleet.local.gpu_board import write_gpus
+from gpufleet.local.platform import embedded_sites
+from gpufleet.spec.errors import Retryable
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.simulation import Fault, FaultKind
+
+_NAMESPACE_PATH: Final = f"/api/v1/namespaces/{NAMESPACE}"
+_PODS_PATH: Final = f"{_NAMESPACE_PATH}/pods"
+_PRIORITY_PATH: Final = f"/apis/scheduling.k8s.io/v1/priorityclasses/{PRIORITY_CLASS}"
+_GONE_WITHIN_S: Final = 120.0
+_LOOK_EVERY_S: Final = 0.5
+_DOWN_FOR_S: Final = 86_400.0
+"""A process that was killed stays away longer than any drill; its pod goes with the stage."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The stand-ins of one drill.
+
+    Args:
+        ground: of the environment.
+        flow: of the drill.
+        scenario: that it plays.
+    """
+
+    ground: Ground
+    flow: str
+    scenario: str
+
+    def set_up(self, stage: Fleet, site: str, *, started: bool) -> None:
+        """Make what a site holds of a stage, or bring it to that.
+
+        Raises:
+            Retryable: the site does not answer, or is still busy removing another stage.
+        """
+        with self._entered(site) as cluster:
+            standing = cluster.get(_NAMESPACE_PATH)
+            if standing and (_is_going(standing) or _flow_of(standing) != self.flow):
+                raise Retryable("the stage of another drill is still there", where=f"site {site}")
+            self._tell_engines(stage, site)
+            for each in objects.namespace(self.flow, self.scenario):
+                cluster.apply(object_path(each), each)
+            for each in objects.contents(stage, site, self.flow, started=started):
+                cluster.apply(object_path(each), each)
+
+    def ready_pools(self, site: str) -> dict[str, int]:
+        """Replicas that are ready, by the name of their pool's stand-in.
+
+        Raises:
+            Retryable: the site does not answer.
+        """
+        with self._entered(site) as cluster:
+            found: dict[str, int] = {}
+            for pod in cluster.items(_PODS_PATH, labels=f"{names.POOL},{DRILL}={self.flow}"):
+                leads = pod["metadata"]["labels"].get(names.WORKER_INDEX, "0") == "0"
+                if leads and is_ready(pod):
+                    pool = pod["metadata"]["labels"][names.POOL]
+                    found[pool] = found.get(pool, 0) + 1
+            return found
+
+    def fail(self, site: str) -> int:
+        """Let every replica of the stage at a site end, and stay away; returns how many did.
+
+        Raises:
+            Retryable: the node agent does not answer.
+        """
+        agent = AgentClient(self.ground.state, site)
+        mine = [each for each in agent.replicas() if each.namespace == NAMESPACE]
+        for each in mine:
+            agent.inject(
+                Fault(kind=FaultKind.CRASH, pool=each.pool, pod=each.pod, for_s=_DOWN_FOR_S)
+            )
+        return len(mine)
+
+    def strike(self) -> None:
+        """Remove everything of this drill at every site; finds what an earlier try has removed.
+
+        Raises:
+            Retryable: a site does not answer, or its namespace does not go.
+        """
+        for key in listed(self.ground):
+            of_drill = all(name.startswith(PREFIX) for name in key.use_cases)
+            if of_drill and key.is_valid(self.ground.clock()):
+                revoke(self.ground, key.id)
+        for site in embedded_sites(self.ground.fleet):
+            with self._entered(site) as cluster:
+                self._strike(cluster, site)
+        shutil.rmtree(self.ground.state.root / "drills" / self.flow, ignore_errors=True)
+
+    def _strike(self, cluster: Cluster, site: str) -> None:
+        standing = cluster.get(_NAMESPACE_PATH)
+        if standing is not None and _flow_of(standing) == self.flow:
+            cluster.delete(_NAMESPACE_PATH)
+            until = time.monotonic() + _GONE_WITHIN_S
+            while cluster.get(_NAMESPACE_PATH) is not None:
+                if time.monotonic() > until:
+                    raise Retryable("does not go", where=f"namespace {NAMESPACE} at {site}")
+                time.sleep(_LOOK_EVERY_S)
+        priority = cluster.get(_PRIORITY_PATH)
+        if priority is not None and _flow_of(priority) == self.flow:
+            cluster.delete(_PRIORITY_PATH)
+        self._tell_engines(None, site)
+
+    def _tell_engines(self, stage: Fleet | None, site: str) -> None:
+        """Let simulated replicas of the stage be as fast, and load as long, as declared ones."""
+        # The capacity model's libraries take a while to import.
+        from gpufleet.local.engine_specs import engine_specs  # noqa: PLC0415
+
+        fleet, folder = self.ground.fleet, self.ground.state.site(site)
+        if stage is not None:
+            fleet = fleet.model_copy(
+                update={
+                    "pools": {**fleet.pools, **stage.pools},
+                    "use_cases": {**fleet.use_cases, **stage.use_cases},
+                }
+            )
+        write_engines(folder, engine_specs(fleet, site))
+        write_gpus(folder, fleet, site)
+
+    def _entered(self, site: str) -> "Entered":
+        return Entered(cluster_of(self.ground.fleet, self.ground.state, site))
+
+
+class Entered:
+    """A cluster that is closed at the end of a block.
+
+    Args:
+        cluster: it.
+    """
+
+    def __init__(self, cluster: Cluster) -> None:
+        self._cluster = cluster
+
+    def __enter__(self) -> Cluster:
+        """The cluster."""
+        return self._cluster
+
+    def __exit__(self, *_: object) -> None:
+        """Let its connections go."""
+        self._cluster.close()
+
+
+def free_at(ground: Ground, sites: Iterable[str]) -> dict[str, list[int]]:
+    """Free GPUs of each usable node of sites, by node group; none of a stage counts as used.
+
+    Raises:
+        Retryable: a site does not answer.
+    """
+    found: dict[str, list[int]] = {}
+    for site in sites:
+        with Entered(cluster_of(ground.fleet, ground.state, site)) as cluster:
+            held = cluster.items(CLAIMS_PATH) if claims_gpus(ground.fleet, site) else []
+            pods = [
+                pod
+                for pod in cluster.items("/api/v1/pods")
+                if pod["metadata"]["namespace"] != NAMESPACE
+            ]
+            nodes = cluster.items("/api/v1/nodes")
+            found |= free_gpus(ground.fleet, site, nodes, pods, allocated(held))
+    return found
+
+
+def running_drill(cluster: Cluster) -> str:
+    """The drill whose stage stands in a cluster; empty where none does.
+
+    Raises:
+        FleetError: the cluster does not answer.
+    """
+    standing = cluster.get(_NAMESPACE_PATH)
+    return _flow_of(standing) if standing else ""
+
+
+def wait_until(look: Callable[[], bool], within_s: float, every_s: float = _LOOK_EVERY_S) -> bool:
+    """Look again and again; whether it came to be in time. What may pass by itself is no end."""
+    until = time.monotonic() + within_s
+    while True:
+        with suppress(Retryable):
+            if look():
+                return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(every_s)
+
+
+def staged(ground: Ground, stage: Fleet) -> Ground:
+    """The same environment with the fleet of a stage: keys and questions are for its names."""
+    return replace(ground, fleet=stage)
+
+
+def _flow_of(thing: dict[str, Any]) -> str:
+    return str((thing["metadata"].get("labels") or {}).get(DRILL, ""))
+
+
+def _is_going(thing: dict[str, Any]) -> bool:
+    return bool(thing["metadata"].get("deletionTimestamp"))
