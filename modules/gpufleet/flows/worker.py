@@ -28,6 +28,8 @@ from gpufleet.flows.batch_files import sweep
 from gpufleet.flows.chores import Chore, Chores
 from gpufleet.flows.cordons import clear_stale_marks
 from gpufleet.flows.declared import LiveGround
+from gpufleet.flows.drills import drilling  # noqa: F401
+from gpufleet.flows.drills.keeper import strike_left
 from gpufleet.flows.durable import Host
 from gpufleet.flows.freeze_sync import FreezeKeeper
 from gpufleet.flows.ground import Ground
@@ -115,6 +117,7 @@ class Worker:
             Chore("snapshots", 60, revisions.keep),
             Chore("protection", 15, protected.keep),
             Chore("cordons", 30, lambda: clear_stale_marks(live.now())),
+            Chore("drills", 10, lambda: strike_left(live.now())),
         ]
 
     @property

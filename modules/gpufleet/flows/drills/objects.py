@@ -117,7 +117,7 @@ def _template(pool: PoolAtSite, image: str, flow: str, *, leader: bool = True) -
 def _rules() -> Object:
     """Engines are asked by the gateway, and reach what weights come from."""
     asks = {"namespaceSelector": {"matchLabels": {names.NAMESPACE: names.GATEWAY_NAMESPACE}}}
-    among = {"podSelector": {}}
+    among: Object = {"podSelector": {}}
     return {
         "podSelector": {},
         "policyTypes": ["Ingress", "Egress"],
@@ -126,7 +126,7 @@ def _rules() -> Object:
     }
 
 
-def _object(  # noqa: PLR0913 - an object has that many parts
+def _object(
     version: str,
     kind: str,
     name: str,

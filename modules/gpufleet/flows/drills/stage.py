@@ -3,7 +3,7 @@
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -140,27 +140,13 @@ class Stage:
         write_engines(folder, engine_specs(fleet, site))
         write_gpus(folder, fleet, site)
 
-    def _entered(self, site: str) -> "Entered":
-        return Entered(cluster_of(self.ground.fleet, self.ground.state, site))
+    def _entered(self, site: str) -> closing[Cluster]:
+        return entered(self.ground, site)
 
 
-class Entered:
-    """A cluster that is closed at the end of a block.
-
-    Args:
-        cluster: it.
-    """
-
-    def __init__(self, cluster: Cluster) -> None:
-        self._cluster = cluster
-
-    def __enter__(self) -> Cluster:
-        """The cluster."""
-        return self._cluster
-
-    def __exit__(self, *_: object) -> None:
-        """Let its connections go."""
-        self._cluster.close()
+def entered(ground: Ground, site: str) -> closing[Cluster]:
+    """A site's cluster, which is closed at the end of a block."""
+    return closing(cluster_of(ground.fleet, ground.state, site))
 
 
 def free_at(ground: Ground, sites: Iterable[str]) -> dict[str, list[int]]:
@@ -171,7 +157,7 @@ def free_at(ground: Ground, sites: Iterable[str]) -> dict[str, list[int]]:
     """
     found: dict[str, list[int]] = {}
     for site in sites:
-        with Entered(cluster_of(ground.fleet, ground.state, site)) as cluster:
+        with entered(ground, site) as cluster:
             held = cluster.items(CLAIMS_PATH) if claims_gpus(ground.fleet, site) else []
             pods = [
                 pod

@@ -1,0 +1,284 @@
+"""A site is lost, in isolation: its stand-ins end, others come up elsewhere, the gateway answers.
+
+Each phase is a step of a durable flow: what it found is kept, and a worker that takes the drill
+over goes on with the phase that was cut short. Times are by the environment's clock, which such a
+worker has too.
+"""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+
+from gpufleet.core.drills.stage import drill_name, stage_fleet
+from gpufleet.edges.audit_table import AuditTable
+from gpufleet.flows.drills.artifacts import restore_newest
+from gpufleet.flows.drills.planning import replacement
+from gpufleet.flows.drills.stage import Stage, free_at, wait_until
+from gpufleet.flows.drills.story import Story
+from gpufleet.flows.durable import Run
+from gpufleet.flows.gateway_answers import Asking
+from gpufleet.spec.drills import DrillPlan, Phase, Placed, UseCaseRecovery
+from gpufleet.spec.errors import FleetError
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.reports import AnswerRow
+
+STEADY_WITHIN_S: Final = 300.0
+"""What is to fail has to serve before; a pool that does not is left out of what is detected."""
+_DETECTED_WITHIN_S: Final = 120.0
+_LEAST_PATIENCE_S: Final = 60.0
+_LOOK_EVERY_S: Final = 0.3
+_AT_ONCE: Final = 8
+_MOST_SEGMENTS: Final = 1000
+
+
+@dataclass(frozen=True)
+class SiteLost:
+    """One drill of this scenario.
+
+    Args:
+        run: the flow.
+        plan: what it does.
+        story: where it is told.
+        stage: where it plays.
+        asking: a client of the gateway, with keys for the stand-ins.
+    """
+
+    run: Run
+    plan: DrillPlan
+    story: Story
+    stage: Stage
+    asking: Asking
+
+    def play(self) -> None:
+        """Fail and restore, phase after phase.
+
+        Raises:
+            FleetError: a phase could not be carried through at all.
+        """
+        run = self.run
+        steady: list[str] = run.step("steady", self._steady)
+        failed_at = datetime.fromisoformat(run.step("failure", self._fail))
+        run.note("drill.failed", target=self.plan.target, at=failed_at.isoformat())
+        at = self._timed(Phase.DETECT, failed_at, lambda: self._detect(steady))
+        decided: dict[str, Any] = run.step("decide", self._decide)
+        at = self._told(Phase.DECIDE, at, decided)
+        placed = [Placed.model_validate(each) for each in decided["placed"]]
+        stage = stage_fleet(self._fleet, placed)
+        at = self._timed(Phase.PROVISION, at, lambda: self._provision(stage, placed))
+        at = self._timed(Phase.ARTIFACTS, at, lambda: self._artifacts(placed))
+        served: dict[str, Any] = run.step("serve", lambda: self._serve(stage, placed, failed_at))
+        at = self._told(Phase.LOAD, at, {"at": served["loaded_at"], "detail": served["detail"]})
+        self._told(Phase.FIRST_TOKEN, at, served)
+        run.step("compared", lambda: self._compare(served["answers"], failed_at))
+
+    @property
+    def _fleet(self) -> Fleet:
+        return self.run.ground.fleet
+
+    def _now(self) -> str:
+        return self.run.ground.clock().isoformat()
+
+    def _timed(self, phase: Phase, since: datetime, work: Callable[[], str]) -> datetime:
+        """Do a phase that says what it was made of; returns when it ended."""
+
+        def step() -> dict[str, str]:
+            detail = work()
+            return {"at": self._now(), "detail": detail}
+
+        return self._told(phase, since, self.run.step(phase.value, step))
+
+    def _told(self, phase: Phase, since: datetime, found: Mapping[str, Any]) -> datetime:
+        at = datetime.fromisoformat(found["at"])
+        self.story.phase(phase, (at - since).total_seconds(), found.get("detail", ""))
+        return at
+
+    def _steady(self) -> list[str]:
+        """Let the stand-ins of what is to be lost serve; the use cases that do."""
+        lost = self.plan.lost
+        if not lost:
+            self.story.noted([f"no GPU is free at {self.plan.target}: nothing stands in for it"])
+            return []
+        stage = stage_fleet(self._fleet, lost)
+        self.stage.set_up(stage, self.plan.target, started=True)
+        until = time.monotonic() + STEADY_WITHIN_S
+        names = [name for each in lost for name in self._fleet.pools[each.pool].use_cases]
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            answered = {
+                name: threads.submit(
+                    self.asking.until_answered, drill_name(name), until, lambda: False
+                )
+                for name in names
+            }
+        found = [name for name, row in answered.items() if isinstance(row.result(), AnswerRow)]
+        silent = [name for name in self.plan.use_cases if name not in found]
+        if silent:
+            told = "did not serve before the failure, so that nobody detects it"
+            self.story.noted([f"{told}: {', '.join(silent)}"])
+        return found
+
+    def _fail(self) -> str:
+        """Declare the failure, and let it happen: from here the clock runs."""
+        at = self.run.ground.clock()
+        self.stage.fail(self.plan.target)
+        self.story.failed_at(at)
+        return at.isoformat()
+
+    def _detect(self, steady: Sequence[str]) -> str:
+        """Until the gateway refuses for every use case that it has answered for."""
+        left = set(steady)
+
+        def noticed() -> bool:
+            for name in sorted(left):
+                if isinstance(self._asked(name), FleetError):
+                    left.discard(name)
+            return not left
+
+        wait_until(noticed, _DETECTED_WITHIN_S, _LOOK_EVERY_S)
+        if left:
+            self.story.noted([f"the gateway went on answering for {', '.join(sorted(left))}"])
+        return f"{len(steady) - len(left)} of {len(steady)} use cases are refused"
+
+    def _asked(self, use_case: str) -> AnswerRow | FleetError:
+        return self.asking.until_answered(drill_name(use_case), 0.0, lambda: True)
+
+    def _decide(self) -> dict[str, Any]:
+        """What comes up, from what is free now."""
+        ground = self.run.ground
+        others = [site for site in self._fleet.sites if site != self.plan.target]
+        found = replacement(ground, self.plan.target, free_at(ground, others))
+        self.story.decided(found.placed)
+        replicas = sum(each.replicas for each in found.placed)
+        sites = ", ".join(sorted({each.site for each in found.placed}))
+        return {
+            "at": self._now(),
+            "placed": [each.model_dump(mode="json") for each in found.placed],
+            "detail": f"{replicas} replicas at {sites}" if replicas else "nothing can come up",
+        }
+
+    def _provision(self, stage: Fleet, placed: Sequence[Placed]) -> str:
+        for site in _sites(placed):
+            self.stage.set_up(stage, site, started=False)
+        return "namespace, accounts, routes and workloads; replicas start once weights are there"
+
+    def _artifacts(self, placed: Sequence[Placed]) -> str:
+        """Restore each revision once for each site: its nodes would do so side by side."""
+        wanted = dict.fromkeys((self._fleet.pools[p.pool].model, p.site) for p in placed)
+        told = []
+        for revision, site in wanted:
+            found = restore_newest(self.run.ground, self.run.id, site, revision)
+            told.append(
+                f"{revision}: {found.bytes_total / 2**30:.2f} GiB of {found.snapshot}, verified"
+                if found.snapshot
+                else f"{revision}: no snapshot at {site}"
+            )
+        return "; ".join(told)
+
+    def _serve(self, stage: Fleet, placed: Sequence[Placed], failed_at: datetime) -> dict[str, Any]:
+        """Start the replicas, and ask for every use case from when its pool has one."""
+        for site in _sites(placed):
+            self.stage.set_up(stage, site, started=True)
+        until = time.monotonic() + self._patience_s(failed_at)
+        pools = {each.pool for each in placed}
+        ready: dict[str, str] = {}
+        asked: dict[str, Future[dict[str, Any]]] = {}
+        counts: dict[str, int] = {}
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+
+            def look() -> bool:
+                counts.clear()
+                for site in _sites(placed):
+                    for pool, count in self.stage.ready_pools(site).items():
+                        counts[pool] = counts.get(pool, 0) + count
+                for pool in sorted(pools - ready.keys()):
+                    if counts.get(drill_name(pool)):
+                        ready[pool] = self._now()
+                        for name in self._held(pool):
+                            asked[name] = threads.submit(self._answer, name, until)
+                return pools == ready.keys() and all(each.done() for each in asked.values())
+
+            wait_until(look, self._patience_s(failed_at), _LOOK_EVERY_S)
+        answers = {name: future.result() for name, future in asked.items()}
+        wanted = sum(each.replicas for each in placed)
+        return {
+            "at": max([self._now()] if not answers else [each["at"] for each in answers.values()]),
+            "loaded_at": max(ready.values(), default=self._now()),
+            "detail": f"{sum(counts.values())} of {wanted} replicas are ready",
+            "answers": answers,
+        }
+
+    def _held(self, pool: str) -> list[str]:
+        return [name for name in self._fleet.pools[pool].use_cases if name not in self.plan.unheld]
+
+    def _patience_s(self, failed_at: datetime) -> float:
+        """Until the longest objective has passed: then nobody waits any longer."""
+        longest_s = max(self._fleet.use_cases[name].rto_s for name in self.plan.use_cases)
+        passed_s = (self.run.ground.clock() - failed_at).total_seconds()
+        return max(_LEAST_PATIENCE_S, longest_s - passed_s)
+
+    def _answer(self, use_case: str, until: float) -> dict[str, Any]:
+        """Ask until the pool of a use case has answered, with the revision that it is to serve."""
+        wanted = self._fleet.use_cases[use_case].model
+        while True:
+            found = self.asking.until_answered(drill_name(use_case), until, lambda: False)
+            at = self._now()
+            if isinstance(found, FleetError):
+                return {"at": at, "why_not": found.what}
+            if (found.route, found.model) == ("primary", wanted) and found.text:
+                return {"at": at, "ttft_s": found.ttft_s, "model": found.model}
+            if time.monotonic() > until:
+                return {"at": at, "why_not": f"answered by {found.model} ({found.route})"}
+            time.sleep(_LOOK_EVERY_S)
+
+    def _compare(self, answers: Mapping[str, Mapping[str, Any]], failed_at: datetime) -> None:
+        """Keep how each use case came back, beside what was declared for it."""
+        fleet, lost_s = self._fleet, self._lost_s(failed_at)
+        pools = {name: pool for pool, each in fleet.pools.items() for name in each.use_cases}
+        found = []
+        for name in self.plan.use_cases:
+            answer = answers.get(name, {})
+            back = "ttft_s" in answer
+            passed = datetime.fromisoformat(answer["at"]) - failed_at if back else None
+            found.append(
+                UseCaseRecovery(
+                    use_case=name,
+                    pool=pools[name],
+                    rto_s=fleet.use_cases[name].rto_s,
+                    rpo_s=fleet.use_cases[name].rpo_s,
+                    recovered_s=round(passed.total_seconds(), 3) if passed else None,
+                    ttft_s=answer.get("ttft_s"),
+                    model=answer.get("model", ""),
+                    lost_s=lost_s,
+                    why_not="" if back else self._why_not(name, answer),
+                )
+            )
+        self.story.came_back(found)
+
+    def _why_not(self, use_case: str, answer: Mapping[str, Any]) -> str:
+        return (
+            self.plan.unheld.get(use_case)
+            or str(answer.get("why_not", ""))
+            or "no replica of its pool was ready in time"
+        )
+
+    def _lost_s(self, failed_at: datetime) -> float:
+        """How far back the records go that no other site's store has, s.
+
+        Audit records: the journal and the database are not at a site.
+        """
+        table, target = AuditTable(self.run.ground.database), self.plan.target
+        only = [
+            segment
+            for site in self._fleet.sites
+            if site != target
+            for segment in table.owed(site, _MOST_SEGMENTS)
+            if segment.sites == [target]
+        ]
+        since = [(failed_at - segment.begins).total_seconds() for segment in only]
+        return round(max(since, default=0.0), 3)
+
+
+def _sites(placed: Sequence[Placed]) -> list[str]:
+    return list(dict.fromkeys(each.site for each in placed))
