@@ -13,6 +13,7 @@ from gpufleet.tasks import (
     develop,
     disaster,
     doctor,
+    drills,
     fleet,
     flows,
     freeze,
@@ -56,5 +57,7 @@ for module in (
 ):
     namespace.add_collection(Collection.from_module(module))
 namespace.add_collection(Collection.from_module(disaster), name="dr")
+for task in Collection.from_module(drills).tasks.values():
+    namespace.collections["dr"].add_task(task)
 for task in Collection.from_module(overrides).tasks.values():
     namespace.collections["freeze"].add_task(task)

@@ -185,3 +185,15 @@ class Trend(Spec):
     """The last one against the median of those before it: more is worse."""
     proven_at: datetime | None
     """When the objectives were last met."""
+
+
+class Possible(Spec):
+    """A scenario, as it could be drilled now."""
+
+    scenario: str
+    title: str
+    fails: str
+    proves: str
+    plan: DrillPlan | None
+    """For one target; none where it cannot be drilled here."""
+    why_not: str = ""

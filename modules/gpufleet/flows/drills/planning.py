@@ -6,7 +6,7 @@ from typing import Final
 
 from gpufleet.core.approvals import digest_of
 from gpufleet.core.drills.failover import Failover, affected_pools, failover, stand_ins
-from gpufleet.core.drills.scenarios import SITE_LOST, Scenario, scenario_of
+from gpufleet.core.drills.scenarios import SCENARIOS, SITE_LOST, Scenario, scenario_of
 from gpufleet.core.drills.verdict import predicted
 from gpufleet.core.serving import LOCAL_RESTORE_BYTES_PER_S
 from gpufleet.core.snapshots.prediction import Rates, Work
@@ -15,7 +15,7 @@ from gpufleet.flows.drills.stage import free_at
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.snapshots.requests import restore_rate
 from gpufleet.local.platform import embedded_sites
-from gpufleet.spec.drills import DrillPlan, Outlook, Phase, Placed
+from gpufleet.spec.drills import DrillPlan, Outlook, Phase, Placed, Possible
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.hardware import EmbeddedCluster
@@ -61,6 +61,34 @@ def plan_drill(ground: Ground, scenario: str, target: str = "") -> DrillPlan:
     free = free_at(ground, ground.fleet.sites)
     plans = [_site_lost(ground, each, free) for each in ([target] if target else targets)]
     return min(plans, key=lambda plan: (len(plan.unheld), -len(plan.use_cases)))
+
+
+def possible(ground: Ground) -> list[Possible]:
+    """Every scenario with each target that it can be drilled on, as it would go now.
+
+    Raises:
+        Retryable: a site does not answer.
+    """
+    return [each for scenario in SCENARIOS.values() for each in _possible(ground, scenario)]
+
+
+def _possible(ground: Ground, scenario: Scenario) -> Iterable[Possible]:
+    about = {
+        "scenario": scenario.name,
+        "title": scenario.title,
+        "fails": scenario.fails,
+        "proves": scenario.proves,
+    }
+    try:
+        _demand_embedded(ground.fleet, scenario)
+        targets = targets_of(ground.fleet, scenario)
+        plans = [plan_drill(ground, scenario.name, target) for target in targets]
+        if not plans:
+            plans = [plan_drill(ground, scenario.name)]
+    except BadInput as error:
+        yield Possible(**about, plan=None, why_not=error.what)
+        return
+    yield from (Possible(**about, plan=plan) for plan in plans)
 
 
 def targets_of(fleet: Fleet, scenario: Scenario) -> list[str]:
