@@ -16,7 +16,7 @@ from gpufleet.flows.ground import Ground
 from gpufleet.flows.snapshots.requests import restore_rate
 from gpufleet.local.platform import embedded_sites
 from gpufleet.spec.drills import DrillPlan, Outlook, Phase, Placed, Possible
-from gpufleet.spec.errors import BadInput
+from gpufleet.spec.errors import BadInput, Retryable
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.hardware import EmbeddedCluster
 from gpufleet.spec.snapshots import SnapshotSummary
@@ -58,8 +58,12 @@ def plan_drill(ground: Ground, scenario: str, target: str = "") -> DrillPlan:
         raise BadInput(
             "it takes two sites, and an interactive pool at one of them", where=ground.fleet.slug
         )
-    free = free_at(ground, ground.fleet.sites)
-    plans = [_site_lost(ground, each, free) for each in ([target] if target else targets)]
+    free, silent = _free_gpus(ground)
+    chosen_targets = [target] if target else targets
+    for each in silent:
+        if chosen_targets != [each]:
+            raise silent[each]
+    plans = [_site_lost(ground, each, free) for each in chosen_targets]
     return min(plans, key=lambda plan: (len(plan.unheld), -len(plan.use_cases)))
 
 
@@ -106,6 +110,18 @@ def replacement(ground: Ground, lost: str, free: dict[str, list[int]]) -> Failov
         if ground.fleet.node_groups[group].site != lost
     }
     return failover(ground.fleet, lost, others, batch_yields=False)
+
+
+def _free_gpus(ground: Ground) -> tuple[dict[str, list[int]], dict[str, Retryable]]:
+    """Free GPUs by node group, and the sites that do not answer: one may be lost already."""
+    free: dict[str, list[int]] = {}
+    silent: dict[str, Retryable] = {}
+    for site in ground.fleet.sites:
+        try:
+            free |= free_at(ground, [site])
+        except Retryable as error:
+            silent[site] = error
+    return free, silent
 
 
 def _demand_embedded(fleet: Fleet, scenario: Scenario) -> None:

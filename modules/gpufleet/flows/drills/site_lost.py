@@ -99,7 +99,8 @@ class SiteLost:
         """Let the stand-ins of what is to be lost serve; the use cases that do."""
         lost = self.plan.lost
         if not lost:
-            self.story.noted([f"no GPU is free at {self.plan.target}: nothing stands in for it"])
+            told = f"nothing stands in for {self.plan.target}: no GPU is free there"
+            self.story.noted([f"{told}, so that how long it takes to notice was not timed"])
             return []
         stage = stage_fleet(self._fleet, lost)
         self.stage.set_up(stage, self.plan.target, started=True)
