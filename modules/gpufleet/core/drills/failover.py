@@ -1,7 +1,7 @@
 """What comes up where when a site is lost: within free GPUs and residency, batch yields."""
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -154,6 +154,7 @@ def free_gpus(
     nodes: Iterable[Mapping[str, Any]],
     pods: Iterable[Mapping[str, Any]],
     claimed: Mapping[tuple[str, str], int],
+    without: Collection[str] = (),
 ) -> dict[str, list[int]]:
     """Free GPUs of each usable node of a site, by node group.
 
@@ -163,6 +164,7 @@ def free_gpus(
         nodes: as the cluster shows them; cordoned ones, and those that are not ready, have none.
         pods: of every namespace.
         claimed: GPUs that claims were given, by namespace and name.
+        without: nodes that may not be used.
     """
     used: dict[str, int] = {}
     for pod in pods:
@@ -173,7 +175,7 @@ def free_gpus(
         node["metadata"]["name"]
         for node in nodes
         if is_ready(node) and not node["spec"].get("unschedulable")
-    }
+    }.difference(without)
     found: dict[str, list[int]] = {name: [] for name in fleet.node_groups_at(site)}
     for node in expand_site(fleet, site):
         if node.name in usable:

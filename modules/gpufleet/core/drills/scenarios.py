@@ -23,6 +23,8 @@ class Scenario:
     """What has come back when it is met."""
     leaves_out: tuple[str, ...] = ()
     """What it does not show."""
+    needs_snapshot: bool = False
+    """Whether it takes a snapshot of the revision."""
 
 
 SITE_LOST: Final = Scenario(
@@ -40,8 +42,45 @@ SITE_LOST: Final = Scenario(
     ),
 )
 
+_ONE_POOL: Final = ("one stand-in replica of the pool at the site: production's own go on",)
+
+GPU_LOST: Final = Scenario(
+    name="gpu-lost",
+    title="A GPU is lost",
+    target="pool@site",
+    fails="the stand-in replica ends and does not come back; its node may not be used again",
+    proves="a replica comes up on another node, with its weights from the store, and answers",
+    leaves_out=(*_ONE_POOL, "the GPU's own signs (XIDs) are not made: the process ends"),
+)
+
+CACHE_CORRUPTED: Final = Scenario(
+    name="cache-corrupted",
+    title="The weights on a node are corrupted",
+    target="pool@site",
+    fails=(
+        "the stand-in replica ends, and bytes in every file of the restored weights are "
+        "overwritten on the disk"
+    ),
+    proves=(
+        "every damaged part is found by its digest and fetched again, what is whole stays, and the "
+        "replica answers"
+    ),
+    leaves_out=(*_ONE_POOL, "the weights are a copy of the drill's own"),
+    needs_snapshot=True,
+)
+
+STORE_LOST: Final = Scenario(
+    name="store-lost",
+    title="A site's object store is lost",
+    target="pool@site",
+    fails="the stand-in replica ends, and the store that its weights come from does not answer",
+    proves="the weights come from another site's store, all verified, and the replica answers",
+    leaves_out=(*_ONE_POOL, "the store is not stopped: the drill asks where nothing answers"),
+    needs_snapshot=True,
+)
+
 SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
-    {each.name: each for each in (SITE_LOST,)}
+    {each.name: each for each in (SITE_LOST, GPU_LOST, CACHE_CORRUPTED, STORE_LOST)}
 )
 
 

@@ -8,7 +8,8 @@ from pydantic import JsonValue
 
 from gpufleet.core.approvals import digest_of
 from gpufleet.core.drills.stage import stage_fleet
-from gpufleet.flows.drills.site_lost import STEADY_WITHIN_S, SiteLost
+from gpufleet.flows.drills.play import STEADY_WITHIN_S, Play
+from gpufleet.flows.drills.scripts import script_of
 from gpufleet.flows.drills.stage import Stage, staged
 from gpufleet.flows.drills.story import Story
 from gpufleet.flows.durable import CancelledError, Run, flow
@@ -79,7 +80,7 @@ def _play(run: Run, plan: DrillPlan, story: Story, stage: Stage) -> None:
     with asked_with(
         staged(run.ground, named), list(named.use_cases), lasts_s=longest_s + 2 * STEADY_WITHIN_S
     ) as asking:
-        SiteLost(run, plan, story, stage, asking).play()
+        Play(run, plan, story, stage, asking, script_of(run.ground, plan, stage)).perform()
 
 
 def _hits(plan: DrillPlan, use_cases: list[str]) -> bool:

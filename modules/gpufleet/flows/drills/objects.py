@@ -49,7 +49,9 @@ def namespace(flow: str, scenario: str) -> list[Object]:
     ]
 
 
-def contents(stage: Fleet, site: str, flow: str, *, started: bool) -> Iterator[Object]:
+def contents(
+    stage: Fleet, site: str, flow: str, *, started: bool, avoid: str = ""
+) -> Iterator[Object]:
     """Everything in the namespace of a site: no more GPUs than planned, workloads, routes.
 
     Args:
@@ -57,6 +59,7 @@ def contents(stage: Fleet, site: str, flow: str, *, started: bool) -> Iterator[O
         site: of it.
         flow: of the drill.
         started: whether replicas start; otherwise their workloads stand, and have none.
+        avoid: a node on which none may run.
     """
     pools = pools_at(stage, site)
     gpus = sum(pool.replicas * pool.gpus_per_replica for pool in pools)
@@ -72,7 +75,8 @@ def contents(stage: Fleet, site: str, flow: str, *, started: bool) -> Iterator[O
             spec = claims.claim_template(pool)
             kind = "ResourceClaimTemplate"
             yield _object("resource.k8s.io/v1", kind, pool.claim_template, flow, spec=spec)
-        yield workload(pool, stage.images.gpufleet, flow, started=started)
+        made = workload(pool, stage.images.gpufleet, flow, started=started)
+        yield _elsewhere(made, avoid) if avoid else made
 
 
 def workload(pool: PoolAtSite, image: str, flow: str, *, started: bool) -> Object:
@@ -100,6 +104,23 @@ def workload(pool: PoolAtSite, image: str, flow: str, *, started: bool) -> Objec
         "template": _template(pool, image, flow),
     }
     return _object("apps/v1", "Deployment", name, flow, labels=labels, spec=spec)
+
+
+def _elsewhere(made: Object, avoid: str) -> Object:
+    """A workload whose pods run on any node but one."""
+    rule = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [avoid]}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+    spec = made["spec"]
+    group = spec.get("leaderWorkerTemplate", {})
+    for template in (
+        spec.get("template"),
+        group.get("leaderTemplate"),
+        group.get("workerTemplate"),
+    ):
+        if template:
+            template["spec"]["affinity"] = affinity
+    return made
 
 
 def _template(pool: PoolAtSite, image: str, flow: str, *, leader: bool = True) -> Object:

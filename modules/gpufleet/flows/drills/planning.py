@@ -1,39 +1,26 @@
 """What a drill would do: who is hit, what comes up instead, how long that is expected to take."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Iterable
+from functools import partial
 
 from gpufleet.core.approvals import digest_of
 from gpufleet.core.drills.failover import Failover, affected_pools, failover, stand_ins
-from gpufleet.core.drills.scenarios import SCENARIOS, SITE_LOST, Scenario, scenario_of
-from gpufleet.core.drills.verdict import predicted
-from gpufleet.core.serving import LOCAL_RESTORE_BYTES_PER_S
-from gpufleet.core.snapshots.prediction import Rates, Work
+from gpufleet.core.drills.scenarios import (
+    SCENARIOS,
+    SITE_LOST,
+    STORE_LOST,
+    Scenario,
+    scenario_of,
+)
 from gpufleet.flows.drills.artifacts import newest_snapshot
+from gpufleet.flows.drills.outlook import Weights, outlook_of, unproven, weights_of
 from gpufleet.flows.drills.stage import free_at
 from gpufleet.flows.ground import Ground
-from gpufleet.flows.snapshots.requests import restore_rate
+from gpufleet.flows.stores import places_of
 from gpufleet.local.platform import embedded_sites
-from gpufleet.spec.drills import DrillPlan, Outlook, Phase, Placed, Possible
+from gpufleet.spec.drills import DrillPlan, Possible
 from gpufleet.spec.errors import BadInput, Retryable
 from gpufleet.spec.fleet import Fleet
-from gpufleet.spec.hardware import EmbeddedCluster
-from gpufleet.spec.snapshots import SnapshotSummary
-
-_DETECT_S: Final = 5.0
-"""A few readings of the engines, and a question that is not answered."""
-_DECIDE_S: Final = 2.0
-_PROVISION_S: Final = 5.0
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """The weights that have to come back at one site."""
-
-    revision: str
-    site: str
-    snapshot: SnapshotSummary | None
 
 
 def plan_drill(ground: Ground, scenario: str, target: str = "") -> DrillPlan:
@@ -52,18 +39,28 @@ def plan_drill(ground: Ground, scenario: str, target: str = "") -> DrillPlan:
     _demand_embedded(ground.fleet, chosen)
     targets = targets_of(ground.fleet, chosen)
     if target and target not in targets:
-        known = ", ".join(targets) or "none: it takes two sites, and interactive pools at one"
-        raise BadInput(f"there is no such {chosen.target}", where=target, mend=f"one of: {known}")
+        known = ", ".join(targets) or "none"
+        what = f"{chosen.name} knows no such {chosen.target}"
+        raise BadInput(what, where=target[:80], mend=f"there are: {known}")
     if not targets:
-        raise BadInput(
-            "it takes two sites, and an interactive pool at one of them", where=ground.fleet.slug
-        )
+        what = "it takes an interactive pool"
+        two = ", and two sites" if chosen is SITE_LOST else ""
+        raise BadInput(f"{what}{two}", where=ground.fleet.slug)
     free, silent = _free_gpus(ground)
-    chosen_targets = [target] if target else targets
+    wanted = [target] if target else targets
     for each in silent:
-        if chosen_targets != [each]:
+        if wanted != [each]:
             raise silent[each]
-    plans = [_site_lost(ground, each, free) for each in chosen_targets]
+    make = _site_lost if chosen is SITE_LOST else partial(_one_pool, chosen)
+    plans: list[DrillPlan] = []
+    why_not: BadInput | None = None
+    for each in wanted:
+        try:
+            plans.append(make(ground, each, free))
+        except BadInput as error:
+            why_not = why_not or error
+    if why_not and not plans:
+        raise why_not
     return min(plans, key=lambda plan: (len(plan.unheld), -len(plan.use_cases)))
 
 
@@ -85,10 +82,8 @@ def _possible(ground: Ground, scenario: Scenario) -> Iterable[Possible]:
     }
     try:
         _demand_embedded(ground.fleet, scenario)
-        targets = targets_of(ground.fleet, scenario)
-        plans = [plan_drill(ground, scenario.name, target) for target in targets]
-        if not plans:
-            plans = [plan_drill(ground, scenario.name)]
+        targets = targets_of(ground.fleet, scenario) if scenario is SITE_LOST else []
+        plans = [plan_drill(ground, scenario.name, target) for target in targets or [""]]
     except BadInput as error:
         yield Possible(**about, plan=None, why_not=error.what)
         return
@@ -97,9 +92,10 @@ def _possible(ground: Ground, scenario: Scenario) -> Iterable[Possible]:
 
 def targets_of(fleet: Fleet, scenario: Scenario) -> list[str]:
     """What a scenario can be drilled on; none where the fleet has nothing of it."""
-    if scenario is SITE_LOST and len(fleet.sites) > 1:
-        return [site for site in fleet.sites if affected_pools(fleet, site)]
-    return []
+    hit = {site: affected_pools(fleet, site) for site in fleet.sites}
+    if scenario is SITE_LOST:
+        return [site for site, pools in hit.items() if pools and len(fleet.sites) > 1]
+    return [f"{pool}@{site}" for site, pools in hit.items() for pool in pools]
 
 
 def replacement(ground: Ground, lost: str, free: dict[str, list[int]]) -> Failover:
@@ -141,8 +137,7 @@ def _site_lost(ground: Ground, lost: str, free: dict[str, list[int]]) -> DrillPl
     use_cases = [
         name for pool in affected_pools(fleet, lost) for name in fleet.pools[pool].use_cases
     ]
-    weights = [*_weights(ground, found.placed)]
-    rto_s = min(fleet.use_cases[name].rto_s for name in use_cases)
+    weights = weights_of(ground, found.placed)
     return DrillPlan(
         fleet=fleet.fleet,
         environment=fleet.environment,
@@ -153,8 +148,8 @@ def _site_lost(ground: Ground, lost: str, free: dict[str, list[int]]) -> DrillPl
         lost=list(stand_ins(fleet, lost, here)),
         placed=list(found.placed),
         unheld=dict(found.unheld),
-        notes=[*SITE_LOST.leaves_out, *_short(ground, lost, free, found), *_unproven(weights)],
-        outlook=_outlook(ground, lost, found.placed, weights, rto_s),
+        notes=[*SITE_LOST.leaves_out, *_short(ground, lost, free, found), *unproven(weights)],
+        outlook=outlook_of(ground, SITE_LOST, lost, found.placed, weights),
     )
 
 
@@ -169,50 +164,49 @@ def _short(ground: Ground, lost: str, free: dict[str, list[int]], found: Failove
         yield f"pool {pool} lacks free GPUs for {count} of its replicas{gives}"
 
 
-def _weights(ground: Ground, placed: Iterable[Placed]) -> Iterable[_Weights]:
-    wanted = dict.fromkeys((ground.fleet.pools[each.pool].model, each.site) for each in placed)
-    for revision, site in wanted:
-        yield _Weights(revision, site, newest_snapshot(ground, site, revision))
-
-
-def _unproven(weights: Iterable[_Weights]) -> Iterable[str]:
-    for each in weights:
-        if each.snapshot is None:
-            yield (
-                f"no snapshot of {each.revision} is at {each.site}: that its weights come back is "
-                "not shown"
-            )
-
-
-def _outlook(
-    ground: Ground, lost: str, placed: Sequence[Placed], weights: Sequence[_Weights], rto_s: float
-) -> Outlook:
+def _one_pool(
+    scenario: Scenario, ground: Ground, target: str, free: dict[str, list[int]]
+) -> DrillPlan:
+    """One replica of a pool at a site, which comes back at the same site."""
     fleet = ground.fleet
-    models = {(fleet.models[fleet.pools[p.pool].model].load_time_s, p.site) for p in placed}
-    size = sum(each.snapshot.plain_bytes for each in weights if each.snapshot)
-    rate = restore_rate(ground) or LOCAL_RESTORE_BYTES_PER_S
-    first_s = [
-        fleet.use_cases[name].slo.ttft_p95_s
-        for each in placed
-        for name in fleet.pools[each.pool].use_cases
-    ]
-    model = {
-        Phase.DETECT: _DETECT_S,
-        Phase.DECIDE: _DECIDE_S,
-        Phase.PROVISION: _PROVISION_S,
-        Phase.ARTIFACTS: size / rate,
-        Phase.LOAD: max((load_s * _scale(fleet, site) for load_s, site in models), default=0.0),
-        Phase.FIRST_TOKEN: max(first_s, default=0.0),
-    }
-    return predicted(
-        ground.drills.reports(SITE_LOST.name, lost),
-        model,
-        rto_s=rto_s,
-        restore=(Work(size), Rates(rate, rate)) if size else None,
+    pool, _, site = target.partition("@")
+    here = {g: nodes for g, nodes in free.items() if fleet.node_groups[g].site == site}
+    lost = [each for each in stand_ins(fleet, site, here) if each.pool == pool]
+    if not lost:
+        what = f"no GPU is free at {site} for a stand-in of pool {pool}"
+        raise BadInput(what, where=target, mend="drill another pool, or when some are free")
+    weights = weights_of(ground, lost)
+    missing = [each for each in weights if not _has(ground, scenario, each)]
+    if scenario.needs_snapshot and missing:
+        where = "at another site" if scenario is STORE_LOST else f"at {site}"
+        raise BadInput(
+            f"there is no snapshot of {missing[0].revision} {where} to restore from",
+            where=target,
+            mend="./fleet snapshot.take makes one",
+        )
+    use_cases = fleet.pools[pool].use_cases
+    return DrillPlan(
+        fleet=fleet.fleet,
+        environment=fleet.environment,
+        fleet_digest=digest_of(fleet),
+        scenario=scenario.name,
+        target=target,
+        use_cases=sorted(use_cases, key=lambda name: fleet.use_cases[name].rto_s),
+        lost=lost,
+        placed=lost,
+        unheld={
+            name: f"its data may not be processed at {site}"
+            for name in use_cases
+            if fleet.sites[site].region not in fleet.use_cases[name].residency
+        },
+        notes=[*scenario.leaves_out, *unproven(weights)],
+        outlook=outlook_of(ground, scenario, target, lost, weights),
     )
 
 
-def _scale(fleet: Fleet, site: str) -> float:
-    """Simulated replicas load faster than real ones."""
-    cluster = fleet.sites[site].cluster
-    return cluster.load_time_scale if isinstance(cluster, EmbeddedCluster) else 1.0
+def _has(ground: Ground, scenario: Scenario, weights: Weights) -> bool:
+    """Whether a store that the scenario restores from has a snapshot of a revision."""
+    if scenario is not STORE_LOST:
+        return weights.snapshot is not None
+    others = [site for site in places_of(ground) if site != weights.site]
+    return any(newest_snapshot(ground, site, weights.revision) for site in others)

@@ -2,9 +2,10 @@
 
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Final
 
 from gpufleet.core import vocabulary as names
@@ -50,8 +51,19 @@ class Stage:
     flow: str
     scenario: str
 
-    def set_up(self, stage: Fleet, site: str, *, started: bool) -> None:
+    @property
+    def folder(self) -> Path:
+        """Files of this drill alone."""
+        return self.ground.state.root / "drills" / self.flow
+
+    def set_up(self, stage: Fleet, site: str, *, started: bool, avoid: str = "") -> None:
         """Make what a site holds of a stage, or bring it to that.
+
+        Args:
+            stage: the fleet of the drill's stand-ins.
+            site: of it.
+            started: whether replicas start; otherwise their workloads stand, and have none.
+            avoid: a node on which none may run.
 
         Raises:
             Retryable: the site does not answer, or is still busy removing another stage.
@@ -63,8 +75,26 @@ class Stage:
             self._tell_engines(stage, site)
             for each in objects.namespace(self.flow, self.scenario):
                 cluster.apply(object_path(each), each)
-            for each in objects.contents(stage, site, self.flow, started=started):
+            for each in objects.contents(stage, site, self.flow, started=started, avoid=avoid):
                 cluster.apply(object_path(each), each)
+
+    def is_empty(self, site: str) -> bool:
+        """Whether no pod of the stage is left at a site.
+
+        Raises:
+            Retryable: the site does not answer.
+        """
+        return not self.nodes(site)
+
+    def nodes(self, site: str) -> list[str]:
+        """The node of each pod of the stage at a site; empty for one without a node.
+
+        Raises:
+            Retryable: the site does not answer.
+        """
+        with self._entered(site) as cluster:
+            pods = cluster.items(_PODS_PATH, labels=f"{DRILL}={self.flow}")
+            return [str(pod["spec"].get("nodeName", "")) for pod in pods]
 
     def ready_pools(self, site: str) -> dict[str, int]:
         """Replicas that are ready, by the name of their pool's stand-in.
@@ -108,7 +138,7 @@ class Stage:
         for site in embedded_sites(self.ground.fleet):
             with self._entered(site) as cluster:
                 self._strike(cluster, site)
-        shutil.rmtree(self.ground.state.root / "drills" / self.flow, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _strike(self, cluster: Cluster, site: str) -> None:
         standing = cluster.get(_NAMESPACE_PATH)
@@ -149,8 +179,15 @@ def entered(ground: Ground, site: str) -> closing[Cluster]:
     return closing(cluster_of(ground.fleet, ground.state, site))
 
 
-def free_at(ground: Ground, sites: Iterable[str]) -> dict[str, list[int]]:
+def free_at(
+    ground: Ground, sites: Iterable[str], *, without: Collection[str] = ()
+) -> dict[str, list[int]]:
     """Free GPUs of each usable node of sites, by node group; none of a stage counts as used.
+
+    Args:
+        ground: the environment.
+        sites: of it.
+        without: nodes that may not be used.
 
     Raises:
         Retryable: a site does not answer.
@@ -165,7 +202,7 @@ def free_at(ground: Ground, sites: Iterable[str]) -> dict[str, list[int]]:
                 if pod["metadata"]["namespace"] != NAMESPACE
             ]
             nodes = cluster.items("/api/v1/nodes")
-            found |= free_gpus(ground.fleet, site, nodes, pods, allocated(held))
+            found |= free_gpus(ground.fleet, site, nodes, pods, allocated(held), without)
     return found
 
 

@@ -1,4 +1,4 @@
-"""A site is lost, in isolation: its stand-ins end, others come up elsewhere, the gateway answers.
+"""A drill as it is played: stand-ins serve and fail, others come up, the gateway answers.
 
 Each phase is a step of a durable flow: what it found is kept, and a worker that takes the drill
 over goes on with the phase that was cut short. Times are by the environment's clock, which such a
@@ -10,13 +10,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Protocol
 
 from gpufleet.core.drills.stage import drill_name, stage_fleet
 from gpufleet.edges.audit_table import AuditTable
-from gpufleet.flows.drills.artifacts import restore_newest
-from gpufleet.flows.drills.planning import replacement
-from gpufleet.flows.drills.stage import Stage, free_at, wait_until
+from gpufleet.flows.drills.stage import Stage, wait_until
 from gpufleet.flows.drills.story import Story
 from gpufleet.flows.durable import Run
 from gpufleet.flows.gateway_answers import Asking
@@ -31,12 +30,36 @@ _DETECTED_WITHIN_S: Final = 120.0
 _LEAST_PATIENCE_S: Final = 60.0
 _LOOK_EVERY_S: Final = 0.3
 _AT_ONCE: Final = 8
+_GONE_WITHIN_S: Final = 60.0
 _MOST_SEGMENTS: Final = 1000
 
 
+class Script(Protocol):
+    """What is particular about a scenario; each call finds what an earlier one has done."""
+
+    def prepare(self) -> None:
+        """Make what is to fail, before the clock runs."""
+
+    def fail(self) -> str:
+        """Let it fail, besides the replicas; what has to be known of it later."""
+
+    def decide(self, fact: str) -> list[Placed]:
+        """What comes up, now that it has failed."""
+
+    def avoids(self, fact: str) -> str:
+        """The node on which nothing may come up; empty where any may do."""
+
+    def restore(self, placed: Sequence[Placed]) -> str:
+        """Bring the weights back; what that was made of.
+
+        Raises:
+            FleetError: they cannot be had.
+        """
+
+
 @dataclass(frozen=True)
-class SiteLost:
-    """One drill of this scenario.
+class Play:
+    """One drill.
 
     Args:
         run: the flow.
@@ -44,6 +67,7 @@ class SiteLost:
         story: where it is told.
         stage: where it plays.
         asking: a client of the gateway, with keys for the stand-ins.
+        script: of its scenario.
     """
 
     run: Run
@@ -51,25 +75,31 @@ class SiteLost:
     story: Story
     stage: Stage
     asking: Asking
+    script: Script
 
-    def play(self) -> None:
+    def perform(self) -> None:
         """Fail and restore, phase after phase.
 
         Raises:
             FleetError: a phase could not be carried through at all.
         """
         run = self.run
+        run.step("prepared", self.script.prepare)
         steady: list[str] = run.step("steady", self._steady)
-        failed_at = datetime.fromisoformat(run.step("failure", self._fail))
+        failure: dict[str, str] = run.step("failure", self._fail)
+        failed_at, fact = datetime.fromisoformat(failure["at"]), failure["fact"]
         run.note("drill.failed", target=self.plan.target, at=failed_at.isoformat())
         at = self._timed(Phase.DETECT, failed_at, lambda: self._detect(steady))
-        decided: dict[str, Any] = run.step("decide", self._decide)
+        decided: dict[str, Any] = run.step("decide", lambda: self._decide(fact))
         at = self._told(Phase.DECIDE, at, decided)
         placed = [Placed.model_validate(each) for each in decided["placed"]]
         stage = stage_fleet(self._fleet, placed)
-        at = self._timed(Phase.PROVISION, at, lambda: self._provision(stage, placed))
-        at = self._timed(Phase.ARTIFACTS, at, lambda: self._artifacts(placed))
-        served: dict[str, Any] = run.step("serve", lambda: self._serve(stage, placed, failed_at))
+        avoid = self.script.avoids(fact)
+        at = self._timed(Phase.PROVISION, at, lambda: self._provision(stage, placed, avoid))
+        at = self._timed(Phase.ARTIFACTS, at, lambda: self.script.restore(placed))
+        served: dict[str, Any] = run.step(
+            "serve", lambda: self._serve(stage, placed, avoid, failed_at)
+        )
         at = self._told(Phase.LOAD, at, {"at": served["loaded_at"], "detail": served["detail"]})
         self._told(Phase.FIRST_TOKEN, at, served)
         run.step("compared", lambda: self._compare(served["answers"], failed_at))
@@ -103,7 +133,8 @@ class SiteLost:
             self.story.noted([f"{told}, so that how long it takes to notice was not timed"])
             return []
         stage = stage_fleet(self._fleet, lost)
-        self.stage.set_up(stage, self.plan.target, started=True)
+        for site in _sites(lost):
+            self.stage.set_up(stage, site, started=True)
         until = time.monotonic() + STEADY_WITHIN_S
         names = [name for each in lost for name in self._fleet.pools[each.pool].use_cases]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
@@ -120,12 +151,14 @@ class SiteLost:
             self.story.noted([f"{told}: {', '.join(silent)}"])
         return found
 
-    def _fail(self) -> str:
+    def _fail(self) -> dict[str, str]:
         """Declare the failure, and let it happen: from here the clock runs."""
         at = self.run.ground.clock()
-        self.stage.fail(self.plan.target)
+        fact = self.script.fail()
+        for site in _sites(self.plan.lost):
+            self.stage.fail(site)
         self.story.failed_at(at)
-        return at.isoformat()
+        return {"at": at.isoformat(), "fact": fact}
 
     def _detect(self, steady: Sequence[str]) -> str:
         """Until the gateway refuses for every use case that it has answered for."""
@@ -145,42 +178,33 @@ class SiteLost:
     def _asked(self, use_case: str) -> AnswerRow | FleetError:
         return self.asking.until_answered(drill_name(use_case), 0.0, lambda: True)
 
-    def _decide(self) -> dict[str, Any]:
+    def _decide(self, fact: str) -> dict[str, Any]:
         """What comes up, from what is free now."""
-        ground = self.run.ground
-        others = [site for site in self._fleet.sites if site != self.plan.target]
-        found = replacement(ground, self.plan.target, free_at(ground, others))
-        self.story.decided(found.placed)
-        replicas = sum(each.replicas for each in found.placed)
-        sites = ", ".join(sorted({each.site for each in found.placed}))
+        placed = self.script.decide(fact)
+        self.story.decided(placed)
+        replicas = sum(each.replicas for each in placed)
+        sites = ", ".join(sorted({each.site for each in placed}))
         return {
             "at": self._now(),
-            "placed": [each.model_dump(mode="json") for each in found.placed],
-            "detail": f"{replicas} replicas at {sites}" if replicas else "nothing can come up",
+            "placed": [each.model_dump(mode="json") for each in placed],
+            "detail": f"replicas at {sites}: {replicas}" if replicas else "nothing can come up",
         }
 
-    def _provision(self, stage: Fleet, placed: Sequence[Placed]) -> str:
+    def _provision(self, stage: Fleet, placed: Sequence[Placed], avoid: str) -> str:
+        """Make what replicas run in; what has failed where they come up goes first."""
         for site in _sites(placed):
-            self.stage.set_up(stage, site, started=False)
+            self.stage.set_up(stage, site, started=False, avoid=avoid)
+        here = [site for site in _sites(placed) if site in _sites(self.plan.lost)]
+        for site in here:
+            wait_until(partial(self.stage.is_empty, site), _GONE_WITHIN_S, _LOOK_EVERY_S)
         return "namespace, accounts, routes and workloads; replicas start once weights are there"
 
-    def _artifacts(self, placed: Sequence[Placed]) -> str:
-        """Restore each revision once for each site: its nodes would do so side by side."""
-        wanted = dict.fromkeys((self._fleet.pools[p.pool].model, p.site) for p in placed)
-        told = []
-        for revision, site in wanted:
-            found = restore_newest(self.run.ground, self.run.id, site, revision)
-            told.append(
-                f"{revision}: {found.bytes_total / 2**30:.2f} GiB of {found.snapshot}, verified"
-                if found.snapshot
-                else f"{revision}: no snapshot at {site}"
-            )
-        return "; ".join(told)
-
-    def _serve(self, stage: Fleet, placed: Sequence[Placed], failed_at: datetime) -> dict[str, Any]:
+    def _serve(
+        self, stage: Fleet, placed: Sequence[Placed], avoid: str, failed_at: datetime
+    ) -> dict[str, Any]:
         """Start the replicas, and ask for every use case from when its pool has one."""
         for site in _sites(placed):
-            self.stage.set_up(stage, site, started=True)
+            self.stage.set_up(stage, site, started=True, avoid=avoid)
         until = time.monotonic() + self._patience_s(failed_at)
         pools = {each.pool for each in placed}
         ready: dict[str, str] = {}
@@ -265,9 +289,10 @@ class SiteLost:
         )
 
     def _lost_s(self, failed_at: datetime) -> float:
-        """How far back the records go that no other site's store has, s.
+        """How far back the records go that are only where something was lost, s.
 
-        Audit records: the journal and the database are not at a site.
+        Audit records: the journal and the database are not at a site. Nothing else that a drill
+        loses holds any.
         """
         table, target = AuditTable(self.run.ground.database), self.plan.target
         only = [
