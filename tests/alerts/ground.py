@@ -94,6 +94,14 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
             ),
         ),
     ),
+    ("DrillOverdue", "ticket"): one(
+        {'gpufleet_drill_due_timestamp_seconds{scenario="site-lost",target="fra1"}': "0x60"},
+        {
+            'gpufleet_drill_due_timestamp_seconds{scenario="site-lost",target="fra1"}': "86400x60",
+            'gpufleet_drill_due_timestamp_seconds{scenario="restore",target="a@fra1"}': "86400x60",
+        },
+        {"scenario": "site-lost", "target": "fra1"},
+    ),
     ("FreezeStateStale", "ticket"): one(
         {f"{FREEZE_KNOWN_UNTIL}{_FRA1}": "90+60x30 1890x30"},
         # Renewed a while ahead each minute.

@@ -197,3 +197,30 @@ class Possible(Spec):
     plan: DrillPlan | None
     """For one target; none where it cannot be drilled here."""
     why_not: str = ""
+
+
+class ProvenRestore(Spec):
+    """A restore of a revision that was proven: every byte read back and verified."""
+
+    revision: str
+    site: str
+    """Whose store it came from."""
+    snapshot: str
+    at: datetime
+    seconds: float
+    bytes_total: int
+
+
+class Due(Spec):
+    """When something has to be proven again."""
+
+    scenario: str
+    """Or `restore`, for a revision."""
+    target: str
+    every_s: float
+    proven_at: datetime | None
+    """When it was last; none where it never was."""
+    proven_s: float | None
+    """What it took then."""
+    due_at: datetime
+    overdue_s: float

@@ -8,6 +8,7 @@ from gpufleet.spec import forms
 from gpufleet.spec.clusters import ProvisionedCluster
 from gpufleet.spec.compatibility import Compatibility
 from gpufleet.spec.costs import Costs
+from gpufleet.spec.drill_cadence import DrillCadence
 from gpufleet.spec.evidence import ExchangeRate, Measurement
 from gpufleet.spec.gateway import Gateway
 from gpufleet.spec.governance import (
@@ -89,6 +90,7 @@ class Fleet(Spec):
     retention: dict[DataClass, Retention] = Field(default_factory=dict)
     snapshots: SnapshotRetention = SnapshotRetention()
     snapshot_schedule: SnapshotSchedule = SnapshotSchedule()
+    drills: DrillCadence = DrillCadence()
     staffing: dict[Name, Shift] = Field(default_factory=dict)
     escalation: list[EscalationStep] = Field(default_factory=list)
     risks: dict[Name, Risk] = Field(default_factory=dict)

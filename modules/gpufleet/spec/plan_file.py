@@ -33,6 +33,7 @@ _UNREAD: Final = frozenset(
         "retention",
         "snapshots",
         "snapshot_schedule",
+        "drills",
         "escalation",
         "risks",
     }

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from gpufleet.flows.ground import Ground
-    from gpufleet.spec.drills import DrillPlan, DrillReport, Placed, Possible, Trend
+    from gpufleet.spec.drills import DrillPlan, DrillReport, Due, Placed, Possible, Trend
 
+_DAY_S = 86_400
 _STYLES = {
     "met": "green",
     "missed": "red",
@@ -147,6 +148,24 @@ def show_trends(found: "Sequence[Trend]") -> None:
         times = f"{_seconds(each.last_s)} last, {_seconds(each.best_s)} to {_seconds(each.worst_s)}"
         told = f"{each.scenario} {each.target}: {counted}; {times}{change}"
         facts.print(told, soft_wrap=True)
+
+
+def show_schedule(found: "Sequence[Due]") -> None:
+    """When each thing was proven, and is due."""
+    table = plain_table()
+    for column in ("WHAT", "TARGET", "EVERY", "PROVEN", "TOOK", "DUE"):
+        table.add_column(column, no_wrap=True)
+    for each in found:
+        due = Text(f"{each.due_at:%Y-%m-%d %H:%M}", style="red" if each.overdue_s else "")
+        table.add_row(
+            each.scenario,
+            each.target,
+            f"{each.every_s / _DAY_S:g} d",
+            f"{each.proven_at:%Y-%m-%d %H:%M}" if each.proven_at else "never",
+            _seconds(each.proven_s),
+            due,
+        )
+    facts.print(table, soft_wrap=True)
 
 
 def tell_page(file: str) -> None:

@@ -72,6 +72,27 @@ def drill(
         raise Exit(code=EXIT_TARGET_MISSED)
 
 
+@command(_COMMON)
+def schedule(_: Context, fleet: str = "", json: bool = False) -> None:
+    """When each drill and each revision's restore was proven, and is due; exit 5 if overdue.
+
+    The worker proves restores by itself; drills are begun by people.
+
+    Example: ./fleet dr.schedule
+    """
+    from gpufleet.flows.drills.schedule import schedule as scheduled
+    from gpufleet.spec.errors import EXIT_TARGET_MISSED
+    from gpufleet.tasks import drill_view
+
+    found = scheduled(opened_ground(fleet))
+    if json:
+        print_json([each.model_dump(mode="json") for each in found])
+    else:
+        drill_view.show_schedule(found)
+    if any(each.overdue_s for each in found):
+        raise Exit(code=EXIT_TARGET_MISSED)
+
+
 @command(
     {
         "id": "Of the drill. Default: the newest.",

@@ -148,7 +148,7 @@ def stand_ins(fleet: Fleet, lost: str, free: Free) -> tuple[Placed, ...]:
     return tuple(found)
 
 
-def free_gpus(
+def free_gpus(  # noqa: PLR0913, PLR0917 - what a node has, and who holds it
     fleet: Fleet,
     site: str,
     nodes: Iterable[Mapping[str, Any]],

@@ -5,14 +5,17 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
+from gpufleet.core.drills.failover import affected_pools
+from gpufleet.spec.drill_cadence import ScenarioName
 from gpufleet.spec.errors import BadInput
+from gpufleet.spec.fleet import Fleet
 
 
 @dataclass(frozen=True)
 class Scenario:
     """Something that goes wrong."""
 
-    name: str
+    name: ScenarioName
     title: str
     """What has happened, as a person would say it."""
     target: str
@@ -28,7 +31,7 @@ class Scenario:
 
 
 SITE_LOST: Final = Scenario(
-    name="site-lost",
+    name=ScenarioName.SITE_LOST,
     title="A whole site is lost",
     target="site",
     fails="every stand-in replica at the site ends at once and does not come back",
@@ -45,7 +48,7 @@ SITE_LOST: Final = Scenario(
 _ONE_POOL: Final = ("one stand-in replica of the pool at the site: production's own go on",)
 
 GPU_LOST: Final = Scenario(
-    name="gpu-lost",
+    name=ScenarioName.GPU_LOST,
     title="A GPU is lost",
     target="pool@site",
     fails="the stand-in replica ends and does not come back; its node may not be used again",
@@ -54,7 +57,7 @@ GPU_LOST: Final = Scenario(
 )
 
 CACHE_CORRUPTED: Final = Scenario(
-    name="cache-corrupted",
+    name=ScenarioName.CACHE_CORRUPTED,
     title="The weights on a node are corrupted",
     target="pool@site",
     fails=(
@@ -70,7 +73,7 @@ CACHE_CORRUPTED: Final = Scenario(
 )
 
 STORE_LOST: Final = Scenario(
-    name="store-lost",
+    name=ScenarioName.STORE_LOST,
     title="A site's object store is lost",
     target="pool@site",
     fails="the stand-in replica ends, and the store that its weights come from does not answer",
@@ -80,7 +83,7 @@ STORE_LOST: Final = Scenario(
 )
 
 SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
-    {each.name: each for each in (SITE_LOST, GPU_LOST, CACHE_CORRUPTED, STORE_LOST)}
+    {each.name.value: each for each in (SITE_LOST, GPU_LOST, CACHE_CORRUPTED, STORE_LOST)}
 )
 
 
@@ -97,3 +100,11 @@ def scenario_of(name: str) -> Scenario:
             f"there is no scenario `{name[:60]}`", where="--scenario", mend=f"one of {known}"
         )
     return found
+
+
+def targets_of(fleet: Fleet, scenario: str) -> list[str]:
+    """What a scenario can be drilled on; none where the fleet has nothing of it."""
+    hit = {site: affected_pools(fleet, site) for site in fleet.sites}
+    if scenario == SITE_LOST.name:
+        return [site for site, pools in hit.items() if pools and len(fleet.sites) > 1]
+    return [f"{pool}@{site}" for site, pools in hit.items() for pool in pools]

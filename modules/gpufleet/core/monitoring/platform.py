@@ -12,6 +12,8 @@ CHORE_FAILURES: Final = "gpufleet_chore_failures_total"
 FLOWS: Final = "gpufleet_flows"
 PATCH_OVERDUE_S: Final = "gpufleet_patch_overdue_seconds"
 """By component: how long it has been due; 0 while it is not."""
+DRILL_DUE_AT: Final = "gpufleet_drill_due_timestamp_seconds"
+"""By scenario (or `restore`) and target: when it has to be proven again at the latest."""
 OLDEST_CRITICAL_S: Final = "gpufleet_oldest_critical_seconds"
 """How long the oldest critical vulnerability that is still installed has been known; 0 without."""
 SNAPSHOT_AT: Final = "gpufleet_snapshot_newest_good_timestamp_seconds"
@@ -49,7 +51,11 @@ def platform_alerts(
         (
             *_scraping(),
             *((_chores(),) if has_worker or has_gateway else ()),
-            *((*_worker(), _patch_overdue(), *_snapshots()) if has_worker else ()),
+            *(
+                (*_worker(), _patch_overdue(), *_snapshots(), _drill_overdue())
+                if has_worker
+                else ()
+            ),
             *((_prewarm_stale(),) if has_worker and has_peaks else ()),
             *(() if embedded else (_swapping(),)),
         ),
@@ -183,6 +189,21 @@ def _snapshots() -> tuple[Alert, ...]:
                 "shortest rpo_s of the use cases allows."
             ),
         ),
+    )
+
+
+def _drill_overdue() -> Alert:
+    return Alert(
+        name="DrillOverdue",
+        expr=f"time() - max by (scenario, target) ({DRILL_DUE_AT}) > 0",
+        severity=Severity.TICKET,
+        for_s=600,
+        runbook="platform#drills",
+        summary=(
+            "{{ $labels.scenario }} of {{ $labels.target }}: not proven, overdue for "
+            "{{ $value | humanizeDuration }}"
+        ),
+        description="Nobody has proven for longer than declared that service comes back from it.",
     )
 
 

@@ -21,6 +21,7 @@ from gpufleet.spec.gateway import ROUTES_FILE
 Object = dict[str, Any]
 PLACE: Final = f"{names.GROUP}/drill-place"
 """Label with the node group: a pool may come up on several."""
+WORKLOADS: Final = (("apps/v1", "Deployment"), ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet"))
 _GRACE_S: Final = 5
 """No request of a user is under way: nothing has to be waited for."""
 

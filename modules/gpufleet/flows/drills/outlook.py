@@ -10,7 +10,7 @@ from gpufleet.core.serving import LOCAL_RESTORE_BYTES_PER_S
 from gpufleet.core.snapshots.prediction import Rates, Work
 from gpufleet.flows.drills.artifacts import newest_snapshot
 from gpufleet.flows.ground import Ground
-from gpufleet.flows.snapshots.requests import restore_rate
+from gpufleet.flows.snapshots.requests import measured_rate
 from gpufleet.spec.drills import Outlook, Phase, Placed
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.hardware import EmbeddedCluster
@@ -59,7 +59,7 @@ def outlook_of(
     use_cases = [fleet.use_cases[name] for pool in pools for name in fleet.pools[pool].use_cases]
     models = {(fleet.models[fleet.pools[p.pool].model].load_time_s, p.site) for p in placed}
     size = sum(each.snapshot.plain_bytes for each in weights if each.snapshot)
-    rate = restore_rate(ground) or LOCAL_RESTORE_BYTES_PER_S
+    rate = measured_rate(ground) or LOCAL_RESTORE_BYTES_PER_S
     model = {
         Phase.DETECT: _DETECT_S,
         Phase.DECIDE: _DECIDE_S,

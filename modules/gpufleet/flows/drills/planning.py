@@ -11,6 +11,7 @@ from gpufleet.core.drills.scenarios import (
     STORE_LOST,
     Scenario,
     scenario_of,
+    targets_of,
 )
 from gpufleet.flows.drills.artifacts import newest_snapshot
 from gpufleet.flows.drills.outlook import Weights, outlook_of, unproven, weights_of
@@ -37,7 +38,7 @@ def plan_drill(ground: Ground, scenario: str, target: str = "") -> DrillPlan:
     """
     chosen = scenario_of(scenario)
     _demand_embedded(ground.fleet, chosen)
-    targets = targets_of(ground.fleet, chosen)
+    targets = targets_of(ground.fleet, chosen.name)
     if target and target not in targets:
         known = ", ".join(targets) or "none"
         what = f"{chosen.name} knows no such {chosen.target}"
@@ -82,20 +83,12 @@ def _possible(ground: Ground, scenario: Scenario) -> Iterable[Possible]:
     }
     try:
         _demand_embedded(ground.fleet, scenario)
-        targets = targets_of(ground.fleet, scenario) if scenario is SITE_LOST else []
+        targets = targets_of(ground.fleet, scenario.name) if scenario is SITE_LOST else []
         plans = [plan_drill(ground, scenario.name, target) for target in targets or [""]]
     except BadInput as error:
         yield Possible(**about, plan=None, why_not=error.what)
         return
     yield from (Possible(**about, plan=plan) for plan in plans)
-
-
-def targets_of(fleet: Fleet, scenario: Scenario) -> list[str]:
-    """What a scenario can be drilled on; none where the fleet has nothing of it."""
-    hit = {site: affected_pools(fleet, site) for site in fleet.sites}
-    if scenario is SITE_LOST:
-        return [site for site, pools in hit.items() if pools and len(fleet.sites) > 1]
-    return [f"{pool}@{site}" for site, pools in hit.items() for pool in pools]
 
 
 def replacement(ground: Ground, lost: str, free: dict[str, list[int]]) -> Failover:

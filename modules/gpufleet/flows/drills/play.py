@@ -192,11 +192,12 @@ class Play:
 
     def _provision(self, stage: Fleet, placed: Sequence[Placed], avoid: str) -> str:
         """Make what replicas run in; what has failed where they come up goes first."""
-        for site in _sites(placed):
-            self.stage.set_up(stage, site, started=False, avoid=avoid)
         here = [site for site in _sites(placed) if site in _sites(self.plan.lost)]
         for site in here:
+            self.stage.clear(site)
             wait_until(partial(self.stage.is_empty, site), _GONE_WITHIN_S, _LOOK_EVERY_S)
+        for site in _sites(placed):
+            self.stage.set_up(stage, site, started=False, avoid=avoid)
         return "namespace, accounts, routes and workloads; replicas start once weights are there"
 
     def _serve(

@@ -15,7 +15,7 @@ from gpufleet.core.drills.stage import DRILL, NAMESPACE, PREFIX, PRIORITY_CLASS
 from gpufleet.core.observed import is_ready
 from gpufleet.core.quotas import claims_gpus
 from gpufleet.edges.kube import Cluster
-from gpufleet.edges.kube_paths import object_path
+from gpufleet.edges.kube_paths import collection_path, object_path
 from gpufleet.flows.access import listed, revoke
 from gpufleet.flows.drills import objects
 from gpufleet.flows.environment import cluster_of
@@ -77,6 +77,18 @@ class Stage:
                 cluster.apply(object_path(each), each)
             for each in objects.contents(stage, site, self.flow, started=started, avoid=avoid):
                 cluster.apply(object_path(each), each)
+
+    def clear(self, site: str) -> None:
+        """Remove what runs the replicas of a stage at a site; they go after it.
+
+        Raises:
+            Retryable: the site does not answer.
+        """
+        with self._entered(site) as cluster:
+            for version, kind in objects.WORKLOADS:
+                path = collection_path(version, kind, NAMESPACE)
+                for each in cluster.items(path, labels=f"{DRILL}={self.flow}"):
+                    cluster.delete(f"{path}/{each['metadata']['name']}")
 
     def is_empty(self, site: str) -> bool:
         """Whether no pod of the stage is left at a site.
