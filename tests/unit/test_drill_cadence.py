@@ -5,11 +5,12 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gpufleet.core.drills.cadence import RESTORE, due_drills, due_restores
-from gpufleet.core.drills.scenarios import SCENARIOS, scenario_of, targets_of
+from gpufleet.core.drills.runbook import runbook
+from gpufleet.core.drills.scenarios import SCENARIOS, Scenario, scenario_of, targets_of
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import load_fleet
 from gpufleet.spec.drill_cadence import DrillCadence, ScenarioName
-from gpufleet.spec.drills import DrillReport, DrillState, Due, Outlook, ProvenRestore
+from gpufleet.spec.drills import DrillReport, DrillState, Due, Outlook, Phase, ProvenRestore
 from gpufleet.spec.errors import BadInput
 
 SAMPLE = load_fleet(PROJECT_ROOT / "fleets" / "sample" / "production.yaml")
@@ -104,3 +105,16 @@ def test_a_scenario_that_nobody_knows_is_one_clear_error_with_those_that_there_a
         scenario_of("meteor")
     for name in SCENARIOS:
         assert name in refused.value.mend
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS.values(), ids=lambda each: each.name.value)
+def test_a_runbook_has_a_step_for_each_phase_that_the_drill_times(scenario: Scenario) -> None:
+    assert list(scenario.steps) == list(Phase)
+    page = runbook(scenario)
+    for step in scenario.steps.values():
+        assert step.text in page
+        assert step.commands or step.by_hand
+    # What the tests run changes nothing; what acts is for people to read first.
+    assert not any("--apply" in command for s in scenario.steps.values() for command in s.commands)
+    headings = [line for line in page.split("\n") if line.startswith("## ")]
+    assert len(headings) == len(Phase) + 1

@@ -192,7 +192,8 @@ def _one_pool(
             for name in use_cases
             if fleet.sites[site].region not in fleet.use_cases[name].residency
         },
-        notes=[*scenario.leaves_out, *unproven(weights)],
+        # Those of a lost store come from another one.
+        notes=[*scenario.leaves_out, *(() if scenario is STORE_LOST else unproven(weights))],
         outlook=outlook_of(ground, scenario, target, lost, weights),
     )
 
