@@ -16,6 +16,7 @@ class ScenarioName(StrEnum):
     GPU_LOST = "gpu-lost"
     CACHE_CORRUPTED = "cache-corrupted"
     STORE_LOST = "store-lost"
+    BAD_SNAPSHOT = "bad-snapshot"
 
 
 class DrillCadence(Spec):

@@ -234,8 +234,51 @@ STORE_LOST: Final = Scenario(
     needs_snapshot=True,
 )
 
+BAD_SNAPSHOT: Final = Scenario(
+    name=ScenarioName.BAD_SNAPSHOT,
+    title="The newest snapshot is bad",
+    target="pool@site",
+    fails=(
+        "the stand-in replica ends, and what only the newest of two snapshots needs is overwritten "
+        "in the store"
+    ),
+    proves="the damage is found, the last good snapshot is restored, and the replica answers",
+    steps=MappingProxyType(
+        {
+            Phase.DETECT: Step(
+                "A restore says that a chunk is lost or damaged, or `snapshot.verify` does.",
+                (_STATUS,),
+                ('./fleet snapshot.verify --snapshot ID --site SITE --fleet "$FLEET"',),
+            ),
+            Phase.DECIDE: Step(
+                "See which snapshots of the revision there are, and take the newest that verifies.",
+                ('./fleet dr.schedule --fleet "$FLEET" || test $? -eq 5',),
+                ('./fleet snapshot.list --revision NAME --site SITE --fleet "$FLEET"',),
+            ),
+            Phase.PROVISION: Step(
+                "Stop the replica on that node, so that nothing reads what is replaced.",
+                (),
+                ("kubectl --context SITE delete pod -n NAMESPACE POD",),
+            ),
+            Phase.ARTIFACTS: Step(
+                "Restore the last good one, every byte verified. The bad one stays for whoever "
+                "looks for the cause; a new take makes it good where the files are still there.",
+                (),
+                (f"{_RESTORE} --site SITE",),
+            ),
+            Phase.LOAD: _LOADS,
+            Phase.FIRST_TOKEN: _ANSWERS,
+        }
+    ),
+    leaves_out=(*_ONE_POOL, "the snapshots are copies in a bucket of the drill's own"),
+    needs_snapshot=True,
+)
+
 SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
-    {each.name.value: each for each in (SITE_LOST, GPU_LOST, CACHE_CORRUPTED, STORE_LOST)}
+    {
+        each.name.value: each
+        for each in (SITE_LOST, GPU_LOST, CACHE_CORRUPTED, STORE_LOST, BAD_SNAPSHOT)
+    }
 )
 
 

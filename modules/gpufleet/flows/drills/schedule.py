@@ -1,5 +1,6 @@
 """When drills are due, and the restores of revisions, which are proven by themselves."""
 
+import shutil
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, Final
@@ -57,7 +58,10 @@ def prove(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
     folder = run.ground.state.root / "drills" / run.id
 
     def restore() -> dict[str, Any]:
-        found = restore_newest(run.ground, folder, site, revision)
+        try:
+            found = restore_newest(run.ground, folder, site, revision)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
         if not found.snapshot:
             raise Failed("its snapshot is gone", where=f"{revision} at {site}")
         return {

@@ -11,6 +11,7 @@ from gpufleet.core.drills import scenarios
 from gpufleet.core.drills.failover import stand_ins
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
 from gpufleet.flows.drills.artifacts import damage, newest_snapshot, restore_newest, told
+from gpufleet.flows.drills.drill_store import DrillStore
 from gpufleet.flows.drills.planning import replacement
 from gpufleet.flows.drills.play import Script
 from gpufleet.flows.drills.stage import Stage, free_at
@@ -151,6 +152,29 @@ class StoreLost(_Common):
         raise Failed(f"no other store has a snapshot of {revision}", where=f"site {lost}")
 
 
+class BadSnapshot(_Common):
+    """The newest snapshot is damaged in the store: the last good one is taken instead."""
+
+    def prepare(self) -> None:
+        """Make two snapshots in a store of the drill's own, from the revision's newest."""
+        ((revision, site),) = self.wanted(self.plan.lost)
+        restore_newest(self.ground, self.folder, site, revision, keep=True)
+        self._store(site).fill(self.folder / revision, revision)
+
+    def fail(self) -> str:
+        """Damage what only the newer one needs."""
+        ((_, site),) = self.wanted(self.plan.lost)
+        return str(self._store(site).rot())
+
+    def restore(self, placed: Sequence[Placed]) -> str:
+        """The newest one is found to be damaged, and the one before it is taken."""
+        ((revision, site),) = self.wanted(placed)
+        return self._store(site).restore_last_good(revision, self.folder / "restored")
+
+    def _store(self, site: str) -> DrillStore:
+        return DrillStore(self.ground, site, self.stage.flow, self.folder)
+
+
 Made = Callable[[Ground, DrillPlan, Stage], Script]
 _SCRIPTS: Final[Mapping[str, Made]] = MappingProxyType(
     {
@@ -158,6 +182,7 @@ _SCRIPTS: Final[Mapping[str, Made]] = MappingProxyType(
         scenarios.GPU_LOST.name: GpuLost,
         scenarios.CACHE_CORRUPTED.name: CacheCorrupted,
         scenarios.STORE_LOST.name: StoreLost,
+        scenarios.BAD_SNAPSHOT.name: BadSnapshot,
     }
 )
 

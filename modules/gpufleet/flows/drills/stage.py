@@ -18,6 +18,7 @@ from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import collection_path, object_path
 from gpufleet.flows.access import listed, revoke
 from gpufleet.flows.drills import objects
+from gpufleet.flows.drills.drill_store import empty_all
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
 from gpufleet.local.agent_client import AgentClient
@@ -150,6 +151,7 @@ class Stage:
         for site in embedded_sites(self.ground.fleet):
             with self._entered(site) as cluster:
                 self._strike(cluster, site)
+        empty_all(self.ground, self.flow, self.folder)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _strike(self, cluster: Cluster, site: str) -> None:
