@@ -77,7 +77,7 @@ def nothing_is_left(clone: Clone) -> None:
     open_keys = [key for key in keys if not key["revoked_at"]]
     assert not [key for key in open_keys if key["use_cases"][0].startswith("drill-")]
     assert not [pool for pool in engines(clone) if pool.startswith("drill-")]
-    assert not list((clone.root / ".fleet/drills/production/drills").glob("*"))
+    assert not list((clone.root / ".fleet/drills/production/drills").glob("drill-*"))
 
 
 def test_a_plan_says_what_comes_up_where_and_changes_nothing(there: Clone) -> None:
@@ -127,6 +127,54 @@ def test_what_no_other_site_may_process_is_missed_and_the_reason_is_told(there: 
     assert not rows["contracts"]["met"]
     assert "residency" in rows["contracts"]["why_not"]
     nothing_is_left(there)
+    # It is not served at the other site, and loses nothing with that.
+    other = there.json("dr.drill", "--fleet", FLEET, "--scenario", "site-lost", "--target", LEFT)
+    assert other["use_cases"] == ["answers"]
+    assert other["unheld"] == {}
+
+
+@pytest.fixture(scope="module")
+def snapshot(there: Clone, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A snapshot of the weights of `chat` at the site that is left."""
+    source = tmp_path_factory.mktemp("weights")
+    (source / "model.bin").write_bytes(os.urandom(32 * 2**20))
+    at = ("--fleet", FLEET, "--site", LEFT, "--revision", "large-8b")
+    taken = there.json("snapshot.take", *at, "--source", str(source), "--apply")
+    return str(taken["snapshot"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scenario", "target", "proof"),
+    [
+        ("gpu-lost", f"chat@{LEFT}", "32 of 32 MiB fetched"),
+        ("cache-corrupted", f"chat@{LEFT}", "of 32 MiB fetched"),
+        ("store-lost", f"chat@{LOST}", f"from {LEFT}"),
+        ("bad-snapshot", f"chat@{LEFT}", "is damaged"),
+    ],
+)
+def test_weights_come_back_in_each_scenario(
+    there: Clone, snapshot: str, scenario: str, target: str, proof: str
+) -> None:
+    ask = ("dr.drill", "--fleet", FLEET, "--scenario", scenario, "--target", target)
+    report = there.json(*ask, "--apply")
+    assert report["met"] is True
+    (artifacts,) = (e["detail"] for e in report["phases"] if e["phase"] == "artifacts")
+    assert proof in artifacts
+    assert snapshot in artifacts or scenario == "bad-snapshot"
+    nothing_is_left(there)
+
+
+def test_a_restore_that_is_due_is_proven_by_the_worker(there: Clone, snapshot: str) -> None:
+    def restored() -> bool:
+        rows = json.loads(there.run("./fleet", "dr.schedule", "--fleet", FLEET, "--json").stdout)
+        return any(
+            row["target"] == f"large-8b@{LEFT}" and row["proven_at"] and not row["overdue_s"]
+            for row in rows
+        )
+
+    assert snapshot
+    until(restored, 300)
 
 
 def worker(clone: Clone) -> int:

@@ -7,7 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpufleet.core.drills.failover import affected_pools, failover, free_gpus, stand_ins
+from gpufleet.core.drills.failover import (
+    affected_pools,
+    affected_use_cases,
+    failover,
+    free_gpus,
+    stand_ins,
+)
 from gpufleet.core.drills.stage import PREFIX, drill_name, stage_fleet, stage_routes, with_drills
 from gpufleet.core.gateway.routes import routes_of
 from gpufleet.core.inventory import expand_site
@@ -88,7 +94,7 @@ def test_a_use_case_comes_back_or_it_is_said_why_not(
     found = failover(SAMPLE, lost, free, batch_yields=yields)
     for pool in affected_pools(SAMPLE, lost):
         regions = {region_of(each) for each in found.placed if each.pool == pool}
-        for name in SAMPLE.pools[pool].use_cases:
+        for name in affected_use_cases(SAMPLE, lost, [pool]):
             held = regions.intersection(SAMPLE.use_cases[name].residency)
             assert bool(held) != (name in found.unheld)
 
@@ -119,6 +125,18 @@ def test_restricted_data_does_not_come_up_in_another_country() -> None:
     found = failover(SAMPLE, "fra1", all_free(SAMPLE, without="fra1"))
     assert found.unheld.keys() == {"contract-search"}
     assert "residency" in found.unheld["contract-search"]
+
+
+def test_a_use_case_that_is_not_served_at_a_site_loses_nothing_with_it() -> None:
+    only_german = SAMPLE.use_cases["support-chat"].model_copy(update={"residency": ["de"]})
+    fleet = SAMPLE.model_copy(
+        update={"use_cases": {**SAMPLE.use_cases, "support-chat": only_german}}
+    )
+    nothing = {name: [0] * len(nodes) for name, nodes in all_free(fleet, without="dub1").items()}
+    found = failover(fleet, "dub1", nothing, batch_yields=False)
+    assert "support-chat" not in found.unheld
+    assert "agent-assist" in found.unheld
+    assert affected_use_cases(fleet, "dub1", ["chat"]) == ["agent-assist"]
 
 
 def test_with_too_few_free_gpus_it_is_said_how_many_to_keep() -> None:

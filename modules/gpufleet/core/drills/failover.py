@@ -66,10 +66,25 @@ def affected_pools(fleet: Fleet, lost: str) -> dict[str, int]:
         name: count
         for name, pool in fleet.pools.items()
         if pool.class_ is ServingClass.INTERACTIVE
-        and pool.use_cases
+        and _served(fleet, pool, lost)
         and (count := sum(p.replicas for _, p in _at(fleet, pool, [lost])))
     }
     return dict(sorted(found.items(), key=lambda each: _rto_s(fleet, fleet.pools[each[0]])))
+
+
+def affected_use_cases(fleet: Fleet, site: str, pools: Iterable[str]) -> list[str]:
+    """The use cases of some pools that are served at a site, the shortest objective first.
+
+    One whose data may not be processed there loses nothing with it.
+    """
+    region = fleet.sites[site].region
+    found = [
+        name
+        for pool in pools
+        for name in fleet.pools[pool].use_cases
+        if region in fleet.use_cases[name].residency
+    ]
+    return sorted(found, key=lambda name: fleet.use_cases[name].rto_s)
 
 
 def failover(fleet: Fleet, lost: str, free: Free, *, batch_yields: bool = True) -> Failover:
@@ -262,7 +277,7 @@ def _unheld(
     for each in placed:
         regions.setdefault(each.pool, set()).add(fleet.sites[each.site].region)
     for pool in wanted:
-        for name in fleet.pools[pool].use_cases:
+        for name in affected_use_cases(fleet, lost, [pool]):
             residency = fleet.use_cases[name].residency
             if regions.get(pool, set()).intersection(residency):
                 continue

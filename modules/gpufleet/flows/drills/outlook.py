@@ -46,17 +46,17 @@ def unproven(weights: Iterable[Weights]) -> list[str]:
     ]
 
 
-def outlook_of(
+def outlook_of(  # noqa: PLR0913, PLR0917 - everything that times follow from
     ground: Ground,
     scenario: Scenario,
     target: str,
+    hit: Sequence[str],
     placed: Sequence[Placed],
     weights: Sequence[Weights],
 ) -> Outlook:
     """What is expected, against the shortest objective of the use cases that are hit."""
     fleet = ground.fleet
-    pools = {each.pool for each in placed} or set(fleet.pools)
-    use_cases = [fleet.use_cases[name] for pool in pools for name in fleet.pools[pool].use_cases]
+    use_cases = [fleet.use_cases[name] for name in hit]
     models = {(fleet.models[fleet.pools[p.pool].model].load_time_s, p.site) for p in placed}
     size = sum(each.snapshot.plain_bytes for each in weights if each.snapshot)
     rate = measured_rate(ground) or LOCAL_RESTORE_BYTES_PER_S

@@ -4,7 +4,13 @@ from collections.abc import Iterable
 from functools import partial
 
 from gpufleet.core.approvals import digest_of
-from gpufleet.core.drills.failover import Failover, affected_pools, failover, stand_ins
+from gpufleet.core.drills.failover import (
+    Failover,
+    affected_pools,
+    affected_use_cases,
+    failover,
+    stand_ins,
+)
 from gpufleet.core.drills.scenarios import (
     SCENARIOS,
     SITE_LOST,
@@ -127,9 +133,7 @@ def _site_lost(ground: Ground, lost: str, free: dict[str, list[int]]) -> DrillPl
     fleet = ground.fleet
     found = replacement(ground, lost, free)
     here = {g: nodes for g, nodes in free.items() if fleet.node_groups[g].site == lost}
-    use_cases = [
-        name for pool in affected_pools(fleet, lost) for name in fleet.pools[pool].use_cases
-    ]
+    hit = affected_use_cases(fleet, lost, affected_pools(fleet, lost))
     weights = weights_of(ground, found.placed)
     return DrillPlan(
         fleet=fleet.fleet,
@@ -137,12 +141,12 @@ def _site_lost(ground: Ground, lost: str, free: dict[str, list[int]]) -> DrillPl
         fleet_digest=digest_of(fleet),
         scenario=SITE_LOST.name,
         target=lost,
-        use_cases=sorted(use_cases, key=lambda name: fleet.use_cases[name].rto_s),
+        use_cases=hit,
         lost=list(stand_ins(fleet, lost, here)),
         placed=list(found.placed),
         unheld=dict(found.unheld),
         notes=[*SITE_LOST.leaves_out, *_short(ground, lost, free, found), *unproven(weights)],
-        outlook=outlook_of(ground, SITE_LOST, lost, found.placed, weights),
+        outlook=outlook_of(ground, SITE_LOST, lost, hit, found.placed, weights),
     )
 
 
@@ -168,6 +172,7 @@ def _one_pool(
     if not lost:
         what = f"no GPU is free at {site} for a stand-in of pool {pool}"
         raise BadInput(what, where=target, mend="drill another pool, or when some are free")
+    hit = affected_use_cases(fleet, site, [pool])
     weights = weights_of(ground, lost)
     missing = [each for each in weights if not _has(ground, scenario, each)]
     if scenario.needs_snapshot and missing:
@@ -177,24 +182,19 @@ def _one_pool(
             where=target,
             mend="./fleet snapshot.take makes one",
         )
-    use_cases = fleet.pools[pool].use_cases
     return DrillPlan(
         fleet=fleet.fleet,
         environment=fleet.environment,
         fleet_digest=digest_of(fleet),
         scenario=scenario.name,
         target=target,
-        use_cases=sorted(use_cases, key=lambda name: fleet.use_cases[name].rto_s),
+        use_cases=hit,
         lost=lost,
         placed=lost,
-        unheld={
-            name: f"its data may not be processed at {site}"
-            for name in use_cases
-            if fleet.sites[site].region not in fleet.use_cases[name].residency
-        },
+        unheld={},
         # Those of a lost store come from another one.
         notes=[*scenario.leaves_out, *(() if scenario is STORE_LOST else unproven(weights))],
-        outlook=outlook_of(ground, scenario, target, lost, weights),
+        outlook=outlook_of(ground, scenario, target, hit, lost, weights),
     )
 
 

@@ -136,7 +136,8 @@ class Play:
         for site in _sites(lost):
             self.stage.set_up(stage, site, started=True)
         until = time.monotonic() + STEADY_WITHIN_S
-        names = [name for each in lost for name in self._fleet.pools[each.pool].use_cases]
+        pools = {each.pool for each in lost}
+        names = [name for pool in pools for name in self._hit(pool)]
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             answered = {
                 name: threads.submit(
@@ -235,8 +236,11 @@ class Play:
             "answers": answers,
         }
 
+    def _hit(self, pool: str) -> list[str]:
+        return [name for name in self._fleet.pools[pool].use_cases if name in self.plan.use_cases]
+
     def _held(self, pool: str) -> list[str]:
-        return [name for name in self._fleet.pools[pool].use_cases if name not in self.plan.unheld]
+        return [name for name in self._hit(pool) if name not in self.plan.unheld]
 
     def _patience_s(self, failed_at: datetime) -> float:
         """Until the longest objective has passed: then nobody waits any longer."""
