@@ -14,12 +14,12 @@ from gpufleet.core.drills.failover import (
     free_gpus,
     stand_ins,
 )
-from gpufleet.core.drills.stage import PREFIX, drill_name, stage_fleet, stage_routes, with_drills
+from gpufleet.core.drills.stage import drill_name, stage_fleet, stage_routes, with_drills
 from gpufleet.core.gateway.routes import routes_of
 from gpufleet.core.inventory import expand_site
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import Fleet, load_fleet
-from gpufleet.spec.drills import Placed
+from gpufleet.spec.drills import DRILL_PREFIX, Placed
 from gpufleet.spec.serving import ServingClass
 
 SAMPLE = load_fleet(PROJECT_ROOT / "fleets" / "sample" / "production.yaml")
@@ -184,12 +184,12 @@ def stage() -> Fleet:
 def test_a_stage_has_no_name_and_no_way_out_of_production(stage: Fleet) -> None:
     routes = stage_routes(stage)
     assert routes.use_cases
-    assert all(name.startswith(PREFIX) for name in (*routes.use_cases, *routes.pools))
+    assert all(name.startswith(DRILL_PREFIX) for name in (*routes.use_cases, *routes.pools))
     for name, route in routes.use_cases.items():
         assert route.hosted is None
         assert route.fallback is None
         assert route.cache_ttl_s is None
-        assert route.residency == SAMPLE.use_cases[name.removeprefix(PREFIX)].residency
+        assert route.residency == SAMPLE.use_cases[name.removeprefix(DRILL_PREFIX)].residency
 
 
 def test_routes_of_a_drill_never_replace_those_of_production(stage: Fleet) -> None:
@@ -213,7 +213,7 @@ def test_routes_of_a_drill_never_replace_those_of_production(stage: Fleet) -> No
 @given(st.from_regex(r"^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$", fullmatch=True))
 def test_the_name_of_a_stand_in_is_a_name(name: str) -> None:
     made = drill_name(name)
-    assert made.startswith(PREFIX)
+    assert made.startswith(DRILL_PREFIX)
     assert len(made) <= 40
     assert not made.endswith("-")
 

@@ -201,7 +201,11 @@ class Asking:
 
 @contextmanager
 def asked_with(
-    ground: Ground, use_cases: Sequence[str], *, lasts_s: float = _KEY_LASTS_S
+    ground: Ground,
+    use_cases: Sequence[str],
+    *,
+    lasts_s: float = _KEY_LASTS_S,
+    on_issued: Callable[[str], None] | None = None,
 ) -> Iterator[Asking]:
     """A client with keys that are made for it, one for each team, and revoked at the end.
 
@@ -209,6 +213,7 @@ def asked_with(
         ground: the environment.
         use_cases: that are asked for.
         lasts_s: how long the keys are valid if nobody revokes them.
+        on_issued: told the id of each key, by which others can revoke it if this process ends.
     """
     address = address_of(ground.state)
     by_team: dict[str, list[str]] = {}
@@ -221,6 +226,8 @@ def asked_with(
         for team, names in by_team.items():
             made = issue(ground, KeyRequest(team=team, use_cases=names, expires_in_s=lasts_s))
             issued.append(made.key.id)
+            if on_issued:
+                on_issued(made.key.id)
             keys |= dict.fromkeys(names, made.text)
         yield Asking(client, keys)
     finally:

@@ -10,6 +10,7 @@ from typing import Final
 
 from gpufleet.spec.approvals import ROLES, Action
 from gpufleet.spec.cluster_checks import cluster_problems
+from gpufleet.spec.drills import DRILL_PREFIX
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.hardware import EmbeddedCluster, NodeGroup
 from gpufleet.spec.plan_checks import planned_problems
@@ -39,13 +40,18 @@ def _slug(fleet: Fleet) -> Iterator[Problem]:
 
 
 def _reserved(fleet: Fleet) -> Iterator[Problem]:
-    """Names that costs have a meaning of their own for."""
+    """Names that costs and drills have a meaning of their own for."""
     for section, name, why in (
         ("use_cases", SHARED, "rows of usage name all use cases of a pool together so"),
         ("teams", NOBODY, "costs name so what no team can be charged for"),
     ):
         if name in getattr(fleet, section):
             yield Problem((section, name), f"is reserved: {why}", mend="choose another name")
+    for section in ("use_cases", "pools"):
+        for name in getattr(fleet, section):
+            if name.startswith(DRILL_PREFIX):
+                what = f"is reserved: names that begin with `{DRILL_PREFIX}` are those of drills"
+                yield Problem((section, name), what, mend="choose another name")
 
 
 def _models(fleet: Fleet) -> Iterator[Problem]:

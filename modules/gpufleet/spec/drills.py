@@ -2,10 +2,14 @@
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from pydantic import Field
 
 from gpufleet.spec.quantities import Digest, Spec
+
+DRILL_PREFIX: Final = "drill-"
+"""How the names of a drill's use cases and pools begin; in records and metrics too."""
 
 
 class Phase(StrEnum):
@@ -168,6 +172,8 @@ class DrillReport(Spec):
     cleaned: bool = False
     """Whether nothing of it is left."""
     notes: list[str] = Field(default_factory=list)
+    keys: list[str] = Field(default_factory=list)
+    """Ids of the gateway keys that were made for it."""
 
 
 class Trend(Spec):

@@ -10,13 +10,11 @@ from typing import Final
 
 from gpufleet.core import vocabulary as names
 from gpufleet.core.gateway.routes import routes_of
-from gpufleet.spec.drills import Placed
+from gpufleet.spec.drills import DRILL_PREFIX, Placed
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.gateway import Routes
 from gpufleet.spec.serving import Placement
 
-PREFIX: Final = "drill-"
-"""How the names of a drill's use cases and pools begin; in records and metrics too."""
 NAMESPACE: Final = "gpufleet-drill"
 """Everything of a drill at a site is in it, and goes with it."""
 PRIORITY_CLASS: Final = "gpufleet-drill"
@@ -32,10 +30,10 @@ _KEPT: Final = 25
 
 def drill_name(name: str) -> str:
     """The name of a use case's or pool's stand-in; a DNS label of at most 40 characters."""
-    made = f"{PREFIX}{name}"
+    made = f"{DRILL_PREFIX}{name}"
     if len(made) <= _LONGEST:
         return made
-    return f"{PREFIX}{name[:_KEPT]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return f"{DRILL_PREFIX}{name[:_KEPT]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def stage_fleet(fleet: Fleet, placed: Iterable[Placed]) -> Fleet:
@@ -94,4 +92,4 @@ def stage_routes(stage: Fleet) -> Routes:
 
 
 def _is_of_drill(*found: str) -> bool:
-    return all(name.startswith(PREFIX) for name in found)
+    return all(name.startswith(DRILL_PREFIX) for name in found)

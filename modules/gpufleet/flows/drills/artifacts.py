@@ -11,6 +11,7 @@ from gpufleet.flows.ground import Ground
 from gpufleet.flows.snapshots.catalogue import listing
 from gpufleet.flows.snapshots.requests import store_of
 from gpufleet.flows.snapshots.restore import RestoreOrder, restore
+from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import BadInput, Retryable
 from gpufleet.spec.snapshots import SnapshotSummary
 
@@ -32,12 +33,24 @@ class Restored:
     seconds: float
 
 
-def newest_snapshot(ground: Ground, site: str, revision: str) -> SnapshotSummary | None:
-    """The newest snapshot of a revision in a site's store; None where there is none to be had."""
+def known_snapshot(ground: Ground, site: str, revision: str) -> SnapshotSummary | None:
+    """As `newest_snapshot`, for plans: None also where the store does not answer now."""
     with suppress(BadInput, Retryable):
-        found = listing(store_of(ground, site), revision).snapshots
-        return found[0] if found else None
+        return newest_snapshot(ground, site, revision)
     return None
+
+
+def newest_snapshot(ground: Ground, site: str, revision: str) -> SnapshotSummary | None:
+    """The newest snapshot of a revision in a site's store; None where there is none.
+
+    Raises:
+        BadInput: the store, or a snapshot in it, is of a newer format.
+        Retryable: the store does not answer.
+    """
+    if site not in places_of(ground):
+        return None
+    found = listing(store_of(ground, site), revision).snapshots
+    return found[0] if found else None
 
 
 def restore_newest(  # noqa: PLR0913 - what, from where, and how
@@ -61,6 +74,7 @@ def restore_newest(  # noqa: PLR0913 - what, from where, and how
         reuse: take what is whole of the tree that is there.
 
     Raises:
+        BadInput: the store, or a snapshot in it, is of a newer format.
         Retryable: the store does not answer, or the disk is full.
         Failed: a part of it is lost or damaged.
     """

@@ -78,7 +78,10 @@ def _play(run: Run, plan: DrillPlan, story: Story, stage: Stage) -> None:
     named = stage_fleet(run.ground.fleet, anywhere)
     longest_s = max(run.ground.fleet.use_cases[name].rto_s for name in plan.use_cases)
     with asked_with(
-        staged(run.ground, named), list(named.use_cases), lasts_s=longest_s + 2 * STEADY_WITHIN_S
+        staged(run.ground, named),
+        list(named.use_cases),
+        lasts_s=longest_s + 2 * STEADY_WITHIN_S,
+        on_issued=story.issued,
     ) as asking:
         Play(run, plan, story, stage, asking, script_of(run.ground, plan, stage)).perform()
 

@@ -11,12 +11,12 @@ from typing import Any, Final
 from gpufleet.core import vocabulary as names
 from gpufleet.core.claims import CLAIMS_PATH, allocated
 from gpufleet.core.drills.failover import free_gpus
-from gpufleet.core.drills.stage import DRILL, NAMESPACE, PREFIX, PRIORITY_CLASS
+from gpufleet.core.drills.stage import DRILL, NAMESPACE, PRIORITY_CLASS, stage_fleet
 from gpufleet.core.observed import is_ready
 from gpufleet.core.quotas import claims_gpus
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import collection_path, object_path
-from gpufleet.flows.access import listed, revoke
+from gpufleet.flows.access import revoke
 from gpufleet.flows.drills import objects
 from gpufleet.flows.drills.drill_store import empty_all
 from gpufleet.flows.environment import cluster_of
@@ -25,6 +25,7 @@ from gpufleet.local.agent_client import AgentClient
 from gpufleet.local.engine.settings import write_engines
 from gpufleet.local.gpu_board import write_gpus
 from gpufleet.local.platform import embedded_sites
+from gpufleet.spec.drills import DRILL_PREFIX
 from gpufleet.spec.errors import Retryable
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.simulation import Fault, FaultKind
@@ -70,12 +71,14 @@ class Stage:
             Retryable: the site does not answer, or is still busy removing another stage.
         """
         with self._entered(site) as cluster:
-            standing = cluster.get(_NAMESPACE_PATH)
-            if standing and (_is_going(standing) or _flow_of(standing) != self.flow):
-                raise Retryable("the stage of another drill is still there", where=f"site {site}")
-            self._tell_engines(stage, site)
+            for path in (_NAMESPACE_PATH, _PRIORITY_PATH):
+                there = cluster.get(path)
+                if there and (_is_going(there) or _flow_of(there) != self.flow):
+                    what = "the stage of another drill is still there"
+                    raise Retryable(what, where=f"site {site}")
             for each in objects.namespace(self.flow, self.scenario):
                 cluster.apply(object_path(each), each)
+            self._tell_engines(stage, site)
             for each in objects.contents(stage, site, self.flow, started=started, avoid=avoid):
                 cluster.apply(object_path(each), each)
 
@@ -141,13 +144,13 @@ class Stage:
     def strike(self) -> None:
         """Remove everything of this drill at every site; finds what an earlier try has removed.
 
+        What does not answer keeps nothing else from being removed.
+
         Raises:
             Retryable: a site does not answer, or its namespace does not go.
         """
-        for key in listed(self.ground):
-            of_drill = all(name.startswith(PREFIX) for name in key.use_cases)
-            if of_drill and key.is_valid(self.ground.clock()):
-                revoke(self.ground, key.id)
+        for key in self.ground.drills.report(self.flow).keys:
+            revoke(self.ground, key)
         for site in embedded_sites(self.ground.fleet):
             with self._entered(site) as cluster:
                 self._strike(cluster, site)
@@ -165,24 +168,18 @@ class Stage:
                 time.sleep(_LOOK_EVERY_S)
         priority = cluster.get(_PRIORITY_PATH)
         if priority is not None and _flow_of(priority) == self.flow:
+            # No other drill sets its stage up before this one's priority is gone.
+            self._tell_engines(stage_fleet(self.ground.fleet, []), site)
             cluster.delete(_PRIORITY_PATH)
-        self._tell_engines(None, site)
 
-    def _tell_engines(self, stage: Fleet | None, site: str) -> None:
+    def _tell_engines(self, stage: Fleet, site: str) -> None:
         """Let simulated replicas of the stage be as fast, and load as long, as declared ones."""
         # The capacity model's libraries take a while to import.
         from gpufleet.local.engine_specs import engine_specs  # noqa: PLC0415
 
-        fleet, folder = self.ground.fleet, self.ground.state.site(site)
-        if stage is not None:
-            fleet = fleet.model_copy(
-                update={
-                    "pools": {**fleet.pools, **stage.pools},
-                    "use_cases": {**fleet.use_cases, **stage.use_cases},
-                }
-            )
-        write_engines(folder, engine_specs(fleet, site))
-        write_gpus(folder, fleet, site)
+        folder = self.ground.state.site(site)
+        write_engines(folder, engine_specs(stage, site), only=DRILL_PREFIX)
+        write_gpus(folder, stage, site, only=DRILL_PREFIX)
 
     def _entered(self, site: str) -> closing[Cluster]:
         return entered(self.ground, site)

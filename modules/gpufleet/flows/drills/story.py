@@ -52,6 +52,10 @@ class Story:
         """Count a worker that works on it; with a second one its times hold an interruption."""
         self._change(lambda report: {"workers": report.workers + 1})
 
+    def issued(self, key: str) -> None:
+        """Keep the id of a key that was made for it."""
+        self._change(lambda report: {"keys": [*report.keys, key]})
+
     def noted(self, notes: Iterable[str]) -> None:
         """Keep what a reader has to know; the same again changes nothing."""
         told = list(notes)
