@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from tests.conftest import small_fleet
 from gpufleet.core.drills.stage import NAMESPACE, PRIORITY_CLASS, stage_fleet
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows import access
+from gpufleet.flows.drills import keeper
 from gpufleet.flows.drills import stage as stages
 from gpufleet.flows.drills.stage import Stage, staged
 from gpufleet.flows.ground import Ground
@@ -20,7 +22,7 @@ from gpufleet.local.engine_specs import engine_specs
 from gpufleet.local.gpu_board import GPUS_FILE, write_gpus
 from gpufleet.spec import Fleet
 from gpufleet.spec.access import KeyRequest
-from gpufleet.spec.drills import DrillReport, Outlook, Placed
+from gpufleet.spec.drills import DrillReport, DrillState, Outlook, Placed
 from gpufleet.spec.errors import Retryable
 
 NAMESPACE_PATH = f"/api/v1/namespaces/{NAMESPACE}"
@@ -177,3 +179,63 @@ def test_engines_of_a_stage_go_even_where_an_earlier_strike_was_cut_short(
     playing.strike()
     assert PRIORITY_PATH not in clusters["east"].objects
     assert pools(ground, "east") == {ENGINES_FILE: ["answers"], GPUS_FILE: ["answers"]}
+
+
+def test_a_site_that_does_not_answer_keeps_nothing_else_from_being_struck(
+    ground: Ground, clusters: dict[str, StandIn]
+) -> None:
+    playing, made = drill(ground, "drill-1"), key(ground)
+    ground.drills.change("drill-1", lambda told: told.model_copy(update={"keys": [made]}))
+    for site in SITES:
+        playing.set_up(stand_ins(ground), site, started=True)
+    playing.folder.mkdir(parents=True)
+    clusters["east"].is_silent = True
+    with pytest.raises(Retryable, match="does not answer"):
+        playing.strike()
+    assert not clusters["west"].objects
+    assert not playing.folder.exists()
+    assert access.found(ground, made).revoked_at is not None
+
+
+def test_a_drill_that_cannot_be_struck_keeps_no_other_from_it(
+    ground: Ground, clusters: dict[str, StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "open_flows", lambda _: [])
+    drill(ground, "drill-1")
+    drill(ground, "drill-2").set_up(stand_ins(ground), "west", started=True)
+    strike, silent = Stage.strike, ["drill-1"]
+
+    def struck(stage: Stage) -> None:
+        if stage.flow in silent:
+            raise Retryable("does not answer")
+        strike(stage)
+
+    monkeypatch.setattr(Stage, "strike", struck)
+    for flows in (["drill-1"], ["drill-2"]):
+        silent[:] = flows
+        with suppress(Retryable):
+            keeper.strike_left(ground)
+    assert not clusters["west"].objects
+    assert ground.drills.reports(only_open=True) == []
+
+
+def test_a_drill_that_ends_while_the_keeper_looks_keeps_its_verdict(
+    ground: Ground, clusters: dict[str, StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage, ended_at = drill(ground, "drill-1"), ground.clock()
+    stage.set_up(stand_ins(ground), "east", started=True)
+
+    def ends(_: Ground) -> list[object]:
+        met = {"state": DrillState.MET, "met": True, "ended_at": ended_at}
+        ground.drills.change("drill-1", lambda told: told.model_copy(update=met))
+        return []
+
+    monkeypatch.setattr(keeper, "open_flows", ends)
+    assert keeper.strike_left(ground) == ["drill-1"]
+    report = ground.drills.report("drill-1")
+    assert (report.state, report.cleaned, report.ended_at) == (DrillState.MET, True, ended_at)
+    drill(ground, "drill-2")
+    monkeypatch.setattr(keeper, "open_flows", lambda _: [])
+    assert keeper.strike_left(ground) == ["drill-2"]
+    assert ground.drills.report("drill-2").state is DrillState.CANCELLED
+    assert not clusters["east"].objects

@@ -112,15 +112,5 @@ class DrillStore:
         return SnapshotStore(SnapshotObjects(SnapshotPlace(self._place, self.bucket, self.flow)))
 
 
-def empty_all(ground: Ground, flow: str, folder: Path) -> None:
-    """Delete what a drill has left in the stores of all sites.
-
-    Raises:
-        Retryable: a store does not answer.
-    """
-    for site in places_of(ground):
-        DrillStore(ground, site, flow, folder).empty()
-
-
 def _is_data(key: str) -> bool:
     return "/chunks/" in key or "/packs/" in key

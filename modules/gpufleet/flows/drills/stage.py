@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,15 +19,16 @@ from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import collection_path, object_path
 from gpufleet.flows.access import revoke
 from gpufleet.flows.drills import objects
-from gpufleet.flows.drills.drill_store import empty_all
+from gpufleet.flows.drills.drill_store import DrillStore
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
+from gpufleet.flows.stores import places_of
 from gpufleet.local.agent_client import AgentClient
 from gpufleet.local.engine.settings import write_engines
 from gpufleet.local.gpu_board import write_gpus
 from gpufleet.local.platform import embedded_sites
 from gpufleet.spec.drills import DRILL_PREFIX
-from gpufleet.spec.errors import Retryable
+from gpufleet.spec.errors import FleetError, Retryable
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.simulation import Fault, FaultKind
 
@@ -147,17 +149,24 @@ class Stage:
         What does not answer keeps nothing else from being removed.
 
         Raises:
-            Retryable: a site does not answer, or its namespace does not go.
+            FleetError: of the first that does not answer, or whose namespace does not go.
         """
-        for key in self.ground.drills.report(self.flow).keys:
-            revoke(self.ground, key)
-        for site in embedded_sites(self.ground.fleet):
-            with self._entered(site) as cluster:
-                self._strike(cluster, site)
-        empty_all(self.ground, self.flow, self.folder)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        keys = self.ground.drills.report(self.flow).keys
+        stores = [
+            DrillStore(self.ground, site, self.flow, self.folder) for site in places_of(self.ground)
+        ]
+        in_spite_of_errors(
+            *(partial(revoke, self.ground, key) for key in keys),
+            *(partial(self._strike, site) for site in embedded_sites(self.ground.fleet)),
+            *(store.empty for store in stores),
+            partial(shutil.rmtree, self.folder, ignore_errors=True),
+        )
 
-    def _strike(self, cluster: Cluster, site: str) -> None:
+    def _strike(self, site: str) -> None:
+        with self._entered(site) as cluster:
+            self._clear(cluster, site)
+
+    def _clear(self, cluster: Cluster, site: str) -> None:
         standing = cluster.get(_NAMESPACE_PATH)
         if standing is not None and _flow_of(standing) == self.flow:
             cluster.delete(_NAMESPACE_PATH)
@@ -225,6 +234,22 @@ def running_drill(cluster: Cluster) -> str:
     """
     standing = cluster.get(_NAMESPACE_PATH)
     return _flow_of(standing) if standing else ""
+
+
+def in_spite_of_errors(*work: Callable[[], object]) -> None:
+    """Do everything, also after what fails.
+
+    Raises:
+        FleetError: the first one.
+    """
+    first: FleetError | None = None
+    for each in work:
+        try:
+            each()
+        except FleetError as error:
+            first = first or error
+    if first:
+        raise first
 
 
 def wait_until(look: Callable[[], bool], within_s: float, every_s: float = _LOOK_EVERY_S) -> bool:
