@@ -172,6 +172,8 @@ class DrillReport(Spec):
     cleaned: bool = False
     """Whether nothing of it is left."""
     notes: list[str] = Field(default_factory=list)
+    doubts: list[str] = Field(default_factory=list)
+    """Those of the notes for which it is not met, though every use case met its own."""
     keys: list[str] = Field(default_factory=list)
     """Ids of the gateway keys that were made for it."""
 

@@ -8,19 +8,20 @@ worker has too.
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, Final, Protocol
 
 from gpufleet.core.drills.stage import drill_name, stage_fleet
-from gpufleet.edges.audit_table import AuditTable
+from gpufleet.flows.drills.losses import lost_s
 from gpufleet.flows.drills.stage import Stage, wait_until
 from gpufleet.flows.drills.story import Story
 from gpufleet.flows.durable import Run
 from gpufleet.flows.gateway_answers import Asking
 from gpufleet.spec.drills import DrillPlan, Phase, Placed, UseCaseRecovery
-from gpufleet.spec.errors import FleetError
+from gpufleet.spec.errors import Failed, FleetError, Retryable
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.reports import AnswerRow
 
@@ -31,7 +32,6 @@ _LEAST_PATIENCE_S: Final = 60.0
 _LOOK_EVERY_S: Final = 0.3
 _AT_ONCE: Final = 8
 _GONE_WITHIN_S: Final = 60.0
-_MOST_SEGMENTS: Final = 1000
 
 
 class Script(Protocol):
@@ -86,8 +86,10 @@ class Play:
         run = self.run
         run.step("prepared", self.script.prepare)
         steady: list[str] = run.step("steady", self._steady)
-        failure: dict[str, str] = run.step("failure", self._fail)
-        failed_at, fact = datetime.fromisoformat(failure["at"]), failure["fact"]
+        # A step of its own: however often the failure is tried, the clock runs from the first time.
+        failed_at = datetime.fromisoformat(run.step("declared", self._now))
+        failure: dict[str, Any] = run.step("failure", lambda: self._fail(steady, failed_at))
+        fact, records_s = str(failure["fact"]), float(failure["lost_s"])
         run.note("drill.failed", target=self.plan.target, at=failed_at.isoformat())
         at = self._timed(Phase.DETECT, failed_at, lambda: self._detect(steady))
         decided: dict[str, Any] = run.step("decide", lambda: self._decide(fact))
@@ -102,7 +104,7 @@ class Play:
         )
         at = self._told(Phase.LOAD, at, {"at": served["loaded_at"], "detail": served["detail"]})
         self._told(Phase.FIRST_TOKEN, at, served)
-        run.step("compared", lambda: self._compare(served["answers"], failed_at))
+        run.step("compared", lambda: self._compare(served["answers"], failed_at, records_s))
 
     @property
     def _fleet(self) -> Fleet:
@@ -146,20 +148,30 @@ class Play:
                 for name in names
             }
         found = [name for name, row in answered.items() if isinstance(row.result(), AnswerRow)]
-        silent = [name for name in self.plan.use_cases if name not in found]
-        if silent:
-            told = "did not serve before the failure, so that nobody detects it"
-            self.story.noted([f"{told}: {', '.join(silent)}"])
+        told = "did not serve before the failure, so that nobody detects it"
+        if silent := [name for name in names if name not in found]:
+            self.story.doubted(f"{told}: {', '.join(silent)}")
+        if alone := [name for name in self.plan.use_cases if name not in names]:
+            self.story.noted([f"{told}, for want of a stand-in: {', '.join(alone)}"])
         return found
 
-    def _fail(self) -> dict[str, str]:
-        """Declare the failure, and let it happen: from here the clock runs."""
-        at = self.run.ground.clock()
+    def _fail(self, steady: Sequence[str], at: datetime) -> dict[str, Any]:
+        """Let the failure happen; what has to be known of it, and what is lost by it, s.
+
+        Raises:
+            Failed: a stand-in that served goes on, or none is there.
+        """
         fact = self.script.fail()
         for site in _sites(self.plan.lost):
-            self.stage.fail(site)
+            hit = self.stage.fail(site)
+            here = {each.pool for each in self.plan.lost if each.site == site}
+            served = {p for p in here if not set(steady).isdisjoint(self._fleet.pools[p].use_cases)}
+            spared = sorted(pool for pool in served if drill_name(pool) not in hit)
+            if spared or not hit:
+                what = f"no stand-in of {', '.join(spared or sorted(here))} is there to fail"
+                raise Failed(what, where=f"site {site}", mend="./fleet status, then drill again")
         self.story.failed_at(at)
-        return {"at": at.isoformat(), "fact": fact}
+        return {"fact": fact, "lost_s": lost_s(self.run.ground, self.plan, at)}
 
     def _detect(self, steady: Sequence[str]) -> str:
         """Until the gateway refuses for every use case that it has answered for."""
@@ -173,7 +185,7 @@ class Play:
 
         wait_until(noticed, _DETECTED_WITHIN_S, _LOOK_EVERY_S)
         if left:
-            self.story.noted([f"the gateway went on answering for {', '.join(sorted(left))}"])
+            self.story.doubted(f"the gateway went on answering for {', '.join(sorted(left))}")
         return f"{len(steady) - len(left)} of {len(steady)} use cases are refused"
 
     def _asked(self, use_case: str) -> AnswerRow | FleetError:
@@ -227,6 +239,7 @@ class Play:
                 return pools == ready.keys() and all(each.done() for each in asked.values())
 
             wait_until(look, self._patience_s(failed_at), _LOOK_EVERY_S)
+        self._doubt_lost(placed)
         answers = {name: future.result() for name, future in asked.items()}
         wanted = sum(each.replicas for each in placed)
         return {
@@ -235,6 +248,15 @@ class Play:
             "detail": f"{sum(counts.values())} of {wanted} replicas are ready",
             "answers": answers,
         }
+
+    def _doubt_lost(self, placed: Sequence[Placed]) -> None:
+        """Doubt answers that what was lost may have given: it is ready again."""
+        for site in _sites(self.plan.lost):
+            if site in _sites(placed):
+                continue
+            with suppress(Retryable):
+                if again := sorted(self.stage.ready_pools(site)):
+                    self.story.doubted(f"{', '.join(again)} at {site} serves, which was lost")
 
     def _hit(self, pool: str) -> list[str]:
         return [name for name in self._fleet.pools[pool].use_cases if name in self.plan.use_cases]
@@ -262,9 +284,11 @@ class Play:
                 return {"at": at, "why_not": f"answered by {found.model} ({found.route})"}
             time.sleep(_LOOK_EVERY_S)
 
-    def _compare(self, answers: Mapping[str, Mapping[str, Any]], failed_at: datetime) -> None:
+    def _compare(
+        self, answers: Mapping[str, Mapping[str, Any]], failed_at: datetime, records_s: float
+    ) -> None:
         """Keep how each use case came back, beside what was declared for it."""
-        fleet, lost_s = self._fleet, self._lost_s(failed_at)
+        fleet = self._fleet
         pools = {name: pool for pool, each in fleet.pools.items() for name in each.use_cases}
         found = []
         for name in self.plan.use_cases:
@@ -280,7 +304,7 @@ class Play:
                     recovered_s=round(passed.total_seconds(), 3) if passed else None,
                     ttft_s=answer.get("ttft_s"),
                     model=answer.get("model", ""),
-                    lost_s=lost_s,
+                    lost_s=records_s,
                     why_not="" if back else self._why_not(name, answer),
                 )
             )
@@ -292,23 +316,6 @@ class Play:
             or str(answer.get("why_not", ""))
             or "no replica of its pool was ready in time"
         )
-
-    def _lost_s(self, failed_at: datetime) -> float:
-        """How far back the records go that are only where something was lost, s.
-
-        Audit records: the journal and the database are not at a site. Nothing else that a drill
-        loses holds any.
-        """
-        table, target = AuditTable(self.run.ground.database), self.plan.target
-        only = [
-            segment
-            for site in self._fleet.sites
-            if site != target
-            for segment in table.owed(site, _MOST_SEGMENTS)
-            if segment.sites == [target]
-        ]
-        since = [(failed_at - segment.begins).total_seconds() for segment in only]
-        return round(max(since, default=0.0), 3)
 
 
 def _sites(placed: Sequence[Placed]) -> list[str]:

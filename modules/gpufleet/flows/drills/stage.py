@@ -129,19 +129,19 @@ class Stage:
                     found[pool] = found.get(pool, 0) + 1
             return found
 
-    def fail(self, site: str) -> int:
-        """Let every replica of the stage at a site end, and stay away; returns how many did.
+    def fail(self, site: str) -> set[str]:
+        """Let every replica of the stage at a site end, and stay away; returns whose pools' did.
 
         Raises:
             Retryable: the node agent does not answer.
         """
         agent = AgentClient(self.ground.state, site)
-        mine = [each for each in agent.replicas() if each.namespace == NAMESPACE]
-        for each in mine:
-            agent.inject(
-                Fault(kind=FaultKind.CRASH, pool=each.pool, pod=each.pod, for_s=_DOWN_FOR_S)
-            )
-        return len(mine)
+        faults = [
+            Fault(kind=FaultKind.CRASH, pool=each.pool, pod=each.pod, for_s=_DOWN_FOR_S)
+            for each in agent.replicas()
+            if each.namespace == NAMESPACE
+        ]
+        return {hit.pool for fault in faults for hit in agent.inject(fault)}
 
     def strike(self) -> None:
         """Remove everything of this drill at every site; finds what an earlier try has removed.

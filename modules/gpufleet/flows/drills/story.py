@@ -63,6 +63,13 @@ class Story:
             lambda report: {"notes": [*report.notes, *(n for n in told if n not in report.notes)]}
         )
 
+    def doubted(self, note: str) -> None:
+        """Keep why it is not met however soon service was back, unless its plan has said so."""
+        if note in self._plan.notes:
+            return
+        self.noted([note])
+        self._change(lambda report: {"doubts": list(dict.fromkeys([*report.doubts, note]))})
+
     def failed_at(self, at: datetime) -> None:
         """Keep when the failure was declared."""
         self._change(lambda _: {"failed_at": at})
@@ -95,8 +102,9 @@ class Story:
 
         def change(report: DrillReport) -> dict[str, Any]:
             found = tally(report.use_cases)
-            state = DrillState.MET if found.met else DrillState.MISSED
-            numbers = found.model_dump(exclude={"use_case"})
+            met = found.met and not report.doubts
+            state = DrillState.MET if met else DrillState.MISSED
+            numbers = found.model_dump(exclude={"use_case"}) | {"met": met}
             return {"state": state, "ended_at": self._run.ground.clock(), **numbers}
 
         return self._change(change)
