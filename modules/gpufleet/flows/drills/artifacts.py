@@ -96,6 +96,11 @@ def restore_newest(  # noqa: PLR0913 - what, from where, and how
     return Restored(revision, found.id, found.plain_bytes, report.bytes_fetched, seconds)
 
 
+def not_shown(revision: str, site: str) -> str:
+    """What a drill cannot show of weights that no store has."""
+    return f"no snapshot of {revision} is at {site}: that its weights come back is not shown"
+
+
 def told(found: Restored, site: str) -> str:
     """What came back, in a few words."""
     if not found.snapshot:

@@ -8,7 +8,7 @@ from gpufleet.core.drills.scenarios import Scenario
 from gpufleet.core.drills.verdict import predicted
 from gpufleet.core.serving import LOCAL_RESTORE_BYTES_PER_S
 from gpufleet.core.snapshots.prediction import Rates, Work
-from gpufleet.flows.drills.artifacts import newest_snapshot
+from gpufleet.flows.drills.artifacts import known_snapshot, not_shown
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.snapshots.requests import measured_rate
 from gpufleet.spec.drills import Outlook, Phase, Placed
@@ -34,16 +34,12 @@ class Weights:
 def weights_of(ground: Ground, placed: Iterable[Placed]) -> list[Weights]:
     """The newest snapshot of each revision that comes up, at its site."""
     wanted = dict.fromkeys((ground.fleet.pools[each.pool].model, each.site) for each in placed)
-    return [Weights(name, site, newest_snapshot(ground, site, name)) for name, site in wanted]
+    return [Weights(name, site, known_snapshot(ground, site, name)) for name, site in wanted]
 
 
 def unproven(weights: Iterable[Weights]) -> list[str]:
     """What a drill cannot show of weights that no store has."""
-    return [
-        f"no snapshot of {each.revision} is at {each.site}: that its weights come back is not shown"
-        for each in weights
-        if each.snapshot is None
-    ]
+    return [not_shown(each.revision, each.site) for each in weights if each.snapshot is None]
 
 
 def outlook_of(  # noqa: PLR0913, PLR0917 - everything that times follow from

@@ -19,7 +19,7 @@ from gpufleet.core.drills.scenarios import (
     scenario_of,
     targets_of,
 )
-from gpufleet.flows.drills.artifacts import newest_snapshot
+from gpufleet.flows.drills.artifacts import known_snapshot
 from gpufleet.flows.drills.outlook import Weights, outlook_of, unproven, weights_of
 from gpufleet.flows.drills.stage import free_at
 from gpufleet.flows.ground import Ground
@@ -203,4 +203,4 @@ def _has(ground: Ground, scenario: Scenario, weights: Weights) -> bool:
     if scenario is not STORE_LOST:
         return weights.snapshot is not None
     others = [site for site in places_of(ground) if site != weights.site]
-    return any(newest_snapshot(ground, site, weights.revision) for site in others)
+    return any(known_snapshot(ground, site, weights.revision) for site in others)

@@ -12,10 +12,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from gpufleet.core.drills.stage import drill_name, stage_fleet
 from gpufleet.flows.drills.losses import lost_s
+from gpufleet.flows.drills.script import Script
 from gpufleet.flows.drills.stage import Stage, wait_until
 from gpufleet.flows.drills.story import Story
 from gpufleet.flows.durable import Run
@@ -32,29 +33,6 @@ _LEAST_PATIENCE_S: Final = 60.0
 _LOOK_EVERY_S: Final = 0.3
 _AT_ONCE: Final = 8
 _GONE_WITHIN_S: Final = 60.0
-
-
-class Script(Protocol):
-    """What is particular about a scenario; each call finds what an earlier one has done."""
-
-    def prepare(self) -> None:
-        """Make what is to fail, before the clock runs."""
-
-    def fail(self) -> str:
-        """Let it fail, besides the replicas; what has to be known of it later."""
-
-    def decide(self, fact: str) -> list[Placed]:
-        """What comes up, now that it has failed."""
-
-    def avoids(self, fact: str) -> str:
-        """The node on which nothing may come up; empty where any may do."""
-
-    def restore(self, placed: Sequence[Placed]) -> str:
-        """Bring the weights back; what that was made of.
-
-        Raises:
-            FleetError: they cannot be had.
-        """
 
 
 @dataclass(frozen=True)
@@ -98,7 +76,9 @@ class Play:
         stage = stage_fleet(self._fleet, placed)
         avoid = self.script.avoids(fact)
         at = self._timed(Phase.PROVISION, at, lambda: self._provision(stage, placed, avoid))
-        at = self._timed(Phase.ARTIFACTS, at, lambda: self.script.restore(placed))
+        at = self._timed(
+            Phase.ARTIFACTS, at, lambda: self.script.restore(placed, self.story.doubted)
+        )
         served: dict[str, Any] = run.step(
             "serve", lambda: self._serve(stage, placed, avoid, failed_at)
         )
@@ -124,7 +104,8 @@ class Play:
 
     def _told(self, phase: Phase, since: datetime, found: Mapping[str, Any]) -> datetime:
         at = datetime.fromisoformat(found["at"])
-        self.story.phase(phase, (at - since).total_seconds(), found.get("detail", ""))
+        passed_s = (at - since).total_seconds()
+        self.story.phase(phase, passed_s, found.get("detail", ""))
         return at
 
     def _steady(self) -> list[str]:
@@ -242,9 +223,11 @@ class Play:
         self._doubt_lost(placed)
         answers = {name: future.result() for name, future in asked.items()}
         wanted = sum(each.replicas for each in placed)
+        loaded_at = max(ready.values(), default=self._now())
+        answered = [str(each["at"]) for each in answers.values()]
         return {
-            "at": max([self._now()] if not answers else [each["at"] for each in answers.values()]),
-            "loaded_at": max(ready.values(), default=self._now()),
+            "at": max(loaded_at, *(answered or [self._now()])),
+            "loaded_at": loaded_at,
             "detail": f"{sum(counts.values())} of {wanted} replicas are ready",
             "answers": answers,
         }

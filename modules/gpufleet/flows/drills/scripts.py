@@ -10,10 +10,10 @@ from typing import Final
 from gpufleet.core.drills import scenarios
 from gpufleet.core.drills.failover import stand_ins
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
-from gpufleet.flows.drills.artifacts import damage, newest_snapshot, restore_newest, told
+from gpufleet.flows.drills.artifacts import damage, not_shown, restore_newest, told
 from gpufleet.flows.drills.drill_store import DrillStore
 from gpufleet.flows.drills.planning import replacement
-from gpufleet.flows.drills.play import Script
+from gpufleet.flows.drills.script import Doubted, Script
 from gpufleet.flows.drills.stage import Stage, free_at
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.snapshots.requests import bucket_of
@@ -57,12 +57,26 @@ class _Common:
         del fact
         return ""
 
-    def restore(self, placed: Sequence[Placed]) -> str:
+    def restore(self, placed: Sequence[Placed], doubted: Doubted) -> str:
         """Each revision once for each site: its nodes would do so side by side."""
-        return "; ".join(
-            told(restore_newest(self.ground, self.folder, site, revision), site)
-            for revision, site in self.wanted(placed)
-        )
+        parts = []
+        for revision, site in self.wanted(placed):
+            found = restore_newest(self.ground, self.folder, site, revision)
+            if not found.snapshot:
+                doubted(not_shown(revision, site))
+            parts.append(told(found, site))
+        return "; ".join(parts)
+
+    def keep_newest(self, revision: str, site: str, *, reuse: bool = False) -> str:
+        """Restore the newest snapshot of a revision into the drill's folder; what came back.
+
+        Raises:
+            Failed: it is gone.
+        """
+        found = restore_newest(self.ground, self.folder, site, revision, keep=True, reuse=reuse)
+        if not found.snapshot:
+            raise Failed("its snapshot is gone", where=f"{revision} at {site}")
+        return told(found, site)
 
     def wanted(self, placed: Sequence[Placed]) -> list[tuple[str, str]]:
         """The revisions that are needed at each site."""
@@ -114,29 +128,27 @@ class CacheCorrupted(_Common):
     def prepare(self) -> None:
         """Restore the revision into a cache of the drill's own."""
         for revision, site in self.wanted(self.plan.lost):
-            restore_newest(self.ground, self.folder, site, revision, keep=True)
+            self.keep_newest(revision, site)
 
     def fail(self) -> str:
         """Damage some bytes of every file."""
         damaged = sum(damage(file) for file in sorted(self.folder.rglob("*")) if file.is_file())
         return str(damaged)
 
-    def restore(self, placed: Sequence[Placed]) -> str:
+    def restore(self, placed: Sequence[Placed], doubted: Doubted) -> str:
         """Over the damaged tree: what is whole stays, what is not is fetched."""
+        del doubted
         return "; ".join(
-            told(
-                restore_newest(self.ground, self.folder, site, revision, keep=True, reuse=True),
-                site,
-            )
-            for revision, site in self.wanted(placed)
+            self.keep_newest(revision, site, reuse=True) for revision, site in self.wanted(placed)
         )
 
 
 class StoreLost(_Common):
     """The object store of the site does not answer: the weights come from another site's."""
 
-    def restore(self, placed: Sequence[Placed]) -> str:
+    def restore(self, placed: Sequence[Placed], doubted: Doubted) -> str:
         """From the first other store that has the revision whole."""
+        del doubted
         return "; ".join(self._restored(revision, site) for revision, site in self.wanted(placed))
 
     def _restored(self, revision: str, lost: str) -> str:
@@ -145,11 +157,18 @@ class StoreLost(_Common):
         with suppress(Retryable):
             gone.listed()
             raise Failed("the lost store answers", where=_NOBODY)
+        silent: Retryable | None = None
         for site in places_of(self.ground):
-            if site != lost and newest_snapshot(self.ground, site, revision):
+            if site == lost:
+                continue
+            try:
                 found = restore_newest(self.ground, self.folder, site, revision)
+            except Retryable as error:
+                silent = silent or error
+                continue
+            if found.snapshot:
                 return f"{told(found, site)}, from {site}"
-        raise Failed(f"no other store has a snapshot of {revision}", where=f"site {lost}")
+        raise silent or Failed(f"no other store has a snapshot of {revision}", where=f"site {lost}")
 
 
 class BadSnapshot(_Common):
@@ -158,7 +177,7 @@ class BadSnapshot(_Common):
     def prepare(self) -> None:
         """Make two snapshots in a store of the drill's own, from the revision's newest."""
         ((revision, site),) = self.wanted(self.plan.lost)
-        restore_newest(self.ground, self.folder, site, revision, keep=True)
+        self.keep_newest(revision, site)
         self._store(site).fill(self.folder / revision, revision)
 
     def fail(self) -> str:
@@ -166,8 +185,9 @@ class BadSnapshot(_Common):
         ((_, site),) = self.wanted(self.plan.lost)
         return str(self._store(site).rot())
 
-    def restore(self, placed: Sequence[Placed]) -> str:
+    def restore(self, placed: Sequence[Placed], doubted: Doubted) -> str:
         """The newest one is found to be damaged, and the one before it is taken."""
+        del doubted
         ((revision, site),) = self.wanted(placed)
         return self._store(site).restore_last_good(revision, self.folder / "restored")
 
