@@ -92,6 +92,12 @@ def test_lost_records_miss_a_drill_whose_service_was_back_in_time() -> None:
     assert tally([row.model_copy(update={"lost_s": 10})]).met
 
 
+def test_service_that_was_back_before_the_failure_meets_nothing() -> None:
+    row = UseCaseRecovery(use_case="a", pool="p", rto_s=60, rpo_s=10, recovered_s=-5, lost_s=0)
+    assert not tally([row]).met
+    assert tally([row.model_copy(update={"recovered_s": 0})]).met
+
+
 def test_the_trend_compares_the_last_drill_with_those_before() -> None:
     (trend,) = trends([report(3, 80), report(1, 20), report(2, 30)])
     assert (trend.last_s, trend.best_s, trend.worst_s) == (80, 20, 80)

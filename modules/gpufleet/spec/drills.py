@@ -129,7 +129,7 @@ class UseCaseRecovery(Spec):
     @property
     def met(self) -> bool:
         """Whether both objectives were met."""
-        in_time = self.recovered_s is not None and self.recovered_s <= self.rto_s
+        in_time = self.recovered_s is not None and 0 <= self.recovered_s <= self.rto_s
         return in_time and (self.lost_s is None or self.lost_s <= self.rpo_s)
 
 

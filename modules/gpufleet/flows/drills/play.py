@@ -2,7 +2,7 @@
 
 Each phase is a step of a durable flow: what it found is kept, and a worker that takes the drill
 over goes on with the phase that was cut short. Times are by the environment's clock, which such a
-worker has too.
+worker has too; each goes on from it by steady time, and a drill during which it is set has failed.
 """
 
 import time
@@ -11,10 +11,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 
 from gpufleet.core.drills.stage import drill_name, stage_fleet
+from gpufleet.edges.clock import Clock, Watch, steady_clock
 from gpufleet.flows.drills.losses import lost_s
 from gpufleet.flows.drills.script import Script
 from gpufleet.flows.drills.stage import Stage, wait_until
@@ -32,6 +33,8 @@ _DETECTED_WITHIN_S: Final = 120.0
 _LEAST_PATIENCE_S: Final = 60.0
 _LOOK_EVERY_S: Final = 0.3
 _AT_ONCE: Final = 8
+_MOST_SET_S: Final = 5.0
+"""How far the clock may be set meanwhile: less is what time servers do."""
 _GONE_WITHIN_S: Final = 60.0
 
 
@@ -62,6 +65,7 @@ class Play:
             FleetError: a phase could not be carried through at all.
         """
         run = self.run
+        self._demand_unset(0.0)
         run.step("prepared", self.script.prepare)
         steady: list[str] = run.step("steady", self._steady)
         # A step of its own: however often the failure is tried, the clock runs from the first time.
@@ -90,8 +94,29 @@ class Play:
     def _fleet(self) -> Fleet:
         return self.run.ground.fleet
 
+    @cached_property
+    def _clock(self) -> Clock:
+        return steady_clock(self.run.ground.clock)
+
+    @cached_property
+    def _watch(self) -> Watch:
+        return Watch()
+
     def _now(self) -> str:
-        return self.run.ground.clock().isoformat()
+        return self._clock().isoformat()
+
+    def _demand_unset(self, passed_s: float) -> None:
+        """Refuse times of a clock that was set: they could be any.
+
+        Raises:
+            Failed: less than nothing has passed, or it was set while this process looked.
+        """
+        if passed_s < 0 or abs(self._watch.jumped().total_seconds()) > _MOST_SET_S:
+            raise Failed(
+                "the clock was set while the drill went on: its times say nothing",
+                where=f"flow {self.run.id}",
+                mend="drill again",
+            )
 
     def _timed(self, phase: Phase, since: datetime, work: Callable[[], str]) -> datetime:
         """Do a phase that says what it was made of; returns when it ended."""
@@ -105,6 +130,7 @@ class Play:
     def _told(self, phase: Phase, since: datetime, found: Mapping[str, Any]) -> datetime:
         at = datetime.fromisoformat(found["at"])
         passed_s = (at - since).total_seconds()
+        self._demand_unset(passed_s)
         self.story.phase(phase, passed_s, found.get("detail", ""))
         return at
 
@@ -250,7 +276,7 @@ class Play:
     def _patience_s(self, failed_at: datetime) -> float:
         """Until the longest objective has passed: then nobody waits any longer."""
         longest_s = max(self._fleet.use_cases[name].rto_s for name in self.plan.use_cases)
-        passed_s = (self.run.ground.clock() - failed_at).total_seconds()
+        passed_s = (self._clock() - failed_at).total_seconds()
         return max(_LEAST_PATIENCE_S, longest_s - passed_s)
 
     def _answer(self, use_case: str, until: float) -> dict[str, Any]:

@@ -80,7 +80,7 @@ class Story:
 
     def phase(self, phase: Phase, seconds: float, detail: str = "") -> None:
         """Keep how long a phase took."""
-        new = PhaseTime(phase=phase, seconds=round(max(0.0, seconds), 3), detail=detail)
+        new = PhaseTime(phase=phase, seconds=round(seconds, 3), detail=detail)
 
         def change(report: DrillReport) -> dict[str, Any]:
             others = [each for each in report.phases if each.phase is not phase]
