@@ -233,6 +233,7 @@ def test_fleet_files_and_pointers_come_back_as_they_were(ground: Ground, tmp_pat
     assert set(told["signers"]) == set(ground.fleet.identities)
 
 
+@pytest.mark.slow
 def test_a_store_that_is_down_holds_up_no_other_and_is_named(
     ground: Ground, workspace: Workspace, fleet_file: Path
 ) -> None:

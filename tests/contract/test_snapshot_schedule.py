@@ -130,6 +130,7 @@ def test_a_line_that_is_not_declared_any_more_is_told_no_more(live: Declared) ->
     assert registry.get_sample_value(platform.SNAPSHOT_AT, labels) is None
 
 
+@pytest.mark.slow
 def test_a_store_that_does_not_answer_makes_the_last_known_one_older(
     live: Declared, snapshot_server: StoreServer
 ) -> None:

@@ -83,9 +83,9 @@ def test_what_is_no_set_or_a_newer_one_is_refused(content: bytes, said: str) -> 
 def test_only_the_first_set_of_a_day_is_locked_for_long() -> None:
     policy = SnapshotRetention(daily=7)
     yesterday, earlier = NOON - timedelta(days=1), NOON - timedelta(hours=1)
-    assert lock_for(policy, [], NOON) == timedelta(days=7)
-    assert lock_for(policy, [yesterday], NOON) == timedelta(days=7)
-    assert lock_for(policy, [yesterday, earlier], NOON) == timedelta(days=1)
+    assert lock_for(policy, None, NOON) == timedelta(days=7)
+    assert lock_for(policy, yesterday, NOON) == timedelta(days=7)
+    assert lock_for(policy, earlier, NOON) == timedelta(days=1)
 
 
 @given(st.from_regex(r"[a-z]([a-z0-9-]{0,5}[a-z0-9])?", fullmatch=True), st.integers(1, 40))

@@ -19,13 +19,12 @@ from gpufleet.edges.own_folder import own_folder
 from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.protected_database import journal_of
 from gpufleet.flows.protected_parts import gather
-from gpufleet.flows.snapshots.catalogue import listing
+from gpufleet.flows.snapshots.catalogue import listing, newest_good
 from gpufleet.flows.snapshots.meter import OnProgress
 from gpufleet.flows.snapshots.requests import store_of
 from gpufleet.flows.snapshots.restore import RestoreOrder, restore
 from gpufleet.flows.snapshots.store import SnapshotStore
 from gpufleet.flows.snapshots.take import TOOL, TakeOrder, take
-from gpufleet.flows.snapshots.verify import is_damaged
 from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import BadInput, Failed, FleetError
 from gpufleet.spec.protection import (
@@ -124,13 +123,12 @@ def protect(ground: Ground, on_progress: OnProgress = quiet) -> ProtectReport:
 
 
 def protected_sets(store: SnapshotStore) -> list[SnapshotSummary]:
-    """The protected sets of a store, newest first; what a verification found damaged comes last.
+    """The protected sets of a store, newest first.
 
     Raises:
         Retryable: it does not answer.
     """
-    found = [each for each in listing(store, REVISION).snapshots if each.kind is SnapshotKind.STATE]
-    return sorted(found, key=lambda each: is_damaged(store, each.id))
+    return [each for each in listing(store, REVISION).snapshots if each.kind is SnapshotKind.STATE]
 
 
 def newest_point(stores: Mapping[str, SnapshotStore]) -> datetime | None:
@@ -143,7 +141,8 @@ def newest_point(stores: Mapping[str, SnapshotStore]) -> datetime | None:
     failures: list[FleetError] = []
     for store in stores.values():
         try:
-            points += [each.created for each in protected_sets(store)[:1]]
+            found = newest_good(store, REVISION, SnapshotKind.STATE)
+            points += [found.created] if found else []
         except FleetError as error:
             failures.append(error)
     if failures and len(failures) == len(stores):
@@ -270,7 +269,8 @@ def _taken(
     now = system_clock()
     until: datetime | None = None
     if store.objects.can_lock():
-        earlier = (each.created for each in protected_sets(store))
+        last = newest_good(store, REVISION, SnapshotKind.STATE)
+        earlier = last.created if last else None
         until = (now + lock_for(ground.fleet.snapshots, earlier, now)).replace(microsecond=0)
     order = TakeOrder(folder, REVISION, SnapshotKind.STATE, until=until)
     # Its snapshot is as old as what it holds.

@@ -19,9 +19,8 @@ from gpufleet.edges.clock import system_clock
 from gpufleet.flows.declared import LiveGround
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.protection import protect
-from gpufleet.flows.snapshots.catalogue import Listing, listing
+from gpufleet.flows.snapshots.catalogue import newest_good
 from gpufleet.flows.snapshots.requests import TakeWish, chosen_site, store_of, taken
-from gpufleet.flows.snapshots.verify import is_damaged
 from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import FleetError, Retryable
 from gpufleet.spec.fleet import Fleet
@@ -57,10 +56,24 @@ def schedule(ground: Ground) -> ScheduleReport:
     )
 
 
-def newest(ground: Ground, wanted: Iterable[Line]) -> list[Newest]:
-    """The newest good snapshot of each line, in each store that is to have it."""
-    known: dict[str, Listing] = {}
-    return [_newest(ground, line, site, known) for line in wanted for site in _sites(ground, line)]
+Read = dict[str, dict[str, SnapshotSummary]]
+"""What earlier looks have read, by site and ID: a summary never changes."""
+
+
+def newest(ground: Ground, wanted: Iterable[Line], read: Read | None = None) -> list[Newest]:
+    """The newest good snapshot of each line, in each store that is to have it.
+
+    Args:
+        ground: the environment.
+        wanted: what is looked for.
+        read: by earlier calls; grows.
+    """
+    known = {} if read is None else read
+    return [
+        _newest(ground, line, site, known.setdefault(site, {}))
+        for line in wanted
+        for site in _sites(ground, line)
+    ]
 
 
 class ScheduleKeeper:
@@ -87,6 +100,7 @@ class ScheduleKeeper:
         self._known: dict[tuple[str, str], datetime] = {}
         self._told: set[tuple[Line, str]] = set()
         self._tried: dict[Line, float] = {}
+        self._read: Read = {}
 
     def keep(self) -> None:
         """Look, take what is due, and tell.
@@ -96,7 +110,7 @@ class ScheduleKeeper:
         """
         ground = self._ground.now()
         wanted = [line for line in lines(ground.fleet) if line.kind is self._kind]
-        found = newest(ground, wanted)
+        found = newest(ground, wanted, self._read)
         told = {(each.line, each.site) for each in found}
         for line, site in self._told - told:
             self._tell(line, site, None)
@@ -114,7 +128,7 @@ class ScheduleKeeper:
                     failures.append(error)
                     continue
                 if taken_now:
-                    self._note(newest(ground, [line]))
+                    self._note(newest(ground, [line], self._read))
         if failures:
             raise failures[0]
 
@@ -167,18 +181,12 @@ def _sites(ground: Ground, line: Line) -> Iterator[str]:
         yield from places
 
 
-def _newest(ground: Ground, line: Line, site: str, known: dict[str, Listing]) -> Newest:
+def _newest(ground: Ground, line: Line, site: str, read: dict[str, SnapshotSummary]) -> Newest:
     try:
         store = store_of(ground, chosen_site(ground, site))
-        if site not in known:
-            known[site] = listing(store)
-        for each in known[site].snapshots:
-            mine = each.revision == line.revision and each.kind is line.kind
-            if mine and not is_damaged(store, each.id):
-                return Newest(line, site, each)
+        return Newest(line, site, newest_good(store, line.revision, line.kind, read))
     except FleetError as error:
         return Newest(line, site, None, error.what)
-    return Newest(line, site, None)
 
 
 def _row(fleet: Fleet, found: Newest, now: datetime) -> ScheduleRow:

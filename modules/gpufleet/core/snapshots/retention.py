@@ -92,17 +92,16 @@ def _by_period(
     return keep
 
 
-def lock_for(policy: SnapshotRetention, earlier: Iterable[datetime], now: datetime) -> timedelta:
+def lock_for(policy: SnapshotRetention, earlier: datetime | None, now: datetime) -> timedelta:
     """How long a snapshot is locked of which several are taken each day.
 
-    The first of a day (in UTC), which a prune keeps longest, for as long as one of each day is
-    kept; the others for a day, so that what is taken every few minutes does not fill the store.
+    The first good one of a day (in UTC) for as long as one of each day is kept; the others for a
+    day, so that what is taken every few minutes does not fill the store.
 
     Args:
         policy: how many days.
-        earlier: when those that are there were created.
+        earlier: when the newest good one that is there was created; None where there is none.
         now: when this one is.
     """
-    today = now.astimezone(UTC).date()
-    is_first = all(each.astimezone(UTC).date() != today for each in earlier)
+    is_first = earlier is None or earlier.astimezone(UTC).date() < now.astimezone(UTC).date()
     return timedelta(days=max(policy.daily, 1) if is_first else 1)

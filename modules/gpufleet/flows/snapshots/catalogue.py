@@ -7,7 +7,8 @@ from gpufleet.core.snapshots import manifest as manifests
 from gpufleet.core.snapshots.difference import Difference, difference
 from gpufleet.core.snapshots.layout import SUMMARY, snapshot_key
 from gpufleet.flows.snapshots.store import THREADS, SnapshotStore, manifest_of
-from gpufleet.spec.snapshots import Manifest, SnapshotSummary
+from gpufleet.flows.snapshots.verify import is_damaged
+from gpufleet.spec.snapshots import Manifest, SnapshotKind, SnapshotSummary
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,39 @@ def listing(store: SnapshotStore, revision: str = "") -> Listing:
     chosen = [each for each in found if not revision or each.revision == revision]
     ordered = sorted(chosen, key=lambda each: (each.created, each.id), reverse=True)
     return Listing(store.shown, tuple(ordered))
+
+
+def newest_good(
+    store: SnapshotStore,
+    revision: str,
+    kind: SnapshotKind,
+    read: dict[str, SnapshotSummary] | None = None,
+) -> SnapshotSummary | None:
+    """The newest snapshot of a revision that no verification found damaged; None without one.
+
+    Args:
+        store: of a site.
+        revision: its name.
+        kind: of the snapshot.
+        read: what earlier looks at this store have read, by ID; grows, and loses what is gone.
+
+    Raises:
+        BadInput: the store, or a snapshot in it, is of a newer format.
+        Retryable: the store does not answer.
+    """
+    known = {} if read is None else read
+    if not store.exists():
+        return None
+    # IDs begin with when they were created.
+    listed = sorted(store.listed(), reverse=True)
+    for gone in known.keys() - set(listed):
+        del known[gone]
+    for each in listed:
+        summary = known[each] = known.get(each) or summary_of(store, each)
+        mine = summary.revision == revision and summary.kind is kind
+        if mine and not is_damaged(store, each):
+            return summary
+    return None
 
 
 def summary_of(store: SnapshotStore, snapshot: str) -> SnapshotSummary:
