@@ -2,32 +2,23 @@
 
 import json
 import os
-import shutil
 import sqlite3
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
 import pytest
+from tests.contract.protected_grounds import note, state_of
 from tests.object_stores import StoreServer
 from tests.snapshot_bench import now, quiet
 
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.own_folder import own_folder
 from gpufleet.edges.stack_states import PLATFORM, POOLS, Stack, StackStates
-from gpufleet.edges.workspace import DATABASE_URL_VARIABLE, PROJECT_ROOT, Workspace
+from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.ground import Ground
-from gpufleet.flows.protection import (
-    bring_back,
-    heads_of,
-    newest_point,
-    plan,
-    protect,
-    protected_sets,
-    read_set,
-    stores_of,
-)
+from gpufleet.flows.protected_sets import heads_of, protected_sets, read_set
+from gpufleet.flows.protection import bring_back, newest_point, plan, protect, stores_of
 from gpufleet.flows.put_back import put_back_database, put_back_state
 from gpufleet.flows.record_keeping import anchor, verified
 from gpufleet.flows.snapshots.requests import store_of
@@ -36,49 +27,6 @@ from gpufleet.spec.errors import BadInput, Failed, Retryable
 from gpufleet.spec.protection import DatabaseKind, Part
 
 SECRET = {"4dabf18193072939515e22adb298388d": "1b47061264138c4ac30d75fd1eb44270"}
-
-
-def state_of(outputs: dict[str, object]) -> bytes:
-    resource = {"urn": "urn:pulumi:x::y::z::w", "type": "x:y:Z", "outputs": outputs}
-    return json.dumps({"checkpoint": {"latest": {"resources": [resource]}}}).encode()
-
-
-@pytest.fixture
-def workspace(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
-    """A clone whose one environment has a name of its own, and a database of each kind."""
-    if database_url.startswith("postgresql"):
-        monkeypatch.setenv(DATABASE_URL_VARIABLE, database_url)
-    else:
-        monkeypatch.delenv(DATABASE_URL_VARIABLE, raising=False)
-    clone = tmp_path / "clone"
-    (clone / "fleets").mkdir(parents=True)
-    shutil.copytree(PROJECT_ROOT / "fleets" / "article", clone / "fleets" / "article")
-    (clone / "images").symlink_to(PROJECT_ROOT / "images")
-    file = clone / "fleets" / "article" / "production.yaml"
-    name = "".join(each for each in tmp_path.name if each.isalnum())[-20:]
-    text = file.read_text().replace("fleet: article", f"fleet: {name}{os.getpid()}")
-    file.write_text(text)
-    return Workspace(clone)
-
-
-@pytest.fixture
-def fleet_file(workspace: Workspace) -> Path:
-    return workspace.root / "fleets" / "article" / "production.yaml"
-
-
-@pytest.fixture
-def ground(
-    workspace: Workspace, fleet_file: Path, snapshot_server: StoreServer
-) -> Iterator[Ground]:
-    made = Ground.open(workspace, fleet_file)
-    snapshot_server.declare(made.state, "main")
-    yield made
-    made.close()
-
-
-def note(ground: Ground, count: int) -> None:
-    for number in range(count):
-        ground.note("test.noted", actor="somebody", number=number)
 
 
 def test_a_database_comes_back_with_a_journal_that_verifies(ground: Ground, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from gpufleet.edges.database import Database
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.flows.declared import LiveGround
 from gpufleet.flows.ground import Ground
-from gpufleet.flows.protection import protected_sets
+from gpufleet.flows.protected_sets import protected_sets
 from gpufleet.flows.snapshot_ages import SnapshotAges
 from gpufleet.flows.snapshot_schedule import WORKER, ScheduleKeeper, schedule
 from gpufleet.flows.snapshots.catalogue import listing

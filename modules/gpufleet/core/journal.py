@@ -122,6 +122,17 @@ def lost(records: Iterable[JournalRecord], anchors: Iterable[Anchor]) -> list[Jo
     return [found[key] for key in sorted(found)]
 
 
+def unexcused(anchors: Iterable[Anchor], records: Iterable[JournalRecord]) -> list[Anchor]:
+    """Those of some anchors that no restoration lost.
+
+    Args:
+        anchors: heads that were kept elsewhere.
+        records: those of restorations count.
+    """
+    restorations = _restorations(records)
+    return [anchor for anchor in anchors if _lost_by(anchor, restorations) is None]
+
+
 def _restorations(records: Iterable[JournalRecord]) -> list[JournalRecord]:
     return [record for record in records if record.event == RESTORED]
 

@@ -3,7 +3,7 @@
 import secrets
 import socket
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -160,6 +160,21 @@ class Journal:
     def ends(self) -> list[Anchor]:
         """The head of every writer's chain."""
         return self._ends(sa.true())
+
+    def lacks(self, anchors: Iterable[Anchor]) -> list[Anchor]:
+        """Those of some anchors whose record is not there, or is another one."""
+
+        def hash_at(anchor: Anchor) -> str | None:
+            found: str | None = self._database.read(
+                lambda connection: connection.execute(
+                    sa.select(_records.c.hash).where(
+                        _records.c.writer == anchor.writer, _records.c.sequence == anchor.sequence
+                    )
+                ).scalar_one_or_none()
+            )
+            return found
+
+        return [anchor for anchor in anchors if hash_at(anchor) != anchor.hash]
 
     def unanchored(self) -> list[Anchor]:
         """The heads that no anchor holds yet."""

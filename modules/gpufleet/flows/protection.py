@@ -4,22 +4,23 @@
 is good, and `flows/put_back.py` puts it in place.
 """
 
-import tempfile
 import time
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
-from gpufleet.core.protection import ELSEWHERE, decode, encode, tightest_rpo
+from gpufleet.core.protection import ELSEWHERE, encode, tightest_rpo
 from gpufleet.core.snapshots.retention import lock_for
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.database_copy import check_sqlite, kind_of
 from gpufleet.edges.own_folder import own_folder
 from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.protected_database import journal_of
+from gpufleet.flows.protected_loss import check_nothing_lost
 from gpufleet.flows.protected_parts import gather
-from gpufleet.flows.snapshots.catalogue import listing, newest_good
+from gpufleet.flows.protected_sets import heads_of, protected_sets, quiet, read_set
+from gpufleet.flows.snapshots.catalogue import newest_good
 from gpufleet.flows.snapshots.meter import OnProgress
 from gpufleet.flows.snapshots.requests import store_of
 from gpufleet.flows.snapshots.restore import RestoreOrder, restore
@@ -28,26 +29,20 @@ from gpufleet.flows.snapshots.take import TOOL, TakeOrder, take
 from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import BadInput, Failed, FleetError
 from gpufleet.spec.protection import (
-    HEADS_FILE,
     REVISION,
     SET_FILE,
     SQLITE_FILE,
     BroughtBack,
-    Heads,
     Part,
     ProtectedSet,
     ProtectPlan,
     ProtectReport,
 )
 from gpufleet.spec.records import JournalReport
-from gpufleet.spec.snapshots import SnapshotKind, SnapshotSummary, TakeReport
+from gpufleet.spec.snapshots import SnapshotKind, TakeReport
 
 PROTECTED: Final = "dr.protected"
 """Event of the journal."""
-
-
-def quiet(_: object) -> None:
-    """For whoever wants to see no progress."""
 
 
 def stores_of(ground: Ground) -> dict[str, SnapshotStore]:
@@ -72,24 +67,33 @@ def plan(ground: Ground) -> ProtectPlan:
     )
 
 
-def protect(ground: Ground, on_progress: OnProgress = quiet) -> ProtectReport:
+def protect(
+    ground: Ground, on_progress: OnProgress = quiet, *, despite_loss: bool = False
+) -> ProtectReport:
     """Take a protected set into the store of every site; the journal says so.
 
     A store that does not answer, or refuses, holds up no other.
 
+    Args:
+        ground: the environment.
+        on_progress: told a few times a second.
+        despite_loss: also take one that has less than the newest one: after a loss it would be the
+            newest, and the last one that holds everything would be pruned.
+
     Raises:
         BadInput: no site has an object store, or there is no `pg_dump`.
         Retryable: no store could be reached, or another process takes one.
-        Failed: the database is damaged, or every store refuses.
+        Failed: the database is damaged, something that was protected is gone, or every store
+            refuses.
     """
     stores = _some(stores_of(ground))
     begun = time.monotonic()
     snapshots: dict[str, str] = {}
-    failures: dict[str, FleetError] = {}
+    failures = {} if despite_loss else check_nothing_lost(ground, stores)
     stored = 0
     with own_folder(ground.state.root / "protect" / "set", what="a protected set") as folder:
         found = _made(ground, folder)
-        for site in stores:
+        for site in [site for site in stores if site not in failures]:
             try:
                 taken = _taken(ground, site, folder, found.at, on_progress)
             except FleetError as error:
@@ -122,15 +126,6 @@ def protect(ground: Ground, on_progress: OnProgress = quiet) -> ProtectReport:
     return report
 
 
-def protected_sets(store: SnapshotStore) -> list[SnapshotSummary]:
-    """The protected sets of a store, newest first.
-
-    Raises:
-        Retryable: it does not answer.
-    """
-    return [each for each in listing(store, REVISION).snapshots if each.kind is SnapshotKind.STATE]
-
-
 def newest_point(stores: Mapping[str, SnapshotStore]) -> datetime | None:
     """The recovery point that could be had now, of all stores that answer; None before the first.
 
@@ -148,20 +143,6 @@ def newest_point(stores: Mapping[str, SnapshotStore]) -> datetime | None:
     if failures and len(failures) == len(stores):
         raise failures[0]
     return max(points, default=None)
-
-
-def read_set(store: SnapshotStore, snapshot: str) -> ProtectedSet:
-    """What a protected set says of itself.
-
-    Raises:
-        BadInput: there is no such snapshot, or it is no protected set.
-        Failed: it is lost or damaged.
-        Retryable: the store does not answer.
-    """
-    with tempfile.TemporaryDirectory(prefix="gpufleet-") as folder:
-        to = Path(folder, "set")
-        restore(store, RestoreOrder(snapshot, to, SET_FILE), quiet)
-        return decode((to / SET_FILE).read_bytes(), where=f"snapshot {snapshot}")
 
 
 def bring_back(
@@ -191,12 +172,14 @@ def bring_back(
     """
     chosen = [snapshot] if snapshot else [each.id for each in protected_sets(store)]
     passed: dict[str, str] = {}
-    last: Failed | None = None
+    last: FleetError | None = None
     for each in chosen:
         try:
             return _brought(store, part, to, each, passed, on_progress)
-        except Failed as error:
-            passed[each], last = error.what, error
+        except (BadInput, Failed) as error:
+            passed[each] = error.what
+            # What could come back, were it not damaged, says more than what never was there.
+            last = error if last is None or isinstance(error, Failed) else last
     if last is not None:
         raise last
     raise BadInput("there is no protected set", where=store.shown, mend="dr.protect takes one")
@@ -235,15 +218,6 @@ def _journal(store: SnapshotStore, snapshot: str, folder: Path) -> JournalReport
         return None
     check_sqlite(file)
     return journal_of(file, heads_of(store, snapshot).journal)
-
-
-def heads_of(store: SnapshotStore, snapshot: str) -> Heads:
-    """The heads of all chains, as a protected set has them; errors as those of `read_set`."""
-    with tempfile.TemporaryDirectory(prefix="gpufleet-") as folder:
-        to = Path(folder, "set")
-        restore(store, RestoreOrder(snapshot, to, Part.AUDIT_HEADS.value), quiet)
-        content = (to / Part.AUDIT_HEADS.value / HEADS_FILE).read_bytes()
-        return Heads.model_validate_json(content)
 
 
 def _made(ground: Ground, folder: Path) -> ProtectedSet:

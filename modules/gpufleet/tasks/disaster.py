@@ -13,11 +13,25 @@ from gpufleet.tasks.command import (
 )
 
 
-@command({"apply": APPLY_HELP, "fleet": FLEET_HELP, "json": JSON_HELP})
-def protect(_: Context, apply: bool = False, fleet: str = "", json: bool = False) -> None:
+@command(
+    {
+        "despite_loss": "Also take a set that has less than the newest one.",
+        "apply": APPLY_HELP,
+        "fleet": FLEET_HELP,
+        "json": JSON_HELP,
+    }
+)
+def protect(
+    _: Context,
+    despite_loss: bool = False,
+    apply: bool = False,
+    fleet: str = "",
+    json: bool = False,
+) -> None:
     """Keep what must come back besides models in every site's store; exit 5 if a part is missing.
 
     That is the database, the stacks' states, fleet files, pointers, and the heads of all chains.
+    Where records of the journal or a state are gone since the newest set, none is taken.
 
     Example: ./fleet dr.protect --apply
     """
@@ -33,7 +47,7 @@ def protect(_: Context, apply: bool = False, fleet: str = "", json: bool = False
         else:
             protection_view.show_plan(planned)
         return
-    report = protection_view.do_protect(ground)
+    report = protection_view.do_protect(ground, despite_loss=despite_loss)
     if json:
         print_json(report.model_dump(mode="json"))
     else:

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
     from gpufleet.spec.protection import ProtectPlan, ProtectReport
 
 
-def do_protect(ground: "Ground") -> "ProtectReport":
+def do_protect(ground: "Ground", *, despite_loss: bool) -> "ProtectReport":
     """Take a protected set; progress goes to stderr."""
     with ProgressView() as view:
-        return protect(ground, view)
+        return protect(ground, view, despite_loss=despite_loss)
 
 
 def show_plan(plan: "ProtectPlan") -> None:

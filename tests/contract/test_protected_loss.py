@@ -1,0 +1,72 @@
+"""What was lost is never taken for the newest good state of an environment."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.contract.protected_grounds import next_second, note, state_of
+
+from gpufleet.edges.clock import system_clock
+from gpufleet.edges.stack_states import PLATFORM, Stack, StackStates
+from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.ground import Ground
+from gpufleet.flows.protected_sets import protected_sets
+from gpufleet.flows.protection import bring_back, protect
+from gpufleet.flows.snapshots.requests import store_of
+from gpufleet.spec.errors import BadInput, Failed
+from gpufleet.spec.protection import Part
+
+
+def test_a_database_that_was_made_anew_after_a_loss_is_not_protected(
+    ground: Ground, workspace: Workspace, fleet_file: Path, database_url: str
+) -> None:
+    if not database_url.startswith("sqlite"):
+        pytest.skip("a file is what is lost here")
+    note(ground, 3)
+    kept = protect(ground).snapshots["main"]
+    ground.close()
+    next_second()
+    for file in ground.state.root.glob("fleet.db*"):
+        file.unlink()
+    anew = Ground.open(workspace, fleet_file)
+    try:
+        # More records than there were, by the same writer: another chain all the same.
+        note(anew, 9)
+        with pytest.raises(Failed, match="the journal of") as refused:
+            protect(anew)
+        assert "--despite-loss" in refused.value.mend
+        assert [each.id for each in protected_sets(store_of(anew))] == [kept]
+        next_second()
+        protect(anew, despite_loss=True)
+        # What is to be gone is asked for once.
+        protect(anew)
+    finally:
+        anew.close()
+
+
+def test_a_state_that_is_gone_keeps_a_set_from_being_taken(ground: Ground) -> None:
+    states, stack = StackStates(ground.state), Stack(PLATFORM, ground.fleet.slug, "main")
+    states.replace(stack, state_of({}), system_clock())
+    protect(ground)
+    shutil.rmtree(states.file(stack).parent)
+    with pytest.raises(Failed, match="the state of platform main"):
+        protect(ground)
+    next_second()
+    protect(ground, despite_loss=True)
+    protect(ground)
+
+
+def test_a_newer_set_without_the_part_is_passed_over(ground: Ground, tmp_path: Path) -> None:
+    states, stack = StackStates(ground.state), Stack(PLATFORM, ground.fleet.slug, "main")
+    with pytest.raises(BadInput, match="there is no protected set"):
+        bring_back(store_of(ground), Part.STATE, tmp_path / "back")
+    states.replace(stack, state_of({}), system_clock())
+    first = protect(ground).snapshots["main"]
+    states.file(stack).unlink()
+    next_second()
+    second = protect(ground, despite_loss=True).snapshots["main"]
+    brought = bring_back(store_of(ground), Part.STATE, tmp_path / "back")
+    assert "no state" in brought.passed_over[second]
+    assert brought.snapshot == first
+    with pytest.raises(BadInput, match="no state"):
+        bring_back(store_of(ground), Part.STATE, tmp_path / "back", snapshot=second)
