@@ -5,16 +5,22 @@ from pathlib import Path
 
 import pytest
 from tests.contract.protected_grounds import next_second, note, state_of
+from tests.snapshot_bench import now, quiet
 
+from gpufleet.core.snapshots.layout import MANIFEST, SUMMARY, snapshot_key
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.stack_states import PLATFORM, Stack, StackStates
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.protected_sets import protected_sets
 from gpufleet.flows.protection import bring_back, protect
+from gpufleet.flows.snapshots.catalogue import newest_good
 from gpufleet.flows.snapshots.requests import store_of
+from gpufleet.flows.snapshots.restore import RestoreOrder, restore
+from gpufleet.flows.snapshots.take import TakeOrder, take
 from gpufleet.spec.errors import BadInput, Failed
-from gpufleet.spec.protection import Part
+from gpufleet.spec.protection import REVISION, Part
+from gpufleet.spec.snapshots import SnapshotKind
 
 
 def test_a_database_that_was_made_anew_after_a_loss_is_not_protected(
@@ -70,3 +76,39 @@ def test_a_newer_set_without_the_part_is_passed_over(ground: Ground, tmp_path: P
     assert brought.snapshot == first
     with pytest.raises(BadInput, match="no state"):
         bring_back(store_of(ground), Part.STATE, tmp_path / "back", snapshot=second)
+
+
+def test_a_newest_set_whose_manifest_is_bent_is_passed_over(
+    ground: Ground, tmp_path: Path
+) -> None:
+    first = protect(ground).snapshots["main"]
+    next_second()
+    second = protect(ground).snapshots["main"]
+    store = store_of(ground)
+    for part in (MANIFEST, SUMMARY):
+        store.objects.put(snapshot_key(second, part), b"{}")
+        brought = bring_back(store, Part.DATABASE, tmp_path / "back")
+        assert brought.snapshot == first
+        with pytest.raises(BadInput):
+            bring_back(store, Part.DATABASE, tmp_path / "back", snapshot=second)
+    found = newest_good(store, REVISION, SnapshotKind.STATE)
+    assert found is not None
+    assert found.id == first
+
+
+def test_a_set_without_heads_gives_its_database_and_says_that_nothing_holds_it(
+    ground: Ground, tmp_path: Path, database_url: str
+) -> None:
+    note(ground, 2)
+    protect(ground)
+    next_second()
+    store, whole = store_of(ground), tmp_path / "whole"
+    restore(store, RestoreOrder(protected_sets(store)[0].id, whole), quiet)
+    shutil.rmtree(whole / Part.AUDIT_HEADS)
+    order = TakeOrder(whole, REVISION, SnapshotKind.STATE)
+    headless = take(store, order, tmp_path / "read.db", now, quiet).snapshot
+    brought = bring_back(store, Part.DATABASE, tmp_path / "back")
+    assert brought.snapshot == headless
+    if database_url.startswith("sqlite"):
+        assert brought.journal is not None
+        assert (brought.journal.records, brought.journal.anchors) == (2, 0)

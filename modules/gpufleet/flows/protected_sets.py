@@ -1,12 +1,16 @@
 """The protected sets of a store, and what one says of itself."""
 
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from gpufleet.core.protection import decode
-from gpufleet.flows.snapshots.catalogue import listing
+from gpufleet.core.snapshots.stored_json import broken
+from gpufleet.flows.snapshots.catalogue import readable_summary
 from gpufleet.flows.snapshots.restore import RestoreOrder, restore
-from gpufleet.flows.snapshots.store import SnapshotStore
+from gpufleet.flows.snapshots.store import THREADS, SnapshotStore
 from gpufleet.spec.protection import HEADS_FILE, REVISION, SET_FILE, Heads, Part, ProtectedSet
 from gpufleet.spec.snapshots import SnapshotKind, SnapshotSummary
 
@@ -16,12 +20,20 @@ def quiet(_: object) -> None:
 
 
 def protected_sets(store: SnapshotStore) -> list[SnapshotSummary]:
-    """The protected sets of a store, newest first.
+    """The protected sets of a store that can be listed, newest first.
 
     Raises:
         Retryable: it does not answer.
     """
-    return [each for each in listing(store, REVISION).snapshots if each.kind is SnapshotKind.STATE]
+    with ThreadPoolExecutor(THREADS) as pool:
+        listed = store.listed() if store.exists() else []
+        every = pool.map(lambda snapshot: readable_summary(store, snapshot), listed)
+        found = [
+            each
+            for each in every
+            if each and each.revision == REVISION and each.kind is SnapshotKind.STATE
+        ]
+    return sorted(found, key=lambda each: (each.created, each.id), reverse=True)
 
 
 def read_set(store: SnapshotStore, snapshot: str) -> ProtectedSet:
@@ -44,4 +56,7 @@ def heads_of(store: SnapshotStore, snapshot: str) -> Heads:
         to = Path(folder, "set")
         restore(store, RestoreOrder(snapshot, to, Part.AUDIT_HEADS.value), quiet)
         content = (to / Part.AUDIT_HEADS.value / HEADS_FILE).read_bytes()
+    try:
         return Heads.model_validate_json(content)
+    except ValidationError:
+        raise broken("heads of the chains", f"snapshot {snapshot}") from None

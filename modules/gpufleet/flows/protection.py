@@ -156,7 +156,7 @@ def bring_back(
     """Restore one part into a folder, every byte verified; nothing is put in place.
 
     The part's files are in `to/PART`. A database is opened, and its journal is verified against its
-    hashes and the heads of the same set.
+    hashes and the heads of the same set, where it has any.
 
     Args:
         store: of any site.
@@ -217,7 +217,12 @@ def _journal(store: SnapshotStore, snapshot: str, folder: Path) -> JournalReport
     if not file.is_file():
         return None
     check_sqlite(file)
-    return journal_of(file, heads_of(store, snapshot).journal)
+    try:
+        anchors = heads_of(store, snapshot).journal
+    except (BadInput, Failed):
+        # The database is whole; the report says that nothing was there to hold it against.
+        anchors = []
+    return journal_of(file, anchors)
 
 
 def _made(ground: Ground, folder: Path) -> ProtectedSet:

@@ -8,6 +8,7 @@ from gpufleet.core.snapshots.difference import Difference, difference
 from gpufleet.core.snapshots.layout import SUMMARY, snapshot_key
 from gpufleet.flows.snapshots.store import THREADS, SnapshotStore, manifest_of
 from gpufleet.flows.snapshots.verify import is_damaged
+from gpufleet.spec.errors import BadInput
 from gpufleet.spec.snapshots import Manifest, SnapshotKind, SnapshotSummary
 
 
@@ -44,6 +45,8 @@ def newest_good(
 ) -> SnapshotSummary | None:
     """The newest snapshot of a revision that no verification found damaged; None without one.
 
+    What cannot be read is no good one.
+
     Args:
         store: of a site.
         revision: its name.
@@ -51,7 +54,7 @@ def newest_good(
         read: what earlier looks at this store have read, by ID; grows, and loses what is gone.
 
     Raises:
-        BadInput: the store, or a snapshot in it, is of a newer format.
+        BadInput: the store is of a newer format.
         Retryable: the store does not answer.
     """
     known = {} if read is None else read
@@ -62,7 +65,10 @@ def newest_good(
     for gone in known.keys() - set(listed):
         del known[gone]
     for each in listed:
-        summary = known[each] = known.get(each) or summary_of(store, each)
+        summary = known.get(each) or readable_summary(store, each)
+        if summary is None:
+            continue
+        known[each] = summary
         mine = summary.revision == revision and summary.kind is kind
         if mine and not is_damaged(store, each):
             return summary
@@ -82,6 +88,18 @@ def summary_of(store: SnapshotStore, snapshot: str) -> SnapshotSummary:
     stored = store.manifest_body(snapshot)
     manifest = manifests.decode(stored, snapshot=snapshot)
     return manifests.summarize(manifest, stored, stored_bytes=0, signed=False)
+
+
+def readable_summary(store: SnapshotStore, snapshot: str) -> SnapshotSummary | None:
+    """What a listing says of a snapshot; None where it was changed or is of a newer format.
+
+    Raises:
+        Retryable: the store does not answer.
+    """
+    try:
+        return summary_of(store, snapshot)
+    except BadInput:
+        return None
 
 
 def shown(store: SnapshotStore, snapshot: str) -> tuple[SnapshotSummary, Manifest]:
