@@ -1,6 +1,7 @@
 """What was lost is never taken for the newest good state of an environment."""
 
 import shutil
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -78,9 +79,7 @@ def test_a_newer_set_without_the_part_is_passed_over(ground: Ground, tmp_path: P
         bring_back(store_of(ground), Part.STATE, tmp_path / "back", snapshot=second)
 
 
-def test_a_newest_set_whose_manifest_is_bent_is_passed_over(
-    ground: Ground, tmp_path: Path
-) -> None:
+def test_a_newest_set_whose_manifest_is_bent_is_passed_over(ground: Ground, tmp_path: Path) -> None:
     first = protect(ground).snapshots["main"]
     next_second()
     second = protect(ground).snapshots["main"]
@@ -112,3 +111,20 @@ def test_a_set_without_heads_gives_its_database_and_says_that_nothing_holds_it(
     if database_url.startswith("sqlite"):
         assert brought.journal is not None
         assert (brought.journal.records, brought.journal.anchors) == (2, 0)
+
+
+def test_a_set_of_the_future_is_neither_the_newest_nor_the_first_to_come_back(
+    ground: Ground, tmp_path: Path
+) -> None:
+    note(ground, 2)
+    kept = protect(ground).snapshots["main"]
+    store, whole = store_of(ground), tmp_path / "whole"
+    restore(store, RestoreOrder(kept, whole), quiet)
+    order = TakeOrder(whole, REVISION, SnapshotKind.STATE)
+    ahead = now() + timedelta(days=30)
+    future = take(store, order, tmp_path / "read.db", lambda: ahead, quiet).snapshot
+    assert [each.id for each in protected_sets(store)] == [kept, future]
+    newest = newest_good(store, REVISION, SnapshotKind.STATE)
+    assert newest is not None
+    assert newest.id == kept
+    assert bring_back(store, Part.DATABASE, tmp_path / "back").snapshot == kept

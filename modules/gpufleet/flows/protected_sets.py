@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from gpufleet.core.protection import decode
 from gpufleet.core.snapshots.stored_json import broken
-from gpufleet.flows.snapshots.catalogue import readable_summary
+from gpufleet.flows.snapshots.catalogue import is_of_the_future, readable_summary
 from gpufleet.flows.snapshots.restore import RestoreOrder, restore
 from gpufleet.flows.snapshots.store import THREADS, SnapshotStore
 from gpufleet.spec.protection import HEADS_FILE, REVISION, SET_FILE, Heads, Part, ProtectedSet
@@ -22,6 +22,8 @@ def quiet(_: object) -> None:
 def protected_sets(store: SnapshotStore) -> list[SnapshotSummary]:
     """The protected sets of a store that can be listed, newest first.
 
+    Those that are dated in the future come last.
+
     Raises:
         Retryable: it does not answer.
     """
@@ -33,7 +35,8 @@ def protected_sets(store: SnapshotStore) -> list[SnapshotSummary]:
             for each in every
             if each and each.revision == REVISION and each.kind is SnapshotKind.STATE
         ]
-    return sorted(found, key=lambda each: (each.created, each.id), reverse=True)
+    newest_first = sorted(found, key=lambda each: (each.created, each.id), reverse=True)
+    return sorted(newest_first, key=is_of_the_future)
 
 
 def read_set(store: SnapshotStore, snapshot: str) -> ProtectedSet:

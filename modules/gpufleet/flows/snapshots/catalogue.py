@@ -3,9 +3,11 @@
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
+from gpufleet.core.approvals import CLOCK_SKEW
 from gpufleet.core.snapshots import manifest as manifests
 from gpufleet.core.snapshots.difference import Difference, difference
 from gpufleet.core.snapshots.layout import SUMMARY, snapshot_key
+from gpufleet.edges.clock import system_clock
 from gpufleet.flows.snapshots.store import THREADS, SnapshotStore, manifest_of
 from gpufleet.flows.snapshots.verify import is_damaged
 from gpufleet.spec.errors import BadInput
@@ -45,7 +47,8 @@ def newest_good(
 ) -> SnapshotSummary | None:
     """The newest snapshot of a revision that no verification found damaged; None without one.
 
-    What cannot be read is no good one.
+    What cannot be read is no good one, nor is what is dated in the future: its clock went wrong,
+    and it would be the newest for as long.
 
     Args:
         store: of a site.
@@ -70,7 +73,7 @@ def newest_good(
             continue
         known[each] = summary
         mine = summary.revision == revision and summary.kind is kind
-        if mine and not is_damaged(store, each):
+        if mine and not is_of_the_future(summary) and not is_damaged(store, each):
             return summary
     return None
 
@@ -88,6 +91,11 @@ def summary_of(store: SnapshotStore, snapshot: str) -> SnapshotSummary:
     stored = store.manifest_body(snapshot)
     manifest = manifests.decode(stored, snapshot=snapshot)
     return manifests.summarize(manifest, stored, stored_bytes=0, signed=False)
+
+
+def is_of_the_future(summary: SnapshotSummary) -> bool:
+    """Whether a snapshot was created later than clocks may differ from now."""
+    return summary.created > system_clock() + CLOCK_SKEW
 
 
 def readable_summary(store: SnapshotStore, snapshot: str) -> SnapshotSummary | None:
