@@ -1,5 +1,6 @@
 """What people ask of an environment's snapshots: where its store is, what was done, who did it."""
 
+import hashlib
 import shutil
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -23,7 +24,9 @@ from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.snapshots import PruneReport, RestorePlan, RestoreReport, TakePlan, TakeReport
 
-_TAKEN: Final = "snapshot.taken"
+TAKEN: Final = "snapshot.taken"
+PRUNED: Final = "snapshot.pruned"
+"""Events of the journal."""
 _RESTORED: Final = "snapshot.restored"
 _DONE: Final = ("snapshot", "to", "files", "bytes_total", "bytes_fetched", "bytes_local", "seconds")
 
@@ -92,15 +95,15 @@ def planned_take(ground: Ground, wish: TakeWish, site: str) -> TakePlan:
     """
     store = store_of(ground, site)
     locks = not store.exists() or store.objects.can_lock()
-    return plan_take(store, _order(ground, wish, locks=locks), _table(ground))
+    return plan_take(store, _order(ground, wish, locks=locks), _table(ground, wish))
 
 
 def taken(ground: Ground, wish: TakeWish, site: str, on_progress: OnProgress) -> TakeReport:
     """Take a snapshot, and write it into the journal; errors as those of `take`."""
     store = store_of(ground, site, make=True)
     order = _order(ground, wish, locks=store.objects.can_lock())
-    report = take(store, order, _table(ground), system_clock, on_progress)
-    ground.note(_TAKEN, actor=whoami(), target=report.snapshot, store=store.shown, **asdict(report))
+    report = take(store, order, _table(ground, wish), system_clock, on_progress)
+    ground.note(TAKEN, actor=whoami(), target=report.snapshot, store=store.shown, **asdict(report))
     return report
 
 
@@ -145,7 +148,7 @@ def pruned(ground: Ground, site: str, *, apply: bool) -> PruneReport:
     report = prune(store, PruneOrder(ground.fleet.snapshots, apply), system_clock())
     if apply:
         ground.note(
-            "snapshot.pruned",
+            PRUNED,
             actor=whoami(),
             store=store.shown,
             removed=list(report.removed),
@@ -178,5 +181,7 @@ def _order(ground: Ground, wish: TakeWish, *, locks: bool) -> TakeOrder:
     return TakeOrder(wish.source, wish.revision, until=until, reread=wish.reread)
 
 
-def _table(ground: Ground) -> Path:
-    return ground.state.root / "snapshots" / "read.db"
+def _table(ground: Ground, wish: TakeWish) -> Path:
+    """One for each revision: pods of several nodes may share the folder, and no SQLite file."""
+    name = hashlib.sha256(wish.revision.encode()).hexdigest()[:16]
+    return ground.state.root / "snapshots" / f"read-{name}.db"
