@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,36 @@ def test_a_store_that_does_not_answer_makes_the_last_known_one_older(
     assert registry.get_sample_value(platform.SNAPSHOT_AT, labels) == known
     assert not report.is_good
     assert all("does not answer" in row.fault for row in report.rows)
+
+
+def test_where_none_was_ever_taken_it_is_late_from_the_first_look(live: Declared) -> None:
+    live.declare(on_clusters(live.ground.fleet))
+    keeper, registry = keeper_of(live)
+    keeper.keep()
+    labels = {"revision": "chat", "store": "east"}
+    assert registry.get_sample_value(platform.SNAPSHOT_AT, labels) == 0
+
+
+def test_a_worker_that_begins_while_a_store_is_down_tells_what_the_journal_knows(
+    live: Declared, snapshot_server: StoreServer
+) -> None:
+    for kind in (SnapshotKind.ARTIFACT, SnapshotKind.STATE):
+        keeper_of(live, kind)[0].keep()
+    taken = live.ground.journal.latest("snapshot.taken", 1)[0].at
+    protected = live.ground.journal.latest("dr.protected", 1)[0].body["at"]
+    snapshot_server.stop()
+    try:
+        (artifacts, told), (states, told_of_sets) = (
+            keeper_of(live, kind) for kind in (SnapshotKind.ARTIFACT, SnapshotKind.STATE)
+        )
+        artifacts.keep()
+        states.keep()
+    finally:
+        snapshot_server.start()
+    labels = {"revision": "chat", "store": "east"}
+    assert told.get_sample_value(platform.SNAPSHOT_AT, labels) == taken.timestamp()
+    expected = datetime.fromisoformat(str(protected)).timestamp()
+    assert told_of_sets.get_sample_value(platform.PROTECTED_AT, {"store": "east"}) == expected
 
 
 def test_a_source_that_is_not_there_is_told_and_the_others_are_taken(

@@ -89,6 +89,18 @@ def test_a_schedule_that_cannot_hold_is_refused(revision: ScheduledRevision, sai
     assert found.path[:3] == ("snapshot_schedule", "revisions", "chat")
 
 
+def test_an_objective_that_no_cadence_can_hold_is_refused() -> None:
+    fleet = small_fleet("east")
+    (name, case), *_ = fleet.use_cases.items()
+    seldom = SnapshotSchedule(protect_every_s=case.rpo_s + 1)
+    (found,) = problems(fleet.model_copy(update={"snapshot_schedule": seldom}))
+    assert found.path == ("snapshot_schedule", "protect_every_s")
+    assert name in found.what
+    short = {name: case.model_copy(update={"rpo_s": 59.0})}
+    (found,) = problems(fleet.model_copy(update={"use_cases": fleet.use_cases | short}))
+    assert found.path == ("use_cases", name, "rpo_s")
+
+
 def test_on_a_cluster_the_files_have_to_be_in_a_volume() -> None:
     bare, held = ScheduledRevision(source="/m"), ScheduledRevision(source="/m", claim="models")
     assert not list(problems(declared(chat=bare)))

@@ -8,7 +8,7 @@ for once, and two workers never take the same.
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -18,9 +18,9 @@ from gpufleet.core.snapshots.schedule import Line, cron_of, lines, standing
 from gpufleet.edges.clock import system_clock
 from gpufleet.flows.declared import LiveGround
 from gpufleet.flows.ground import Ground
-from gpufleet.flows.protection import protect
+from gpufleet.flows.protection import PROTECTED, protect
 from gpufleet.flows.snapshots.catalogue import newest_good
-from gpufleet.flows.snapshots.requests import TakeWish, chosen_site, store_of, taken
+from gpufleet.flows.snapshots.requests import TAKEN, TakeWish, chosen_site, store_of, taken
 from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import FleetError, Retryable
 from gpufleet.spec.fleet import Fleet
@@ -29,6 +29,10 @@ from gpufleet.spec.schedule_reports import ScheduleReport, ScheduleRow
 from gpufleet.spec.snapshots import SnapshotKind, SnapshotSummary
 
 WORKER: Final = "worker"
+NEVER: Final = datetime.fromtimestamp(0, UTC)
+"""When the newest one was created where there is none: older than any objective."""
+_RECORDS: Final = 100
+"""The newest of the journal that are looked at, of all revisions and sites together."""
 
 
 class Newest(NamedTuple):
@@ -83,8 +87,8 @@ class ScheduleKeeper:
         ground: the environment, as its files declare it now.
         kind: what this one sees to: a protected set never waits for a long take of a revision.
         tell: is told each time what stands: the line, its site, and when the newest good one was
-            created (the moment since which nobody knows of any where there is none); None once
-            the line is not declared any more.
+            created (`NEVER` where there is none; by the journal where the store does not say);
+            None once the line is not declared any more.
     """
 
     def __init__(
@@ -96,7 +100,6 @@ class ScheduleKeeper:
         self._ground = ground
         self._kind = kind
         self._tell = tell
-        self._began = system_clock()
         self._known: dict[tuple[str, str], datetime] = {}
         self._told: set[tuple[Line, str]] = set()
         self._tried: dict[Line, float] = {}
@@ -115,7 +118,7 @@ class ScheduleKeeper:
         for line, site in self._told - told:
             self._tell(line, site, None)
         self._told = told
-        self._note(found)
+        self._note(ground, found)
         if worker_site(ground.fleet) is not None:
             return
         failures: list[FleetError] = []
@@ -128,7 +131,7 @@ class ScheduleKeeper:
                     failures.append(error)
                     continue
                 if taken_now:
-                    self._note(newest(ground, [line], self._read))
+                    self._note(ground, newest(ground, [line], self._read))
         if failures:
             raise failures[0]
 
@@ -140,12 +143,14 @@ class ScheduleKeeper:
         tried_at = self._tried.get(line)
         return tried_at is None or time.monotonic() - tried_at >= line.every.total_seconds() / 4
 
-    def _note(self, found: Iterable[Newest]) -> None:
+    def _note(self, ground: Ground, found: Iterable[Newest]) -> None:
         for each in found:
             key = (each.line.revision, each.site)
             if not each.fault:
-                self._known[key] = each.created or self._began
-            self._tell(each.line, each.site, self._known.get(key, self._began))
+                self._known[key] = each.created or NEVER
+            elif key not in self._known:
+                self._known[key] = _told_by_journal(ground, each.line, each.site)
+            self._tell(each.line, each.site, self._known[key])
 
 
 def _taken_alone(ground: Ground, line: Line) -> bool:
@@ -164,6 +169,28 @@ def _taken_alone(ground: Ground, line: Line) -> bool:
         else:
             taken(ground, TakeWish(Path(line.source), line.revision), line.site, _quiet)
     return True
+
+
+def _told_by_journal(ground: Ground, line: Line, site: str) -> datetime:
+    """When a store that does not answer was last given a line's snapshot; `NEVER` without a record.
+
+    Raises:
+        Retryable: the database does not answer.
+    """
+    if line.kind is SnapshotKind.STATE:
+        for record in reversed(ground.journal.latest(PROTECTED, _RECORDS)):
+            kept = record.body.get("snapshots")
+            if isinstance(kept, dict) and site in kept:
+                return datetime.fromisoformat(str(record.body["at"]))
+        return NEVER
+    return next(
+        (
+            record.at
+            for record in reversed(ground.journal.latest(TAKEN, _RECORDS))
+            if record.body.get("revision") == line.revision
+        ),
+        NEVER,
+    )
 
 
 def _quiet(_: SnapshotProgress) -> None:

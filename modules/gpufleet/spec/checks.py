@@ -16,6 +16,7 @@ from gpufleet.spec.plan_checks import planned_problems
 from gpufleet.spec.problem import Problem
 from gpufleet.spec.references import reference, references
 from gpufleet.spec.serving import POOL_ARGUMENTS, ModelRevision, Placement, Pool, UseCase
+from gpufleet.spec.snapshot_schedule import SOONEST_S
 from gpufleet.spec.source import FieldPath
 from gpufleet.spec.usage import NOBODY, SHARED
 
@@ -247,6 +248,7 @@ def _calendars(fleet: Fleet) -> Iterator[Problem]:
 
 def _scheduled(fleet: Fleet) -> Iterator[Problem]:
     """Whoever takes a snapshot has to reach its files, and know whose store keeps it."""
+    yield from _protected(fleet)
     on_cluster = not any(isinstance(s.cluster, EmbeddedCluster) for s in fleet.sites.values())
     for name, revision in fleet.snapshot_schedule.revisions.items():
         path: FieldPath = ("snapshot_schedule", "revisions", name)
@@ -261,6 +263,23 @@ def _scheduled(fleet: Fleet) -> Iterator[Problem]:
         if revision.limit_s < revision.every_s:
             what = f"is below `every_s` ({revision.limit_s:g} s < {revision.every_s:g} s)"
             yield Problem((*path, "rpo_s"), what, mend="take snapshots more often")
+
+
+def _protected(fleet: Fleet) -> Iterator[Problem]:
+    """No set can be as young as an objective that is shorter than the time between two."""
+    every_s = fleet.snapshot_schedule.protect_every_s
+    for name, case in fleet.use_cases.items():
+        if every_s is not None and case.rpo_s < every_s:
+            what = f"is above the `rpo_s` of `{name}` ({every_s:g} s > {case.rpo_s:g} s)"
+            path: FieldPath = ("snapshot_schedule", "protect_every_s")
+            yield Problem(path, what, mend="take protected sets more often")
+            return
+        if case.rpo_s < SOONEST_S:
+            yield Problem(
+                ("use_cases", name, "rpo_s"),
+                f"is below {SOONEST_S:g} s, the shortest time between two protected sets",
+                mend=f"{SOONEST_S:g} s is the shortest that can be kept",
+            )
 
 
 _CHECKS: Final[tuple[Callable[[Fleet], Iterator[Problem]], ...]] = (
