@@ -31,7 +31,6 @@ CLUSTER_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
 NAMESPACED_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
     "": ("configmaps", "persistentvolumeclaims", "resourcequotas", "serviceaccounts", "services"),
     "apps": ("daemonsets", "deployments"),
-    "batch": ("cronjobs",),
     "gateway.networking.k8s.io": ("gateways", "httproutes"),
     "keda.sh": ("scaledobjects",),
     "kueue.x-k8s.io": ("localqueues",),
@@ -95,10 +94,11 @@ def cluster_rules() -> list[dict[str, list[str]]]:
 def namespace_rules(namespace: str) -> list[dict[str, list[str]]]:
     """RBAC rules in one of our namespaces.
 
-    In its own it asks for the tokens with which the state of freezes is written, and with which an
-    exempt flow passes one; in that of batch work it makes and ends the Jobs of batches; in that of
-    interactive work it asks a replica, that it cannot reach, for a token through the API server; in
-    that of nodes' caches it makes the Jobs that fill them, and sends their pods to their nodes.
+    In its own it makes the CronJobs of snapshots, and asks for the tokens with which the state of
+    freezes is written, and with which an exempt flow passes one; in that of batch work it makes and
+    ends the Jobs of batches; in that of interactive work it asks a replica, that it cannot reach,
+    for a token through the API server; in that of nodes' caches it makes the Jobs that fill them,
+    and sends their pods to their nodes.
     """
     tokens = {
         "apiGroups": [""],
@@ -109,7 +109,7 @@ def namespace_rules(namespace: str) -> list[dict[str, list[str]]]:
     asks = {"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["create"]}
     jobs = _rules({"batch": ("jobs",)}, _WRITE)
     own = {
-        names.SYSTEM_NAMESPACE: [tokens],
+        names.SYSTEM_NAMESPACE: [tokens, *_rules({"batch": ("cronjobs",)}, _WRITE)],
         names.BATCH_NAMESPACE: jobs,
         names.INTERACTIVE_NAMESPACE: [asks],
         names.CACHE_NAMESPACE: [

@@ -80,6 +80,8 @@ CONTROLLERS_GROUP: Final = "gpufleet:controllers"
 """Group of the operators and agents of an embedded site, in their client certificates."""
 WORKER: Final = "gpufleet-worker"
 """Names the worker's Deployment, account, roles and Secret."""
+SNAPSHOTS: Final = "gpufleet-snapshots"
+"""Names the account of the CronJobs that take snapshots: it may do nothing in the cluster."""
 WORKER_PORT: Final = 9100
 """Of the worker's metrics and readiness inside its pod."""
 IMAGE_USER: Final = 10001
