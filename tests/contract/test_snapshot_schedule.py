@@ -23,6 +23,7 @@ from gpufleet.flows.declared import LiveGround
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.protected_sets import protected_sets
 from gpufleet.flows.snapshot_ages import SnapshotAges
+from gpufleet.flows.snapshot_retention import keep_retention
 from gpufleet.flows.snapshot_schedule import WORKER, ScheduleKeeper, schedule
 from gpufleet.flows.snapshots.catalogue import listing
 from gpufleet.flows.snapshots.requests import store_of
@@ -178,6 +179,22 @@ def test_a_worker_that_begins_while_a_store_is_down_tells_what_the_journal_knows
     assert told.get_sample_value(platform.SNAPSHOT_AT, labels) == taken.timestamp()
     expected = datetime.fromisoformat(str(protected)).timestamp()
     assert told_of_sets.get_sample_value(platform.PROTECTED_AT, {"store": "east"}) == expected
+
+
+def test_every_store_is_pruned_by_itself_once_a_day(live: Declared) -> None:
+    assert keep_retention(live.ground) == []
+    keeper_of(live)[0].keep()
+    assert keep_retention(live.ground) == ["east"]
+    assert keep_retention(live.ground) == []
+    assert len(live.ground.journal.latest("snapshot.pruned", 9)) == 1
+
+
+def test_revisions_share_no_table_of_what_was_read(live: Declared) -> None:
+    there = live.ground.fleet.snapshot_schedule.revisions["chat"]
+    made = SnapshotSchedule(revisions={"adapter": there, "chat": there})
+    live.declare(live.ground.fleet.model_copy(update={"snapshot_schedule": made}))
+    keeper_of(live)[0].keep()
+    assert len(list((live.ground.state.root / "snapshots").glob("*.db"))) == 2
 
 
 def test_a_source_that_is_not_there_is_told_and_the_others_are_taken(

@@ -38,6 +38,7 @@ from gpufleet.flows.prewarm import PrewarmKeeper
 from gpufleet.flows.record_keeping import anchor
 from gpufleet.flows.schedules import begin_due
 from gpufleet.flows.snapshot_ages import SnapshotAges
+from gpufleet.flows.snapshot_retention import keep_retention
 from gpufleet.flows.snapshot_schedule import ScheduleKeeper
 from gpufleet.flows.state_backup import back_up
 from gpufleet.spec.errors import FleetError
@@ -114,6 +115,7 @@ class Worker:
             Chore("patch cycle", 60, cadences.keep),
             Chore("snapshots", 60, revisions.keep),
             Chore("protection", 15, protected.keep),
+            Chore("snapshot retention", 3600, lambda: keep_retention(live.now())),
             Chore("cordons", 30, lambda: clear_stale_marks(live.now())),
         ]
 
