@@ -1,13 +1,16 @@
 """What was lost is never taken for the newest good state of an environment."""
 
 import shutil
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from tests.contract.protected_grounds import next_second, note, state_of
 from tests.snapshot_bench import now, quiet
+from tests.watched_fleets import on_clusters
 
+from gpufleet.core.cluster_worker import worker_site
 from gpufleet.core.snapshots.layout import MANIFEST, SUMMARY, snapshot_key
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.stack_states import PLATFORM, Stack, StackStates
@@ -128,3 +131,11 @@ def test_a_set_of_the_future_is_neither_the_newest_nor_the_first_to_come_back(
     assert newest is not None
     assert newest.id == kept
     assert bring_back(store, Part.DATABASE, tmp_path / "back").snapshot == kept
+
+
+def test_advisories_that_a_cluster_s_worker_is_not_given_are_not_missing(ground: Ground) -> None:
+    declared = ground.fleet.model_copy(update={"advisories": ["not-there.json"]})
+    assert worker_site(declared) is None
+    (told,) = protect(replace(ground, fleet=declared)).missing
+    assert "not-there.json" in told
+    assert protect(replace(ground, fleet=on_clusters(declared))).missing == []

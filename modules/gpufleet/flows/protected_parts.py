@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from gpufleet.core.cluster_worker import worker_site
 from gpufleet.core.protection import plain_secrets, pointers
 from gpufleet.edges.audit_table import AuditTable
 from gpufleet.edges.clock import system_clock
@@ -125,11 +126,15 @@ def _fault(content: bytes) -> str:
 
 def _fleet(ground: Ground, into: Path) -> Missing:
     write_declared(read_declared(ground.fleet, ground.fleet_file), into)
+    on_cluster = worker_site(ground.fleet) is not None
     missing: Missing = []
     for name in ground.fleet.advisories:
-        file = into / name
+        file, source = into / name, ground.fleet_file.parent / name
+        if on_cluster and not source.exists():
+            # The worker's pods are not given what their publishers have, and no stack reads.
+            continue
         try:
-            content = (ground.fleet_file.parent / name).read_bytes()
+            content = source.read_bytes()
         except OSError as error:
             missing.append(f"{name}: cannot be read: {error.strerror}")
             continue
