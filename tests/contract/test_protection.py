@@ -269,3 +269,30 @@ def test_without_pg_dump_the_mend_is_told(
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(BadInput, match="no pg_dump on PATH"):
         protect(ground)
+
+
+def test_a_database_that_is_damaged_is_replaced_where_one_says_so(
+    ground: Ground, workspace: Workspace, fleet_file: Path, database_url: str, tmp_path: Path
+) -> None:
+    if database_url.startswith("sqlite"):
+        pytest.skip("a file is moved aside, whatever is in it")
+    note(ground, 3)
+    protect(ground)
+    brought = bring_back(store_of(ground), Part.DATABASE, tmp_path / "back")
+    with closing(ground.database.engine.raw_connection()) as found:
+        cursor = found.cursor()
+        cursor.execute("CREATE TABLE lost (x text)")
+        cursor.execute("SELECT current_setting('data_directory'), pg_relation_filepath('lost')")
+        folder, file = cursor.fetchone()
+        found.commit()
+    Path(folder, file).unlink()
+    ground.close()
+    with pytest.raises(Failed, match="cannot be kept"):
+        put_back_database(workspace, fleet_file, brought)
+    put = put_back_database(workspace, fleet_file, brought, despite_damage=True)
+    assert put.replaced == []
+    back = Ground.open(workspace, fleet_file)
+    try:
+        assert len(back.journal.latest("test.noted", 9)) == 3
+    finally:
+        back.close()

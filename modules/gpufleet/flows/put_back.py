@@ -19,7 +19,7 @@ from gpufleet.edges.database_copy import (
     restore_postgresql,
 )
 from gpufleet.edges.stack_states import PLATFORM, POOLS, Stack, StackStates
-from gpufleet.edges.workspace import PRIVATE, EnvironmentDir, Workspace
+from gpufleet.edges.workspace import PRIVATE, Workspace
 from gpufleet.flows.ground import Ground, whoami
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import BadInput, Failed, Retryable
@@ -35,7 +35,9 @@ from gpufleet.spec.protection import (
 _STAMP: Final = "%Y%m%dT%H%M%S%f"
 
 
-def put_back_database(workspace: Workspace, fleet_file: Path, brought: BroughtBack) -> PutBack:
+def put_back_database(
+    workspace: Workspace, fleet_file: Path, brought: BroughtBack, *, despite_damage: bool = False
+) -> PutBack:
     """Make a copy of the database the environment's, of the same kind; nobody may have it open.
 
     This installation writes into the journal under another name from then on, and its first record
@@ -45,10 +47,12 @@ def put_back_database(workspace: Workspace, fleet_file: Path, brought: BroughtBa
         workspace: where the environment's state is.
         fleet_file: of the environment.
         brought: what `bring_back` gave for the database.
+        despite_damage: also replace a PostgreSQL database that cannot be dumped; nothing of it is
+            kept then.
 
     Raises:
         BadInput: it is no database, or of another kind than the environment's.
-        Failed: it is damaged.
+        Failed: it is damaged, or what it replaces cannot be kept.
         Retryable: a process has the environment's database open.
     """
     state = workspace.for_fleet(load_fleet(fleet_file)).make()
@@ -62,8 +66,12 @@ def put_back_database(workspace: Workspace, fleet_file: Path, brought: BroughtBa
             raise BadInput(
                 f"the set has no copy for {kind.value}", where=str(folder), mend=f"wanted: {name}"
             )
-        put = _put_sqlite if kind is DatabaseKind.SQLITE else _put_postgresql
-        kept = put(state, database, file, stamp)
+        if kind is DatabaseKind.SQLITE:
+            kept = _put_sqlite(database, file, stamp)
+        else:
+            kept = state.root / "protect" / f"before-{stamp}.dump"
+            kept = _dumped(database, kept, despite_damage=despite_damage)
+            restore_postgresql(database, file)
     writer = state.root / "writer"
     if writer.is_file():
         writer.replace(writer.with_name(f"writer.before-{stamp}"))
@@ -132,7 +140,7 @@ def _check_part(brought: BroughtBack, part: Part) -> None:
         raise BadInput(f"is {brought.part.value}, not {part.value}", where=brought.folder)
 
 
-def _put_sqlite(_: EnvironmentDir, database: Database, file: Path, stamp: str) -> Path | None:
+def _put_sqlite(database: Database, file: Path, stamp: str) -> Path | None:
     check_sqlite(file)
     place = Path(str(database.url.database))
     if holders := holders_of(place):
@@ -143,9 +151,18 @@ def _put_sqlite(_: EnvironmentDir, database: Database, file: Path, stamp: str) -
     return put_sqlite(file, place, stamp)
 
 
-def _put_postgresql(state: EnvironmentDir, database: Database, file: Path, stamp: str) -> Path:
-    kept = state.root / "protect" / f"before-{stamp}.dump"
+def _dumped(database: Database, kept: Path, *, despite_damage: bool) -> Path | None:
+    """Keep what is replaced; None where it cannot be kept, and need not."""
     kept.parent.mkdir(mode=PRIVATE, exist_ok=True)
-    dump_postgresql(database, kept)
-    restore_postgresql(database, file)
+    try:
+        dump_postgresql(database, kept)
+    except Failed as error:
+        kept.unlink(missing_ok=True)
+        if despite_damage:
+            return None
+        raise Failed(
+            f"the database that is to be replaced cannot be kept: {error.what}",
+            where=error.where,
+            mend="where it is damaged: put_back_database(..., despite_damage=True)",
+        ) from None
     return kept
