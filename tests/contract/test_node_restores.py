@@ -5,15 +5,19 @@ There is no kubelet: the test ends the pods, and runs what one of them would run
 
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
+import yaml
 from tests.conftest import Until, small_fleet
 from tests.hosts.nodes import nodes
 from tests.object_stores import StoreServer
@@ -67,6 +71,8 @@ def control_plane(
             cluster.merge(f"/api/v1/nodes/{host}", {"metadata": {"labels": labels}})
             allocatable = {"cpu": "8", "memory": "64Gi", "pods": "110"}
             cluster.merge(f"/api/v1/nodes/{host}/status", {"status": {"allocatable": allocatable}})
+        # The Job controller gives up on a server that is not ready.
+        until(lambda: _is_ready(kubeconfig), 180)
         for name, options in (
             ("kube-controller-manager", ["--controllers=job-controller"]),
             ("kube-scheduler", []),
@@ -78,6 +84,17 @@ def control_plane(
             stack.callback(process.wait)
             stack.callback(process.kill)
         yield cluster, kubeconfig
+
+
+def _is_ready(kubeconfig: Path) -> bool:
+    """Whether the API server has begun everything that it begins with."""
+    told = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
+    trusted = ssl.create_default_context(cafile=told["certificate-authority"])
+    try:
+        answer = httpx.get(f"{told['server']}/readyz", verify=trusted, timeout=10)
+    except httpx.HTTPError:
+        return False
+    return answer.status_code == HTTPStatus.OK
 
 
 @pytest.fixture(scope="module")
