@@ -5,23 +5,35 @@ There is no kubelet: the test ends the pods, and runs what one of them would run
 
 import json
 import os
+import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import pytest
-from tests.conftest import Embedded, Until, small_fleet
+import yaml
+from tests.conftest import Until, small_fleet
+from tests.hosts.nodes import nodes
+from tests.object_stores import StoreServer
 from tests.snapshot_bench import picture, quiet
+from tests.watched_fleets import on_clusters
 
 from gpufleet.components.restore_job import RestoreWork, restore_job
+from gpufleet.components.site import DeclaredSite
+from gpufleet.components.snapshot_jobs import cron_job
+from gpufleet.components.worker_pod import WorkerPlan
 from gpufleet.core import admission
 from gpufleet.core import vocabulary as names
+from gpufleet.core.snapshots.schedule import lines
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.database import Database
-from gpufleet.edges.engines import Binaries
+from gpufleet.edges.engines import resolve
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import collection_path, object_path
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
@@ -29,8 +41,8 @@ from gpufleet.flows.ground import Ground
 from gpufleet.flows.node_restore import NodeOrder, plan, restore_to_nodes
 from gpufleet.flows.snapshots.requests import TakeWish, bucket_of, taken
 from gpufleet.flows.stores import places_of
-from gpufleet.local.platform import Platform
 from gpufleet.spec.errors import BadInput, Failed
+from gpufleet.spec.snapshot_schedule import ScheduledRevision, SnapshotSchedule
 
 if TYPE_CHECKING:
     from gpufleet.spec.node_restores import NodeRestoreReport
@@ -38,25 +50,57 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.timeout(400)
 SITE = "solo"
 GROUP = f"{SITE}-h100"
+HOSTS = ("solo-h100-001", "solo-h100-002")
 PODS = collection_path("v1", "Pod", names.CACHE_NAMESPACE)
 JOBS = collection_path("batch/v1", "Job", names.CACHE_NAMESPACE)
 
 
 @pytest.fixture(scope="module")
-def platform(binaries: Binaries, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedded]:
-    state = EnvironmentDir(tmp_path_factory.mktemp("platform") / "clone")
-    made = Embedded(Platform(small_fleet(SITE), state, binaries))
+def control_plane(
+    tmp_path_factory: pytest.TempPathFactory, until: Until
+) -> Iterator[tuple[Cluster, Path]]:
+    """An API server, the Job controller and the scheduler, with two nodes that take pods."""
+    folder = tmp_path_factory.mktemp("nodes")
+    paths = resolve(lambda _: None, ["controlplane"]).paths
+    with (
+        nodes(folder / "server", HOSTS, until, SITE) as (cluster, kubeconfig),
+        ExitStack() as stack,
+    ):
+        for host in HOSTS:
+            labels = {names.NODE_GROUP: GROUP, names.HOSTNAME: host}
+            cluster.merge(f"/api/v1/nodes/{host}", {"metadata": {"labels": labels}})
+            allocatable = {"cpu": "8", "memory": "64Gi", "pods": "110"}
+            cluster.merge(f"/api/v1/nodes/{host}/status", {"status": {"allocatable": allocatable}})
+        # The Job controller gives up on a server that is not ready.
+        until(lambda: _is_ready(kubeconfig), 180)
+        for name, options in (
+            ("kube-controller-manager", ["--controllers=job-controller"]),
+            ("kube-scheduler", []),
+        ):
+            command = [str(paths[name]), f"--kubeconfig={kubeconfig}", "--secure-port=0"]
+            elected = ["--leader-elect=false", *options]
+            log = stack.enter_context((folder / f"{name}.log").open("wb"))
+            process = subprocess.Popen([*command, *elected], stdout=log, stderr=log)
+            stack.callback(process.wait)
+            stack.callback(process.kill)
+        yield cluster, kubeconfig
+
+
+def _is_ready(kubeconfig: Path) -> bool:
+    """Whether the API server has begun everything that it begins with."""
+    told = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
+    trusted = ssl.create_default_context(cafile=told["certificate-authority"])
     try:
-        made.up()
-        yield made
-    finally:
-        made.down(purge=True)
+        answer = httpx.get(f"{told['server']}/readyz", verify=trusted, timeout=10)
+    except httpx.HTTPError:
+        return False
+    return answer.status_code == HTTPStatus.OK
 
 
 @pytest.fixture(scope="module")
-def cluster(platform: Embedded) -> Cluster:
+def cluster(control_plane: tuple[Cluster, Path]) -> Cluster:
     """The site's API, with the namespaces and policies that its stack makes."""
-    connected = platform.cluster(SITE)
+    connected, _ = control_plane
     for name in (names.SYSTEM_NAMESPACE, names.CACHE_NAMESPACE):
         about: dict[str, Any] = {"name": name}
         if name == names.CACHE_NAMESPACE:
@@ -69,11 +113,18 @@ def cluster(platform: Embedded) -> Cluster:
 
 
 @pytest.fixture
-def ground(platform: Embedded, tmp_path: Path) -> Iterator[Ground]:
+def ground(
+    control_plane: tuple[Cluster, Path], snapshot_server: StoreServer, tmp_path: Path
+) -> Iterator[Ground]:
+    """An environment of its own name at this site."""
+    state = EnvironmentDir(tmp_path / "state").make()
+    state.kubeconfig.write_bytes(control_plane[1].read_bytes())
+    snapshot_server.declare(state, SITE)
     database = Database(f"sqlite:///{tmp_path / 'fleet.db'}")
     database.migrate()
+    name = "".join(each for each in tmp_path.name if each.isalnum())[-20:]
+    fleet = small_fleet(SITE).model_copy(update={"fleet": f"{name}{os.getpid()}"})
     file = PROJECT_ROOT / "fleets" / "article" / "production.yaml"
-    fleet, state = platform.platform.fleet, platform.state
     yield Ground(Workspace(PROJECT_ROOT), file, fleet, state, database, system_clock)
     database.close()
 
@@ -146,7 +197,6 @@ def test_what_its_pod_runs_restores_the_snapshot(
     keys = {
         "AWS_ACCESS_KEY_ID": str(place.access_key),
         "AWS_SECRET_ACCESS_KEY": str(place.secret_key),
-        **({"AWS_CA_BUNDLE": place.ca} if place.ca else {}),
     }
     done = subprocess.run(
         [sys.executable, "-P", "-m", "gpufleet.tasks", *arguments],
@@ -192,6 +242,18 @@ def test_admission_holds_the_pods_to_one_folder_of_their_node(cluster: Cluster) 
         cluster.create(JOBS, made(names.CACHE_FOLDER, capabilities={}))
     with pytest.raises(Failed, match="no privilege"):
         cluster.create(JOBS, made(names.CACHE_FOLDER, privileged=True))
+
+
+def test_what_is_scheduled_is_a_cron_job_that_the_cluster_takes(cluster: Cluster) -> None:
+    file = PROJECT_ROOT / "fleets" / "article" / "production.yaml"
+    revision = ScheduledRevision(source="/v7", claim="models")
+    schedule = SnapshotSchedule(revisions={"chat.v7": revision})
+    fleet = on_clusters(small_fleet(SITE)).model_copy(update={"snapshot_schedule": schedule})
+    worker = WorkerPlan.of(DeclaredSite(fleet, file, SITE))
+    path = collection_path("batch/v1", "CronJob", names.SYSTEM_NAMESPACE)
+    for line in lines(fleet):
+        assert cluster.create(path, cron_job(line, worker))
+    assert len(cluster.items(path)) == 2
 
 
 def test_a_group_that_is_not_there_and_an_unknown_rate_are_told(
