@@ -11,19 +11,23 @@ from tests.snapshot_bench import now, quiet
 from tests.watched_fleets import on_clusters
 
 from gpufleet.core.cluster_worker import worker_site
+from gpufleet.core.journal import RESTORED, restoration, sealed
 from gpufleet.core.snapshots.layout import MANIFEST, SUMMARY, snapshot_key
 from gpufleet.edges.clock import system_clock
+from gpufleet.edges.journal_table import Journal
 from gpufleet.edges.stack_states import PLATFORM, Stack, StackStates
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.protected_sets import protected_sets
 from gpufleet.flows.protection import bring_back, protect
+from gpufleet.flows.record_keeping import anchor, verified
 from gpufleet.flows.snapshots.catalogue import newest_good
 from gpufleet.flows.snapshots.requests import store_of
 from gpufleet.flows.snapshots.restore import RestoreOrder, restore
 from gpufleet.flows.snapshots.take import TakeOrder, take
 from gpufleet.spec.errors import BadInput, Failed
 from gpufleet.spec.protection import REVISION, Part
+from gpufleet.spec.records import Fact
 from gpufleet.spec.snapshots import SnapshotKind
 
 
@@ -139,3 +143,24 @@ def test_advisories_that_a_cluster_s_worker_is_not_given_are_not_missing(ground:
     (told,) = protect(replace(ground, fleet=declared)).missing
     assert "not-there.json" in told
     assert protect(replace(ground, fleet=on_clusters(declared))).missing == []
+
+
+def test_a_forged_restoration_hides_no_cut_tail(ground: Ground, database_url: str) -> None:
+    if not database_url.startswith("sqlite"):
+        pytest.skip("one kind shows it")
+    note(ground, 6)
+    anchor(ground)
+    kept, writer = protect(ground).snapshots["main"], ground.journal.writer
+    for cut in (
+        "DELETE FROM fleet_journal WHERE sequence > 2",
+        "UPDATE fleet_journal_heads SET sequence = 2",
+    ):
+        ground.database.write(lambda connection, cut=cut: connection.exec_driver_sql(cut))
+    forger = Journal(ground.database, "forger", system_clock, sealed)
+    body = restoration({writer: 2}, kept)
+    forger.append(Fact(event=RESTORED, actor="eve", body=body))
+    assert "truncated" in {each.fault for each in verified(ground).findings}
+    forger.append(Fact(event=RESTORED, actor="eve", body={**body, "snapshot": "gone"}))
+    report = verified(ground)
+    assert [each.proven for each in report.lost] == [False]
+    assert not report.is_good

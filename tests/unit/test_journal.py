@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpufleet.core.journal import RESTORED, lost, restoration, sealed, verify
+from gpufleet.core.journal import RESTORED, is_refuted, lost, restoration, sealed, verify
 from gpufleet.spec.records import Anchor, Fact, JournalRecord
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -151,3 +151,20 @@ def test_a_restoration_excuses_neither_less_than_it_says_nor_what_came_later(
     assert (kept + 1, "truncated") in faults(back, anchors)
     later = [*records[:kept], restored({"one": kept}, NOON - timedelta(hours=1))]
     assert (kept + 1, "truncated") in faults(later, anchors)
+
+
+def test_a_restoration_that_its_set_refutes_excuses_nothing() -> None:
+    records = chain(5)
+    anchors = [anchored(record) for record in records]
+    at = anchors[-1].at
+    back = [*records[:2], restored({"one": 2}, at)]
+    record = back[-1]
+    assert is_refuted(record, [anchors[2]], at)
+    assert not is_refuted(record, [anchors[1]], at)
+    assert is_refuted(record, [anchors[1]], at - timedelta(hours=1))
+    found = verify(back, anchors, refuted={record.id})
+    assert "truncated" in {each.fault for each in found}
+    assert lost(back, anchors, refuted={record.id}) == []
+    (told,) = lost(back, anchors)
+    (known,) = lost(back, anchors, proven={record.id})
+    assert (told.proven, known.proven) == (False, True)

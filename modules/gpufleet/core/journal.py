@@ -8,7 +8,7 @@ from an older copy says so itself, by a record that names what it came back with
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from itertools import groupby
 from typing import Final
@@ -67,6 +67,8 @@ def verify(
     records: Iterable[JournalRecord],
     anchors: Iterable[Anchor] = (),
     heads: Mapping[str, int] | None = None,
+    *,
+    refuted: Collection[str] = (),
 ) -> list[JournalFinding]:
     """Everything that was done to a journal behind its back; nothing means that it is whole.
 
@@ -74,9 +76,10 @@ def verify(
         records: by writer, then by sequence.
         anchors: heads that were kept elsewhere, in any order.
         heads: the sequence that each writer believes to have reached.
+        refuted: IDs of records of restorations that cannot be what they say; they excuse nothing.
     """
     written = list(records)
-    restorations = _restorations(written)
+    restorations = restorations_of(written, refuted)
     expected: dict[str, list[Anchor]] = {}
     for anchor in anchors:
         if _lost_by(anchor, restorations) is None:
@@ -102,9 +105,22 @@ def restoration(heads: Mapping[str, int], snapshot: str) -> dict[str, JsonValue]
     return {_REACHED: dict(heads), "snapshot": snapshot}
 
 
-def lost(records: Iterable[JournalRecord], anchors: Iterable[Anchor]) -> list[JournalLoss]:
-    """What restorations lost of each chain, as far as anchors know of it."""
-    restorations = _restorations(records)
+def lost(
+    records: Iterable[JournalRecord],
+    anchors: Iterable[Anchor],
+    *,
+    refuted: Collection[str] = (),
+    proven: Collection[str] = (),
+) -> list[JournalLoss]:
+    """What restorations lost of each chain, as far as anchors know of it.
+
+    Args:
+        records: of the journal.
+        anchors: heads that were kept elsewhere.
+        refuted: as for `verify`.
+        proven: IDs of records of restorations whose set a store still has.
+    """
+    restorations = restorations_of(records, refuted)
     found: dict[tuple[str, str], JournalLoss] = {}
     for anchor in anchors:
         record = _lost_by(anchor, restorations)
@@ -118,6 +134,7 @@ def lost(records: Iterable[JournalRecord], anchors: Iterable[Anchor]) -> list[Jo
             last=max(anchor.sequence, before.last if before else 0),
             restored_at=record.at,
             by=record.actor,
+            proven=record.id in proven,
         )
     return [found[key] for key in sorted(found)]
 
@@ -129,12 +146,28 @@ def unexcused(anchors: Iterable[Anchor], records: Iterable[JournalRecord]) -> li
         anchors: heads that were kept elsewhere.
         records: those of restorations count.
     """
-    restorations = _restorations(records)
+    restorations = restorations_of(records)
     return [anchor for anchor in anchors if _lost_by(anchor, restorations) is None]
 
 
-def _restorations(records: Iterable[JournalRecord]) -> list[JournalRecord]:
-    return [record for record in records if record.event == RESTORED]
+def restorations_of(
+    records: Iterable[JournalRecord], refuted: Collection[str] = ()
+) -> list[JournalRecord]:
+    """The records of restorations, without those that were refuted."""
+    return [each for each in records if each.event == RESTORED and each.id not in refuted]
+
+
+def is_refuted(record: JournalRecord, kept: Iterable[Anchor], now: datetime) -> bool:
+    """Whether a restoration cannot be what its record says.
+
+    Args:
+        record: of the restoration.
+        kept: the heads of the protected set that it names: whatever they say came back with it.
+        now: nothing was restored later.
+    """
+    reached = _reached(record)
+    said_less = any(reached.get(head.writer, 0) < head.sequence for head in kept)
+    return said_less or record.at > now + CLOCK_SKEW
 
 
 def _lost_by(anchor: Anchor, restorations: Iterable[JournalRecord]) -> JournalRecord | None:

@@ -99,6 +99,8 @@ class JournalLoss(Spec):
     restored_at: datetime
     by: str
     """Who put the copy in place."""
+    proven: bool = False
+    """Whether a store still has the copy that was put in place, and it agrees."""
 
 
 class JournalReport(Spec):
@@ -113,5 +115,5 @@ class JournalReport(Spec):
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
+        """Whether nothing was found, and what is lost was lost by a restoration that is proven."""
+        return not self.findings and all(each.proven for each in self.lost)
