@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from tests.contract.protected_grounds import next_second, note, state_of
+from tests.object_stores import StoreServer
 from tests.snapshot_bench import now, quiet
 from tests.watched_fleets import on_clusters
 
@@ -86,13 +87,16 @@ def test_a_newer_set_without_the_part_is_passed_over(ground: Ground, tmp_path: P
         bring_back(store_of(ground), Part.STATE, tmp_path / "back", snapshot=second)
 
 
-def test_a_newest_set_whose_manifest_is_bent_is_passed_over(ground: Ground, tmp_path: Path) -> None:
+def test_a_newest_set_whose_manifest_is_bent_is_passed_over(
+    ground: Ground, snapshot_server: StoreServer, tmp_path: Path
+) -> None:
     first = protect(ground).snapshots["main"]
     next_second()
     second = protect(ground).snapshots["main"]
     store = store_of(ground)
     for part in (MANIFEST, SUMMARY):
-        store.objects.put(snapshot_key(second, part), b"{}")
+        bucket = snapshot_server.data / store.objects.bucket
+        (bucket / snapshot_key(second, part)).write_bytes(b"{}")
         brought = bring_back(store, Part.DATABASE, tmp_path / "back")
         assert brought.snapshot == first
         with pytest.raises(BadInput):

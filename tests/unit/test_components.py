@@ -394,7 +394,11 @@ def test_the_worker_may_write_every_kind_that_the_stacks_make_and_no_secret(
     declare(program)
     written = {
         (group, resource)
-        for kinds in (cluster_worker.CLUSTER_KINDS, cluster_worker.NAMESPACED_KINDS)
+        for kinds in (
+            cluster_worker.CLUSTER_KINDS,
+            cluster_worker.NAMESPACED_KINDS,
+            cluster_worker.SYSTEM_KINDS,
+        )
         for group, resources in kinds.items()
         for resource in resources
     }

@@ -42,6 +42,9 @@ NAMESPACED_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What the stacks make in our namespaces, by API group."""
 
+SYSTEM_KINDS: Final[Mapping[str, tuple[str, ...]]] = {"batch": ("cronjobs",)}
+"""What they make in the worker's own namespace alone."""
+
 _OBSERVED: Final[Mapping[str, tuple[str, ...]]] = {
     "": ("events", "nodes", "pods", "services"),
     "apps": ("deployments", "replicasets"),
@@ -109,7 +112,7 @@ def namespace_rules(namespace: str) -> list[dict[str, list[str]]]:
     asks = {"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["create"]}
     jobs = _rules({"batch": ("jobs",)}, _WRITE)
     own = {
-        names.SYSTEM_NAMESPACE: [tokens, *_rules({"batch": ("cronjobs",)}, _WRITE)],
+        names.SYSTEM_NAMESPACE: [tokens, *_rules(SYSTEM_KINDS, _WRITE)],
         names.BATCH_NAMESPACE: jobs,
         names.INTERACTIVE_NAMESPACE: [asks],
         names.CACHE_NAMESPACE: [
