@@ -11,7 +11,9 @@ from gpufleet.tasks import (
     change,
     cost,
     develop,
+    disaster,
     doctor,
+    drills,
     fleet,
     flows,
     freeze,
@@ -54,5 +56,8 @@ for module in (
     state,
 ):
     namespace.add_collection(Collection.from_module(module))
+namespace.add_collection(Collection.from_module(disaster), name="dr")
+for task in Collection.from_module(drills).tasks.values():
+    namespace.collections["dr"].add_task(task)
 for task in Collection.from_module(overrides).tasks.values():
     namespace.collections["freeze"].add_task(task)

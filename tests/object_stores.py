@@ -19,9 +19,11 @@ class StoreServer:
     Args:
         binary: versitygw.
         folder: of its objects.
+        options: more of versitygw's own.
     """
 
-    def __init__(self, binary: Path, folder: Path) -> None:
+    def __init__(self, binary: Path, folder: Path, *options: str) -> None:
+        self._options = options
         self._binary = binary
         self._folder = folder
         with socket.socket() as found:
@@ -56,6 +58,7 @@ class StoreServer:
                 f"--port=127.0.0.1:{self.port}",
                 "--region=here",
                 "--quiet",
+                *self._options,
                 "posix",
                 f"--versioning-dir={self._folder / 'versions'}",
                 str(self._folder / "data"),

@@ -4,8 +4,15 @@ from typing import Final
 
 from tests.alerts.case import Case, Cases, one
 
-from gpufleet.core.monitoring.platform import FREEZE_KNOWN_UNTIL
+from gpufleet.core.monitoring.platform import (
+    FREEZE_KNOWN_UNTIL,
+    PROTECTED_AT,
+    PROTECTED_RPO_S,
+    SNAPSHOT_AT,
+    SNAPSHOT_RPO_S,
+)
 
+_CHAT: Final = 'revision="chat",store="fra1"'
 _FRA1: Final = '{job="worker",site="fra1"}'
 CASES: Final[dict[tuple[str, str], Cases]] = {
     ("TargetDown", "ticket"): one(
@@ -35,6 +42,65 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
             'gpufleet_patch_overdue_seconds{component="firmware"}': "0x60",
         },
         {"component": "driver"},
+    ),
+    ("SnapshotOlderThanRPO", "ticket"): Cases(
+        fires=(
+            # Of two workers the one that has looked last counts.
+            Case(
+                {
+                    f'{SNAPSHOT_AT}{{{_CHAT},instance="a"}}': "0x60",
+                    f'{SNAPSHOT_AT}{{{_CHAT},instance="b"}}': "600x60",
+                    f'{SNAPSHOT_RPO_S}{{{_CHAT},instance="a"}}': "1800x60",
+                },
+                {"revision": "chat", "store": "fra1"},
+            ),
+        ),
+        quiet=(
+            Case(
+                {f"{SNAPSHOT_AT}{{{_CHAT}}}": "0x60", f"{SNAPSHOT_RPO_S}{{{_CHAT}}}": "7200x60"},
+                None,
+            ),
+            Case(
+                {
+                    f"{SNAPSHOT_AT}{{{_CHAT}}}": "0+60x60",
+                    f"{SNAPSHOT_RPO_S}{{{_CHAT}}}": "1800x60",
+                    # Another store's limit is its own.
+                    f'{SNAPSHOT_RPO_S}{{revision="chat",store="ams1"}}': "60x60",
+                },
+                None,
+            ),
+        ),
+    ),
+    ("ProtectionOlderThanRPO", "page"): Cases(
+        fires=(
+            # One store of two has missed what the other has.
+            Case(
+                {
+                    f'{PROTECTED_AT}{{store="fra1"}}': "0+60x60",
+                    f'{PROTECTED_AT}{{store="ams1"}}': "0+60x30 1800x30",
+                    f'{PROTECTED_RPO_S}{{store="fra1"}}': "300x60",
+                    f'{PROTECTED_RPO_S}{{store="ams1"}}': "300x60",
+                },
+                {"store": "ams1"},
+            ),
+        ),
+        quiet=(
+            Case(
+                {
+                    f'{PROTECTED_AT}{{store="fra1"}}': "0+60x60",
+                    f'{PROTECTED_RPO_S}{{store="fra1"}}': "300x60",
+                },
+                None,
+            ),
+        ),
+    ),
+    ("DrillOverdue", "ticket"): one(
+        {'gpufleet_drill_due_timestamp_seconds{scenario="site-lost",target="fra1"}': "0x60"},
+        {
+            'gpufleet_drill_due_timestamp_seconds{scenario="site-lost",target="fra1"}': "86400x60",
+            'gpufleet_drill_due_timestamp_seconds{scenario="restore",target="a@fra1"}': "86400x60",
+        },
+        {"scenario": "site-lost", "target": "fra1"},
     ),
     ("FreezeStateStale", "ticket"): one(
         {f"{FREEZE_KNOWN_UNTIL}{_FRA1}": "90+60x30 1890x30"},

@@ -1,6 +1,7 @@
 """Databases of both kinds, an object store for snapshots, and keys of made-up people."""
 
 import os
+import shutil
 import subprocess
 import time
 import uuid
@@ -15,6 +16,8 @@ from gpufleet.edges.database import Database
 from gpufleet.edges.engines import resolve
 from gpufleet.edges.object_store import ObjectStore
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
+from gpufleet.edges.workspace import DATABASE_URL_VARIABLE, PROJECT_ROOT, Workspace
+from gpufleet.flows.ground import Ground
 from gpufleet.flows.snapshots.store import SnapshotStore
 
 
@@ -89,3 +92,36 @@ def bench(snapshot_server: StoreServer, tmp_path: Path) -> Bench:
     made = Bench(snapshot_server, SnapshotStore(SnapshotObjects(place)), tmp_path)
     made.source.mkdir()
     return made
+
+
+@pytest.fixture
+def workspace(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A clone whose one environment has a name of its own, and a database of each kind."""
+    if database_url.startswith("postgresql"):
+        monkeypatch.setenv(DATABASE_URL_VARIABLE, database_url)
+    else:
+        monkeypatch.delenv(DATABASE_URL_VARIABLE, raising=False)
+    clone = tmp_path / "clone"
+    (clone / "fleets").mkdir(parents=True)
+    shutil.copytree(PROJECT_ROOT / "fleets" / "article", clone / "fleets" / "article")
+    (clone / "images").symlink_to(PROJECT_ROOT / "images")
+    file = clone / "fleets" / "article" / "production.yaml"
+    name = "".join(each for each in tmp_path.name if each.isalnum())[-20:]
+    text = file.read_text().replace("fleet: article", f"fleet: {name}{os.getpid()}")
+    file.write_text(text)
+    return Workspace(clone)
+
+
+@pytest.fixture
+def fleet_file(workspace: Workspace) -> Path:
+    return workspace.root / "fleets" / "article" / "production.yaml"
+
+
+@pytest.fixture
+def ground(
+    workspace: Workspace, fleet_file: Path, snapshot_server: StoreServer
+) -> Iterator[Ground]:
+    made = Ground.open(workspace, fleet_file)
+    snapshot_server.declare(made.state, "main")
+    yield made
+    made.close()

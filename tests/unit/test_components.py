@@ -21,6 +21,7 @@ from gpufleet.components.pod_template import pod_spec
 from gpufleet.components.serving_pool import PoolContext, ServingPool
 from gpufleet.components.site import DeclaredSite
 from gpufleet.components.site_platform import SitePlatform
+from gpufleet.components.snapshot_jobs import cron_job
 from gpufleet.components.worker_deployment import deploy_worker
 from gpufleet.components.worker_pod import WorkerPlan
 from gpufleet.components.worker_pod import pod_spec as worker_pod
@@ -32,11 +33,14 @@ from gpufleet.core.gateway.routes import routes_of, routes_text
 from gpufleet.core.inventory import expand_site
 from gpufleet.core.quotas import SitePlan
 from gpufleet.core.serving import PoolAtSite, pools_at
+from gpufleet.core.snapshots.schedule import lines
+from gpufleet.core.vocabulary import CACHE_NAMESPACE
 from gpufleet.edges.kube_paths import plural
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import load_fleet
 from gpufleet.spec.gateway import Routes
 from gpufleet.spec.hardware import ExistingCluster
+from gpufleet.spec.snapshot_schedule import ScheduledRevision, SnapshotSchedule
 
 FLEET = load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml")
 POOLS = [pool for site in FLEET.sites for pool in pools_at(FLEET, site)]
@@ -126,7 +130,10 @@ def test_a_site_has_no_gpu_quota_where_kueue_owns_it(recorder: Recorder) -> None
     assert denied == namespaces
     for made in recorder.of("Namespace"):
         labels = made.inputs["metadata"]["labels"]
-        assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
+        is_cache = made.inputs["metadata"]["name"] == CACHE_NAMESPACE
+        assert labels["pod-security.kubernetes.io/enforce"] == (
+            "privileged" if is_cache else "restricted"
+        )
 
 
 def test_on_a_real_cluster_ansible_owns_drivers_and_charts_are_pinned(recorder: Recorder) -> None:
@@ -306,6 +313,65 @@ def test_the_worker_s_pod_is_restricted_and_its_secrets_are_in_no_state(recorder
     assert all(probe in container for probe in ("readinessProbe", "livenessProbe"))
 
 
+SCHEDULED = SnapshotSchedule(
+    revisions={"chat-v7": ScheduledRevision(source="/v7", claim="models", site="ams1")}
+)
+
+
+def test_what_is_scheduled_is_taken_by_cron_jobs_of_the_worker_s_site(recorder: Recorder) -> None:
+    fleet = REAL.model_copy(update={"snapshot_schedule": SCHEDULED})
+
+    def program() -> None:
+        for site in fleet.sites:
+            deploy_worker(DeclaredSite(fleet, AT_FRA1.path, site), pulumi.ResourceOptions())
+
+    declare(program)
+    made = {each.inputs["metadata"]["name"]: each.inputs for each in recorder.of("CronJob")}
+    assert set(made) == {
+        names.cron_job_of(line.revision, protects=not line.source) for line in lines(fleet)
+    }
+    take = made[names.cron_job_of("chat-v7", protects=False)]["spec"]
+    assert take["concurrencyPolicy"] == "Forbid"
+    pod = take["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert container["args"] == [
+        "snapshot.take",
+        "--revision=chat-v7",
+        "--source=/source/v7",
+        "--site=ams1",
+        "--apply",
+        "--fleet=/opt/gpufleet/fleets/sample/production.yaml",
+    ]
+    claims = {each.get("persistentVolumeClaim", {}).get("claimName") for each in pod["volumes"]}
+    assert {"models", "gpufleet-worker"} <= claims
+    assert next(each for each in pod["volumes"] if each["name"] == "source")[
+        "persistentVolumeClaim"
+    ]["readOnly"]
+    protect = made["gpufleet-protect"]["spec"]
+    assert protect["schedule"] == "*/2 * * * *"
+    assert (
+        protect["jobTemplate"]["spec"]["template"]["spec"]["containers"][0]["args"][0]
+        == "dr.protect"
+    )
+
+
+def test_a_scheduled_pod_is_restricted_as_the_worker_s_and_ends(recorder: Recorder) -> None:
+    fleet = REAL.model_copy(update={"snapshot_schedule": SCHEDULED})
+    plan = WorkerPlan.of(DeclaredSite(fleet, AT_FRA1.path, "fra1"))
+    assert not recorder.made
+    for line in lines(fleet):
+        spec = cron_job(line, plan)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+        (container,) = spec["containers"]
+        worker = worker_pod(plan)
+        assert spec["securityContext"] == worker["securityContext"]
+        assert container["securityContext"] == worker["containers"][0]["securityContext"]
+        assert spec["restartPolicy"] == "Never"
+        assert not {"readinessProbe", "livenessProbe", "ports"} & set(container)
+        assert {mount["name"] for mount in container["volumeMounts"]} == {
+            volume["name"] for volume in spec["volumes"]
+        }
+
+
 def test_the_worker_finds_the_declared_files_where_they_were() -> None:
     plan = WorkerPlan.of(AT_FRA1)
     laid = {plan.paths[key]: text for key, text in plan.data.items()}
@@ -332,7 +398,11 @@ def test_the_worker_may_write_every_kind_that_the_stacks_make_and_no_secret(
     declare(program)
     written = {
         (group, resource)
-        for kinds in (cluster_worker.CLUSTER_KINDS, cluster_worker.NAMESPACED_KINDS)
+        for kinds in (
+            cluster_worker.CLUSTER_KINDS,
+            cluster_worker.NAMESPACED_KINDS,
+            cluster_worker.SYSTEM_KINDS,
+        )
         for group, resources in kinds.items()
         for resource in resources
     }

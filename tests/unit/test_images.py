@@ -78,6 +78,20 @@ def test_a_changed_file_changes_its_layer_and_no_other(tmp_path: Path) -> None:
     assert {name for name in before if before[name] != after[name]} == {"sources"}
 
 
+def test_the_image_can_dump_the_database_of_a_cluster_s_worker() -> None:
+    recipe = find_recipe("gpufleet")
+    clients = [
+        each.name.removeprefix("postgresql-client-")
+        for each in DebianLock.read(recipe.debian).packages
+        if each.name.startswith("postgresql-client-")
+    ]
+    (version,) = clients
+    path = recipe.environment["PATH"].split(":")
+    assert f"/usr/lib/postgresql/{version}/bin" in path
+    made_elsewhere = (PROJECT_ROOT / "images" / "gpufleet" / "Containerfile").read_text()
+    assert f"ENV PATH={':'.join(path)} " in made_elsewhere
+
+
 def test_a_line_that_pins_nothing_is_refused(tmp_path: Path) -> None:
     lock = tmp_path / "debian.lock"
     lock.write_text("architecture: amd64\nlibc6=2.36\n")

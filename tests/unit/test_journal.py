@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpufleet.core.journal import sealed, verify
+from gpufleet.core.journal import RESTORED, is_refuted, lost, restoration, sealed, verify
 from gpufleet.spec.records import Anchor, Fact, JournalRecord
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -117,3 +117,54 @@ def test_a_writer_that_was_removed_whole_is_found_by_its_anchor() -> None:
 def test_a_head_that_is_ahead_of_its_chain_is_found() -> None:
     found = verify(chain(3), (), {"one": 4})
     assert [(each.sequence, each.fault) for each in found] == [(4, "truncated")]
+
+
+def restored(reached: dict[str, int], at: datetime) -> JournalRecord:
+    body = restoration(reached, "snapshot")
+    return sealed(Fact(id="r", event=RESTORED, actor="mara", body=body), "two", at, None)
+
+
+@given(length=st.integers(1, 12), data=st.data())
+def test_what_a_restored_database_had_lost_is_told_and_no_finding(
+    length: int, data: st.DataObject
+) -> None:
+    records = chain(length)
+    kept = data.draw(st.integers(0, length - 1))
+    anchors = [anchored(record) for record in records]
+    back = [*records[:kept], restored({"one": kept} if kept else {}, NOON)]
+    assert verify(back, anchors) == []
+    (loss,) = lost(back, anchors)
+    assert (loss.writer, loss.first, loss.last, loss.by) == ("one", kept + 1, length, "mara")
+    assert verify(records, anchors) == []
+    assert lost(records, anchors) == []
+
+
+@given(length=st.integers(2, 12), data=st.data())
+def test_a_restoration_excuses_neither_less_than_it_says_nor_what_came_later(
+    length: int, data: st.DataObject
+) -> None:
+    records = chain(length)
+    said = data.draw(st.integers(1, length))
+    kept = data.draw(st.integers(0, said - 1))
+    anchors = [anchored(record) for record in records]
+    back = [*records[:kept], restored({"one": said}, NOON)]
+    assert (kept + 1, "truncated") in faults(back, anchors)
+    later = [*records[:kept], restored({"one": kept}, NOON - timedelta(hours=1))]
+    assert (kept + 1, "truncated") in faults(later, anchors)
+
+
+def test_a_restoration_that_its_set_refutes_excuses_nothing() -> None:
+    records = chain(5)
+    anchors = [anchored(record) for record in records]
+    at = anchors[-1].at
+    back = [*records[:2], restored({"one": 2}, at)]
+    record = back[-1]
+    assert is_refuted(record, [anchors[2]], at)
+    assert not is_refuted(record, [anchors[1]], at)
+    assert is_refuted(record, [anchors[1]], at - timedelta(hours=1))
+    found = verify(back, anchors, refuted={record.id})
+    assert "truncated" in {each.fault for each in found}
+    assert lost(back, anchors, refuted={record.id}) == []
+    (told,) = lost(back, anchors)
+    (known,) = lost(back, anchors, proven={record.id})
+    assert (told.proven, known.proven) == (False, True)

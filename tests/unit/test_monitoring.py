@@ -220,8 +220,11 @@ OF_THE_WORKER = {
     "FreezeStateStale",
     "ChoresFail",
     "PatchOverdue",
+    "DrillOverdue",
     "PrewarmMissing",
     "PrewarmStale",
+    "SnapshotOlderThanRPO",
+    "ProtectionOlderThanRPO",
 }
 
 

@@ -60,7 +60,8 @@ def test_every_call_on_a_page_is_a_task_with_these_options(page: Path) -> None:
         if words[0].startswith("-"):
             continue
         task = collection[words[0]]
-        known = {f"--{each.name.replace('_', '-')}" for each in task.get_arguments()} | {"--help"}
+        names = {each.name.rstrip("_").replace("_", "-") for each in task.get_arguments()}
+        known = {f"--{name}" for name in {*names, "help"}}
         assert {word for word in words if word.startswith("--")} <= known, words
 
 

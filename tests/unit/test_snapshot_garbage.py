@@ -16,13 +16,14 @@ from tests.snapshot_actors import (
     Store,
     beat_for,
     left_behind,
+    named,
     unreadable,
 )
 
 from gpufleet.core.snapshots import layout
 from gpufleet.core.snapshots.garbage import SnapshotState, Stock, sweep
 from gpufleet.spec.errors import Failed
-from gpufleet.spec.snapshots import StoredObject
+from gpufleet.spec.snapshots import Pack, PackedChunk, StoredObject
 
 LISTED = "20261126T101500Z-3fa9c1d2"
 OLD = START - timedelta(days=9)
@@ -230,6 +231,16 @@ def test_a_manifest_that_cannot_be_read_stops_everything() -> None:
     with pytest.raises(Failed, match="nothing is deleted") as caught:
         sweep(stock, now=START, grace=GRACE)
     assert caught.value.where == LISTED
+
+
+def test_no_pack_goes_while_the_index_of_a_chunk_that_is_needed_is_lost() -> None:
+    held, other = (layout.pack_key(named(name)) for name in ("held", "other"))
+    objects = [StoredObject(key, 1, OLD, key) for key in (held, other)]
+    states = [SnapshotState(LISTED, SMALL[:1])]
+    assert sweep(Stock(objects, states, {}), now=START, grace=GRACE).delete == ()
+    pack = Pack(named("held"), 1, (PackedChunk(SMALL[0], 0, 1, 1),))
+    found = sweep(Stock(objects, states, {named("i"): [pack]}), now=START, grace=GRACE)
+    assert [one.key for one in found.delete] == [other]
 
 
 def test_what_somebody_else_put_there_is_left_alone() -> None:

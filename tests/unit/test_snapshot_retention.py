@@ -7,11 +7,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gpufleet.core.snapshots.retention import LAST_GOOD, Retained, Standing, retained
+from gpufleet.core.snapshots.retention import (
+    LAST_GOOD,
+    Retained,
+    Standing,
+    lock_for,
+    retained,
+)
 from gpufleet.spec.governance import SnapshotRetention
 from gpufleet.spec.snapshots import SnapshotKind, SnapshotSummary
 
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+NOON_OF_THE_FIRST = datetime(2026, 11, 1, 12, tzinfo=UTC)
 BERLIN = ZoneInfo("Europe/Berlin")
 ZONES = [UTC, BERLIN, ZoneInfo("Pacific/Auckland"), ZoneInfo("Australia/Lord_Howe")]
 
@@ -23,11 +30,10 @@ def standing(
     *,
     damaged: bool = False,
     by: str = "",
+    kind: SnapshotKind = SnapshotKind.ARTIFACT,
 ) -> Standing:
     identity = f"{created.astimezone(UTC):%Y%m%dT%H%M%SZ}-{number:08x}"
-    summary = SnapshotSummary(
-        identity, created, revision, SnapshotKind.ARTIFACT, 1, 1, 1, "0" * 64, "t"
-    )
+    summary = SnapshotSummary(identity, created, revision, kind, 1, 1, 1, "0" * 64, "t")
     return Standing(summary, damaged, by)
 
 
@@ -157,3 +163,25 @@ def test_a_damaged_newest_one_does_not_push_out_the_last_good_one() -> None:
 @pytest.mark.parametrize("zone", ZONES)
 def test_nothing_at_all_is_no_error(zone: tzinfo) -> None:
     assert decided([], SnapshotRetention(), zone) == Retained({}, ())
+
+
+def test_of_protected_sets_those_are_kept_that_are_locked() -> None:
+    policy, every = SnapshotRetention(daily=5, weekly=1, monthly=1), timedelta(hours=5)
+    locked: dict[str, datetime] = {}
+    sets: list[Standing] = []
+    for number in range(48):
+        at = NOON_OF_THE_FIRST + number * every
+        earlier = sets[-1].summary.created if sets else None
+        sets.append(standing(at, number, "protected", kind=SnapshotKind.STATE))
+        locked[sets[-1].summary.id] = at + lock_for(policy, earlier, at)
+    now = sets[-1].summary.created
+    kept = retained(sets, policy, zone=UTC, now=now).keep
+    assert {each for each, until in locked.items() if until > now} <= set(kept)
+    assert kept[sets[-1].summary.id] == LAST_GOOD
+    assert len(kept) < 12
+
+
+def test_of_other_snapshots_the_newest_of_a_day_is_kept() -> None:
+    policy = SnapshotRetention(daily=1, weekly=1, monthly=1)
+    pair = [standing(NOW - timedelta(hours=hours)) for hours in (3, 2)]
+    assert set(retained(pair, policy, zone=UTC, now=NOW).keep) == {pair[1].summary.id}

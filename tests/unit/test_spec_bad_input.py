@@ -198,6 +198,8 @@ def test_a_reference_to_nothing_names_the_nearest_thing_there_is(
         ("rto_s: 30min", "rto_s: 30min\n    fallback: llama-3.1-8b", "is the same revision"),
         ("file: calendars/company.ics, ", "", "has neither `file` nor `url`"),
         ("ics, stale", "ics, url: https://a.example/c.ics, stale", "has both `file` and `url`"),
+        ("pools:\n  answers:", "pools:\n  drill-answers:", "are those of drills"),
+        ("use_cases:\n  answers:", "use_cases:\n  drill-answers:", "are those of drills"),
     ],
 )
 def test_sections_that_contradict_each_other_are_refused(

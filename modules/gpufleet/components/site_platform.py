@@ -39,22 +39,26 @@ class SitePlatform(pulumi.ComponentResource):
         self._plan = plan
         self._labels = {names.MANAGED: "true", names.FLEET: plan.fleet}
         self._children = pulumi.ResourceOptions(parent=self, depends_on=[*after])
-        self._namespaces = [self._namespace(namespace) for namespace in names.NAMESPACES]
+        self._namespaces = [
+            *(self._namespace(namespace, names.POD_SECURITY) for namespace in names.NAMESPACES),
+            self._namespace(names.CACHE_NAMESPACE, names.CACHE_SECURITY),
+        ]
         self._inside = pulumi.ResourceOptions(parent=self, depends_on=self._namespaces)
         self._priorities()
         self._quota()
         self._queues()
         self._gateway()
+        self._to_store("restores", names.CACHE_NAMESPACE, {})
         self.register_outputs({"namespaces": list(names.NAMESPACES)})
 
     def _about(self, name: str, namespace: str | None = None) -> dict[str, Any]:
         place = {"namespace": namespace} if namespace else {}
         return {"name": name, "labels": self._labels, **place}
 
-    def _namespace(self, name: str) -> pulumi.Resource:
+    def _namespace(self, name: str, security: dict[str, str]) -> pulumi.Resource:
         namespace = k8s.core.v1.Namespace(
             name,
-            metadata={"name": name, "labels": {**self._labels, **names.POD_SECURITY}},
+            metadata={"name": name, "labels": {**self._labels, **security}},
             opts=self._children,
         )
         inside = pulumi.ResourceOptions(parent=namespace)
@@ -138,14 +142,20 @@ class SitePlatform(pulumi.ComponentResource):
                 },
                 self._inside,
             )
+        self._to_store(
+            "batch-jobs",
+            names.BATCH_NAMESPACE,
+            {"matchExpressions": [{"key": names.BATCH_JOB, "operator": "Exists"}]},
+        )
+
+    def _to_store(self, name: str, namespace: str, pods: dict[str, Any]) -> None:
+        """Let pods reach the object store, and nobody reach them."""
         ports = [{"port": port, "protocol": "TCP"} for port in self._plan.store_ports]
         k8s.networking.v1.NetworkPolicy(
-            "batch-jobs",
-            metadata=self._about("batch-jobs", names.BATCH_NAMESPACE),
+            name,
+            metadata=self._about(name, namespace),
             spec={
-                "podSelector": {
-                    "matchExpressions": [{"key": names.BATCH_JOB, "operator": "Exists"}]
-                },
+                "podSelector": pods,
                 "policyTypes": ["Ingress", "Egress"],
                 "egress": [{"ports": ports}],
             },

@@ -9,6 +9,7 @@ import yaml
 from pulumi_kubernetes.apiextensions import CustomResource
 
 from gpufleet.components.site import DeclaredSite
+from gpufleet.components.snapshot_jobs import SnapshotJobs
 from gpufleet.components.worker_pod import SELECTOR, WorkerPlan, pod_spec
 from gpufleet.core import cluster_worker
 from gpufleet.core import vocabulary as names
@@ -28,7 +29,9 @@ def deploy_worker(
     """
     if cluster_worker.worker_site(declared.fleet) != declared.name:
         return []
-    return [WorkerDeployment("worker", WorkerPlan.of(declared), opts, after)]
+    worker = WorkerDeployment("worker", WorkerPlan.of(declared), opts, after)
+    # Their pods use the worker's account, claim and files.
+    return [worker, SnapshotJobs(declared, opts, [worker])]
 
 
 class WorkerDeployment(pulumi.ComponentResource):

@@ -106,8 +106,13 @@ def pod_spec(plan: WorkerPlan) -> dict[str, Any]:
     }
 
 
+def fleet_file_of(plan: WorkerPlan) -> str:
+    """Where the fleet file is in the pod."""
+    return f"{HOME}/fleets/{plan.folder}/{plan.fleet_file}"
+
+
 def _container(plan: WorkerPlan) -> dict[str, Any]:
-    fleet_file = f"{HOME}/fleets/{plan.folder}/{plan.fleet_file}"
+    fleet_file = fleet_file_of(plan)
     probe = {"httpGet": {"path": "/readyz", "port": "metrics"}, "periodSeconds": 10}
     url = {"secretKeyRef": {"name": names.WORKER, "key": "database-url"}}
     return {

@@ -110,7 +110,7 @@ def parameters(fleet: Fleet) -> Object:
 
 def policies() -> list[Object]:
     """Every policy of what may run, each followed by its binding."""
-    made = [_sources(), _artifacts(), _ownership(), _isolation(), _privileges()]
+    made = [_sources(), _artifacts(), _ownership(), _isolation(), _privileges(), _cache()]
     return [each for policy in made for each in (policy, _binding(policy))]
 
 
@@ -244,7 +244,8 @@ def _isolation() -> Object:
     )
 
 
-def _privileges() -> Object:
+def _raised() -> list[Check]:
+    """Checks that hold in every namespace of ours."""
     host = " || ".join(
         f"(has(t.spec.{field}) && t.spec.{field})"
         for field in ("hostNetwork", "hostPID", "hostIPC")
@@ -256,24 +257,55 @@ def _privileges() -> Object:
         f"({context}.capabilities) && has(c.securityContext.capabilities.add) && "
         "c.securityContext.capabilities.add.size() > 0)"
     )
+    return [
+        Check(
+            f"variables.templates.all(t, !({host}))",
+            "'gpufleet: no pod shares the network, processes or memory of its node'",
+        ),
+        Check(
+            f"variables.templates.all(t, !{_CONTAINERS}.exists(c, {raised}))",
+            "'gpufleet: no privilege, no escalation, no further capability'",
+        ),
+    ]
+
+
+def _privileges() -> Object:
     return _policy(
         "gpufleet-no-privilege",
         {},
         [
-            Check(
-                f"variables.templates.all(t, !({host}))",
-                "'gpufleet: no pod shares the network, processes or memory of its node'",
-            ),
+            *_raised(),
             Check(
                 "variables.templates.all(t, !has(t.spec.volumes) || "
                 "!t.spec.volumes.exists(v, has(v.hostPath)))",
                 "'gpufleet: no host path; weights and caches are emptyDir, which is local disk'",
             ),
+        ],
+        namespaces=[each for each in names.GOVERNED_NAMESPACES if each != names.CACHE_NAMESPACE],
+    )
+
+
+def _cache() -> Object:
+    """Jobs that fill nodes' caches: one folder of the node, and every capability dropped."""
+    context = "has(c.securityContext) && has(c.securityContext"
+    dropped = f"{context}.capabilities) && has(c.securityContext.capabilities.drop) && "
+    return _policy(
+        "gpufleet-node-cache",
+        {},
+        [
+            *_raised(),
             Check(
-                f"variables.templates.all(t, !{_CONTAINERS}.exists(c, {raised}))",
-                "'gpufleet: no privilege, no escalation, no further capability'",
+                "variables.templates.all(t, !has(t.spec.volumes) || t.spec.volumes.all(v, "
+                f"!has(v.hostPath) || v.hostPath.path == '{names.CACHE_FOLDER}'))",
+                f"'gpufleet: of a node only its folder {names.CACHE_FOLDER} is used'",
+            ),
+            Check(
+                f"variables.templates.all(t, {_CONTAINERS}.all(c, {dropped}"
+                "'ALL' in c.securityContext.capabilities.drop))",
+                "'gpufleet: every capability is dropped'",
             ),
         ],
+        namespaces=(names.CACHE_NAMESPACE,),
     )
 
 

@@ -42,6 +42,9 @@ NAMESPACED_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """What the stacks make in our namespaces, by API group."""
 
+SYSTEM_KINDS: Final[Mapping[str, tuple[str, ...]]] = {"batch": ("cronjobs",)}
+"""What they make in the worker's own namespace alone."""
+
 _OBSERVED: Final[Mapping[str, tuple[str, ...]]] = {
     "": ("events", "nodes", "pods", "services"),
     "apps": ("deployments", "replicasets"),
@@ -94,9 +97,11 @@ def cluster_rules() -> list[dict[str, list[str]]]:
 def namespace_rules(namespace: str) -> list[dict[str, list[str]]]:
     """RBAC rules in one of our namespaces.
 
-    In its own it asks for the tokens with which the state of freezes is written, and with which an
-    exempt flow passes one; in that of batch work it makes and ends the Jobs of batches; in that of
-    interactive work it asks a replica, that it cannot reach, for a token through the API server.
+    In its own it makes the CronJobs of snapshots, and asks for the tokens with which the state of
+    freezes is written, and with which an exempt flow passes one; in that of batch work it makes and
+    ends the Jobs of batches; in that of interactive work it asks a replica, that it cannot reach,
+    for a token through the API server; in that of nodes' caches it makes the Jobs that fill them,
+    and sends their pods to their nodes.
     """
     tokens = {
         "apiGroups": [""],
@@ -107,9 +112,13 @@ def namespace_rules(namespace: str) -> list[dict[str, list[str]]]:
     asks = {"apiGroups": [""], "resources": ["pods/proxy"], "verbs": ["create"]}
     jobs = _rules({"batch": ("jobs",)}, _WRITE)
     own = {
-        names.SYSTEM_NAMESPACE: [tokens],
+        names.SYSTEM_NAMESPACE: [tokens, *_rules(SYSTEM_KINDS, _WRITE)],
         names.BATCH_NAMESPACE: jobs,
         names.INTERACTIVE_NAMESPACE: [asks],
+        names.CACHE_NAMESPACE: [
+            *jobs,
+            {"apiGroups": [""], "resources": ["pods"], "verbs": ["patch"]},
+        ],
     }.get(namespace, [])
     return [*_rules(NAMESPACED_KINDS, _WRITE), *own]
 

@@ -1,5 +1,6 @@
 """The names that gpufleet writes on Kubernetes objects, in one place."""
 
+import hashlib
 from typing import Final
 
 from gpufleet.spec.batches import Priority
@@ -49,12 +50,22 @@ NAMESPACES: Final = (
     GATEWAY_NAMESPACE,
     MONITORING_NAMESPACE,
 )
-GOVERNED_NAMESPACES: Final = (*NAMESPACES, SYSTEM_NAMESPACE)
+CACHE_NAMESPACE: Final = "gpufleet-cache"
+"""Of the Jobs that fill nodes' caches: the only one whose pods may use a folder of their node."""
+CACHE_FOLDER: Final = "/var/lib/gpufleet/cache"
+"""On each node; that folder, and no other."""
+GOVERNED_NAMESPACES: Final = (*NAMESPACES, SYSTEM_NAMESPACE, CACHE_NAMESPACE)
 """Every namespace of ours: admission and freezes hold in all of them."""
 POD_SECURITY: Final = {
     f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")
 }
-"""Labels of every namespace of ours."""
+"""Labels of every namespace of ours but `CACHE_NAMESPACE`."""
+CACHE_SECURITY: Final = {
+    "pod-security.kubernetes.io/enforce": "privileged",
+    "pod-security.kubernetes.io/audit": "baseline",
+}
+"""Labels of `CACHE_NAMESPACE`: a folder of the node is more than Kubernetes' other levels allow;
+what else its pods may not do says our own admission."""
 DEFINITIONS_NAMESPACE: Final = "kube-system"
 FREEZE_STATE: Final = "gpufleet-freeze"
 """ConfigMap that says whether a cluster is frozen; only `FREEZE_SYNC` may write it."""
@@ -69,6 +80,8 @@ CONTROLLERS_GROUP: Final = "gpufleet:controllers"
 """Group of the operators and agents of an embedded site, in their client certificates."""
 WORKER: Final = "gpufleet-worker"
 """Names the worker's Deployment, account, roles and Secret."""
+SNAPSHOTS: Final = "gpufleet-snapshots"
+"""Names the account of the CronJobs that take snapshots: it may do nothing in the cluster."""
 WORKER_PORT: Final = 9100
 """Of the worker's metrics and readiness inside its pod."""
 IMAGE_USER: Final = 10001
@@ -77,6 +90,8 @@ IMAGE_USER: Final = 10001
 
 RUNTIME_CLASS: Final = "nvidia"
 NAMESPACE: Final = "kubernetes.io/metadata.name"
+HOSTNAME: Final = "kubernetes.io/hostname"
+"""Node label that the kubelet sets."""
 WORKER_INDEX: Final = "leaderworkerset.sigs.k8s.io/worker-index"
 QUEUE: Final = "kueue.x-k8s.io/queue-name"
 QUEUE_PRIORITY: Final = "kueue.x-k8s.io/priority-class"
@@ -93,6 +108,14 @@ GATEWAY_TLS: Final = "gpufleet-gateway-tls"
 """Secret with the certificate that clients of the gateway see; an administrator makes it."""
 GATEWAY_ACCOUNT: Final = "gpufleet-gateway"
 """Names the gateway's Deployment, account, roles and Secret."""
+
+
+def cron_job_of(revision: str, *, protects: bool) -> str:
+    """The CronJob that takes a revision's snapshots, or protected sets."""
+    # A CronJob's name has 52 characters at most, since those of its Jobs are longer.
+    mark = hashlib.sha256(revision.encode()).hexdigest()[:8]
+    short = revision.replace(".", "-")[:32].rstrip("-")
+    return "gpufleet-protect" if protects else f"snapshot-{short}-{mark}"
 
 
 def is_batch(class_: ServingClass) -> bool:

@@ -118,6 +118,16 @@ class AuditTable:
         """Every segment that was ever shipped, by chain and sequence."""
         return self._listed(sa.select(_segments))
 
+    def heads(self) -> list[KeptSegment]:
+        """The last segment of every chain."""
+        last = (
+            sa.select(_segments.c.chain, sa.func.max(_segments.c.first).label("first"))
+            .group_by(_segments.c.chain)
+            .subquery()
+        )
+        same = sa.and_(_segments.c.chain == last.c.chain, _segments.c.first == last.c.first)
+        return self._listed(sa.select(_segments).join(last, same))
+
     def unlocked(self, now: datetime) -> list[KeptSegment]:
         """Segments that are there and whose lock has ended, by chain and sequence.
 

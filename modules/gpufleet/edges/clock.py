@@ -34,6 +34,12 @@ class Watch:
         return system_clock() - self._begun - passed
 
 
+def steady_clock(clock: Clock) -> Clock:
+    """A clock that shows what another one shows now, and goes on by steady time: nobody sets it."""
+    begun, since = clock(), time.monotonic()
+    return lambda: begun + timedelta(seconds=time.monotonic() - since)
+
+
 def clock_of(state: EnvironmentDir, *, simulated: bool) -> Clock:
     """The clock of an environment.
 

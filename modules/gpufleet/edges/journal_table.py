@@ -3,7 +3,7 @@
 import secrets
 import socket
 import uuid
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import Final
 
@@ -157,17 +157,28 @@ class Journal:
         rows = self._database.read(lambda connection: connection.execute(sa.select(_heads)).all())
         return {row.writer: row.sequence for row in rows}
 
+    def ends(self) -> list[Anchor]:
+        """The head of every writer's chain."""
+        return self._ends(sa.true())
+
+    def lacks(self, anchors: Iterable[Anchor]) -> list[Anchor]:
+        """Those of some anchors whose record is not there, or is another one."""
+
+        def hash_at(anchor: Anchor) -> str | None:
+            found: str | None = self._database.read(
+                lambda connection: connection.execute(
+                    sa.select(_records.c.hash).where(
+                        _records.c.writer == anchor.writer, _records.c.sequence == anchor.sequence
+                    )
+                ).scalar_one_or_none()
+            )
+            return found
+
+        return [anchor for anchor in anchors if hash_at(anchor) != anchor.hash]
+
     def unanchored(self) -> list[Anchor]:
         """The heads that no anchor holds yet."""
-        now = self._clock()
-        rows = self._database.read(
-            lambda connection: connection.execute(
-                sa.select(_heads).where(_heads.c.sequence > _heads.c.anchored)
-            ).all()
-        )
-        return [
-            Anchor(writer=row.writer, sequence=row.sequence, hash=row.hash, at=now) for row in rows
-        ]
+        return self._ends(_heads.c.sequence > _heads.c.anchored)
 
     def mark_anchored(self, anchor: Anchor) -> None:
         """Remember that an anchor was kept."""
@@ -178,6 +189,15 @@ class Journal:
                 .values(anchored=anchor.sequence)
             )
         )
+
+    def _ends(self, which: sa.ColumnElement[bool]) -> list[Anchor]:
+        now = self._clock()
+        rows = self._database.read(
+            lambda connection: connection.execute(sa.select(_heads).where(which)).all()
+        )
+        return [
+            Anchor(writer=row.writer, sequence=row.sequence, hash=row.hash, at=now) for row in rows
+        ]
 
 
 def writer_of(state: EnvironmentDir) -> str:

@@ -23,7 +23,16 @@ _ATTEMPTS: Final = 5
 _CONNECT_S: Final = 5
 _READ_S: Final = 30
 _MISSING: Final = {"NoSuchBucket", "NoSuchKey", "NoSuchVersion", "404"}
-_PASSING: Final = {"SlowDown", "RequestTimeout", "RequestTimeTooSkewed", "ExpiredToken"}
+BENT: Final = {"BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch"}
+"""What a store calls a body that is not the one which was sent."""
+_PASSING: Final = {
+    "SlowDown",
+    "RequestTimeout",
+    "RequestTimeTooSkewed",
+    "ExpiredToken",
+    "TokenRefreshRequired",
+    *BENT,
+}
 """Refusals that a later call may not meet."""
 
 

@@ -212,7 +212,7 @@ class PulumiCli:
         return self._workspace.stack_folder(stack.project)
 
     def _config_file(self, stack: Stack) -> Path:
-        return self._workspace.state / "stacks" / stack.project / f"Pulumi.{stack.name}.yaml"
+        return self._workspace.stack_config(stack.project, stack.name)
 
     def _salt(self, stack: Stack) -> str:
         """The passphrase's salt, for a configuration that was lost while the state was kept."""

@@ -5,7 +5,7 @@ import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from gpufleet.edges.stack_lock import release_dead_lock
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir
@@ -26,6 +26,15 @@ class Stack:
     fleet: str
     site: str
     shard: int = 1
+
+    @classmethod
+    def named(cls, project: str, fleet: str, name: str) -> Self | None:
+        """The stack of a fleet that has this name; None where it is of another fleet."""
+        of_site, _, shard = name.partition(".")
+        site = of_site.removeprefix(f"{fleet}-")
+        if site == of_site or (shard and not shard.isdecimal()):
+            return None
+        return cls(project, fleet, site, int(shard or 1))
 
     @property
     def name(self) -> str:

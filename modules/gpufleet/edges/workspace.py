@@ -144,6 +144,10 @@ class Workspace:
         """The folder of a Pulumi project: `platform` or `pools`."""
         return self.root / "stacks" / project
 
+    def stack_config(self, project: str, name: str) -> Path:
+        """The configuration of one stack: the salt of its passphrase, no secret in clear."""
+        return self.state / "stacks" / project / f"Pulumi.{name}.yaml"
+
     @property
     def playbooks(self) -> Path:
         """The folder of the playbooks, with `ansible.cfg` and the inventory."""

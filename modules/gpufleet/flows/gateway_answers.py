@@ -200,8 +200,21 @@ class Asking:
 
 
 @contextmanager
-def asked_with(ground: Ground, use_cases: Sequence[str]) -> Iterator[Asking]:
-    """A client with keys that are made for it, one for each team, and revoked at the end."""
+def asked_with(
+    ground: Ground,
+    use_cases: Sequence[str],
+    *,
+    lasts_s: float = _KEY_LASTS_S,
+    on_issued: Callable[[str], None] | None = None,
+) -> Iterator[Asking]:
+    """A client with keys that are made for it, one for each team, and revoked at the end.
+
+    Args:
+        ground: the environment.
+        use_cases: that are asked for.
+        lasts_s: how long the keys are valid if nobody revokes them.
+        on_issued: told the id of each key, by which others can revoke it if this process ends.
+    """
     address = address_of(ground.state)
     by_team: dict[str, list[str]] = {}
     for name in use_cases:
@@ -211,8 +224,10 @@ def asked_with(ground: Ground, use_cases: Sequence[str]) -> Iterator[Asking]:
     client = GatewayClient(address.url, address.authority, _SILENCE_S)
     try:
         for team, names in by_team.items():
-            made = issue(ground, KeyRequest(team=team, use_cases=names, expires_in_s=_KEY_LASTS_S))
+            made = issue(ground, KeyRequest(team=team, use_cases=names, expires_in_s=lasts_s))
             issued.append(made.key.id)
+            if on_issued:
+                on_issued(made.key.id)
             keys |= dict.fromkeys(names, made.text)
         yield Asking(client, keys)
     finally:

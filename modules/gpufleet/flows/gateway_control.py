@@ -17,6 +17,8 @@ from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 
+from gpufleet.core.drills.stage import NAMESPACE as DRILL_NAMESPACE
+from gpufleet.core.drills.stage import with_drills
 from gpufleet.core.gateway import series
 from gpufleet.core.gateway.discovery import Watched, reading_of, replica_of
 from gpufleet.core.vocabulary import (
@@ -45,6 +47,7 @@ from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.gateway_pods import PodBook, PodWatch, missing_routes
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.hosted_spend import share_spend
+from gpufleet.local.platform import embedded_sites
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import Failed, FleetError
 from gpufleet.spec.gateway import (
@@ -67,6 +70,7 @@ _POLL_TIMEOUT_S: Final = 2.5
 _FRESH_S: Final = 10.0
 _WATCH_PAUSE_S: Final = 0.5
 _ROUTES_EVERY_S: Final = 2.0
+_DRILLS_EVERY_S: Final = 2.0
 _WAITED_FOR_S: Final = 300.0
 """So long the routes of a site whose API server is lost stay, before another site's are taken."""
 _SITES_EVERY_S: Final = 2.0
@@ -79,6 +83,7 @@ _SPEND_EVERY_S: Final = 5.0
 _KEYS_EVERY_S: Final = 1.0
 """A revoked key is refused a second or so later."""
 _ROUTES_PATH: Final = f"/api/v1/namespaces/{GATEWAY_NAMESPACE}/configmaps/{GATEWAY_ROUTES}"
+_DRILL_ROUTES_PATH: Final = f"/api/v1/namespaces/{DRILL_NAMESPACE}/configmaps/{GATEWAY_ROUTES}"
 
 
 class Control:
@@ -103,6 +108,7 @@ class Control:
         self._book = PodBook(fleet, read_published(folder / REPLICAS_FILE, Replicas))
         self._watched: dict[str, Watched] = {}
         self._routes_confirmed_s: float | None = None
+        self._drills: dict[str, Routes] = {}
         self._registry = CollectorRegistry()
         self._chores = Chores(self._ended, self._registry)
         self._poll = Chore("poll", _POLL_PAUSE_S, self._poll_engines)
@@ -158,6 +164,7 @@ class Control:
         return [
             Chore("sites", _SITES_EVERY_S, self._follow_sites),
             Chore("routes", _ROUTES_EVERY_S, self._follow_routes),
+            Chore("drills", _DRILLS_EVERY_S, self._follow_drills),
             Chore("keys", _KEYS_EVERY_S, self._publish_keys),
             Chore("hosted spend", _SPEND_EVERY_S, self._share_spend),
             Chore("audit", _SHIP_EVERY_S, self._ship),
@@ -172,7 +179,8 @@ class Control:
             if site in self._followed:
                 continue
             self._followed.add(site)
-            for namespace in (INTERACTIVE_NAMESPACE, BATCH_NAMESPACE):
+            drills = [DRILL_NAMESPACE] if site in embedded_sites(self._fleet) else []
+            for namespace in (INTERACTIVE_NAMESPACE, BATCH_NAMESPACE, *drills):
                 watch = PodWatch(self._book, site, namespace, partial(self._enter, site))
                 work = partial(self._follow_pods, site, namespace, watch)
                 self._chores.start(Chore(f"pods {site} {namespace}", _WATCH_PAUSE_S, work))
@@ -221,7 +229,7 @@ class Control:
         last: FleetError = missing_routes(self._fleet.slug)
         for site in self._sites:
             try:
-                text = self._routes_at(site)
+                text = self._routes_at(site, _ROUTES_PATH)
             except FleetError as error:
                 if time.monotonic() - self._told_at.get(site, float("-inf")) < _WAITED_FOR_S:
                     raise
@@ -233,10 +241,26 @@ class Control:
                 return
         raise last
 
-    def _routes_at(self, site: str) -> str | None:
+    def _follow_drills(self) -> None:
+        """Find the stand-ins of drills; a site that does not answer has none.
+
+        Apart from the routes, which do not wait for a site that is lost.
+        """
+        for site in embedded_sites(self._fleet):
+            try:
+                text = self._routes_at(site, _DRILL_ROUTES_PATH)
+                told = Routes.model_validate_json(text) if text else None
+            except (FleetError, ValueError):
+                told = None
+            if told:
+                self._drills[site] = told
+            else:
+                self._drills.pop(site, None)
+
+    def _routes_at(self, site: str, path: str) -> str | None:
         cluster = self._enter(site)
         try:
-            config = cluster.get(_ROUTES_PATH)
+            config = cluster.get(path)
         finally:
             cluster.close()
         told: str | None = (config or {}).get("data", {}).get(ROUTES_FILE)
@@ -252,8 +276,9 @@ class Control:
             raise Failed(
                 f"the routes are of {routes.fleet} {routes.environment}", where=_ROUTES_PATH
             )
+        routes = with_drills(routes, list(self._drills.values()))
         if routes != read_published(file, Routes):
-            publish(file, text)
+            publish(file, routes.model_dump_json(by_alias=True))
         self._routes_confirmed_s = time.monotonic()
 
     def _publish_keys(self) -> None:

@@ -19,6 +19,7 @@ from gpufleet.edges.applied_table import AppliedTable
 from gpufleet.edges.approval_table import ApprovalTable
 from gpufleet.edges.clock import Clock, clock_of
 from gpufleet.edges.database import Database, open_database
+from gpufleet.edges.drill_table import DrillTable
 from gpufleet.edges.exemption_table import ExemptionTable
 from gpufleet.edges.host_table import HostTable
 from gpufleet.edges.host_version_table import HostVersionTable
@@ -116,6 +117,11 @@ class Ground:
     def patches(self) -> PatchTable:
         """What was patched, and what goes on."""
         return PatchTable(self.database, self.clock)
+
+    @cached_property
+    def drills(self) -> DrillTable:
+        """What was drilled, and what goes on."""
+        return DrillTable(self.database)
 
     @cached_property
     def usage(self) -> UsageTable:

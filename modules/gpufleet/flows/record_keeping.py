@@ -2,16 +2,19 @@
 
 import os
 import sys
+from collections.abc import Iterable
 from datetime import timedelta
 from pathlib import Path
 from typing import Final
 
 from pydantic import ValidationError
 
-from gpufleet.core.journal import verify
+from gpufleet.core.journal import is_refuted, lost, restorations_of, verify
 from gpufleet.edges.object_store import ObjectStore
 from gpufleet.flows.ground import Ground
-from gpufleet.flows.stores import stores_of
+from gpufleet.flows.protected_sets import heads_of
+from gpufleet.flows.snapshots.requests import store_of
+from gpufleet.flows.stores import places_of, stores_of
 from gpufleet.spec.errors import BadInput, FleetError, Retryable
 from gpufleet.spec.records import Anchor, JournalRecord, JournalReport
 
@@ -62,11 +65,13 @@ def verified(ground: Ground) -> JournalReport:
     """
     records = list(ground.journal.records())
     anchors = _anchors(ground)
+    refuted, proven = _judged(ground, records)
     return JournalReport(
         records=len(records),
         writers=len({record.writer for record in records}),
         anchors=len(anchors),
-        findings=verify(records, anchors, ground.journal.heads()),
+        findings=verify(records, anchors, ground.journal.heads(), refuted=refuted),
+        lost=lost(records, anchors, refuted=refuted, proven=proven),
     )
 
 
@@ -104,6 +109,29 @@ def export(ground: Ground, to: str) -> None:
         raise BadInput(f"cannot be written: {error.strerror}", where=to) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _judged(ground: Ground, records: Iterable[JournalRecord]) -> tuple[set[str], set[str]]:
+    """IDs of restorations that their protected sets refute, and of those that they prove."""
+    refuted: set[str] = set()
+    proven: set[str] = set()
+    for record in restorations_of(records):
+        kept = _heads(ground, str(record.body.get("snapshot", "")))
+        if is_refuted(record, kept or (), ground.clock()):
+            refuted.add(record.id)
+        elif kept is not None:
+            proven.add(record.id)
+    return refuted, proven
+
+
+def _heads(ground: Ground, snapshot: str) -> list[Anchor] | None:
+    """The journal's heads in a protected set; None where no store has it any more."""
+    for site in places_of(ground):
+        try:
+            return heads_of(store_of(ground, site), snapshot).journal
+        except FleetError:
+            continue
+    return None
 
 
 def _anchors(ground: Ground) -> list[Anchor]:

@@ -9,6 +9,7 @@ from gpufleet.core.quotas import claims_gpus
 from gpufleet.core.vocabulary import MANAGED
 from gpufleet.edges.kube_paths import collection_path
 from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.drills.stage import running_drill
 from gpufleet.flows.environment import Environment
 from gpufleet.flows.lost_objects import lost_objects
 from gpufleet.flows.pool_view import observed_pools
@@ -32,9 +33,10 @@ def status(workspace: Workspace, fleet_file: Path) -> StatusReport:
     environment = Environment.load(workspace, fleet_file, lambda _: None)
     pools: list[PoolRow] = []
     drift: list[DriftRow] = []
+    drills: dict[str, str] = {}
     for site in environment.fleet.sites:
         try:
-            rows, differences = _site(environment, site)
+            rows, differences = _site(environment, site, drills)
         except FleetError as error:
             rows, differences = pool_rows(environment.fleet, site, []), [_down(site, error.what)]
         pools += rows
@@ -45,7 +47,10 @@ def status(workspace: Workspace, fleet_file: Path) -> StatusReport:
         pools=pools,
         processes=_processes(environment),
         drift=drift,
-        warnings=[told] if (told := outdated(fleet_file)) else [],
+        warnings=[
+            *([told] if (told := outdated(fleet_file)) else []),
+            *(f"drill {flow} is under way: what is named drill-* is its" for flow in drills),
+        ],
     )
 
 
@@ -54,7 +59,10 @@ def _down(site: str, why: str) -> DriftRow:
     return DriftRow(site=site, between=between, what="cluster", declared="reachable", actual=why)
 
 
-def _site(environment: Environment, site: str) -> tuple[list[PoolRow], list[DriftRow]]:
+def _site(
+    environment: Environment, site: str, drills: dict[str, str]
+) -> tuple[list[PoolRow], list[DriftRow]]:
+    """Pools and drift of a site; a drill whose stage stands there is added to `drills`."""
     fleet = environment.fleet
     lost = [row for rows in lost_objects(environment, site).values() for row in rows]
     if fleet.awaits_cluster(site):
@@ -73,6 +81,8 @@ def _site(environment: Environment, site: str) -> tuple[list[PoolRow], list[Drif
         *workload_drift(fleet, site, workloads),
         *lost,
     ]
+    if flow := running_drill(cluster):
+        drills[flow] = site
     cluster.close()
     return pools, drift
 

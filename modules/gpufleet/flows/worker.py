@@ -28,6 +28,9 @@ from gpufleet.flows.batch_files import sweep
 from gpufleet.flows.chores import Chore, Chores
 from gpufleet.flows.cordons import clear_stale_marks
 from gpufleet.flows.declared import LiveGround
+from gpufleet.flows.drills import drilling  # noqa: F401
+from gpufleet.flows.drills.keeper import strike_left
+from gpufleet.flows.drills.schedule import DrillKeeper
 from gpufleet.flows.durable import Host
 from gpufleet.flows.freeze_sync import FreezeKeeper
 from gpufleet.flows.ground import Ground
@@ -37,10 +40,15 @@ from gpufleet.flows.patch_cycle import PatchCycleKeeper
 from gpufleet.flows.prewarm import PrewarmKeeper
 from gpufleet.flows.record_keeping import anchor
 from gpufleet.flows.schedules import begin_due
+from gpufleet.flows.snapshot_ages import SnapshotAges
+from gpufleet.flows.snapshot_retention import keep_retention
+from gpufleet.flows.snapshot_schedule import ScheduleKeeper
 from gpufleet.flows.state_backup import back_up
+from gpufleet.spec.drills import Due
 from gpufleet.spec.errors import FleetError
 from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.records import Fact
+from gpufleet.spec.snapshots import SnapshotKind
 
 LOOPBACK: Final = "127.0.0.1"
 _TICK_S: Final = 0.5
@@ -93,6 +101,16 @@ class Worker:
             "How long the oldest critical vulnerability that is installed has been known",
             registry=self._registry,
         )
+        ages = SnapshotAges(self._registry)
+        revisions = ScheduleKeeper(live, SnapshotKind.ARTIFACT, ages.tell)
+        protected = ScheduleKeeper(live, SnapshotKind.STATE, ages.tell)
+        self._due = Gauge(
+            platform.DRILL_DUE_AT,
+            "When a drill, or a revision's restore, has to be proven again at the latest",
+            ["scenario", "target"],
+            registry=self._registry,
+        )
+        drills = DrillKeeper(live, self._set_due)
         cadences = PatchCycleKeeper(live, self._set_overdue, oldest.set)
         self._chores = [
             Chore("adopt", 2, self._host.adopt),
@@ -106,7 +124,12 @@ class Worker:
             Chore("flows", 10, self._count),
             Chore("prewarm", 10, prewarm.keep),
             Chore("patch cycle", 60, cadences.keep),
+            Chore("snapshots", 60, revisions.keep),
+            Chore("protection", 15, protected.keep),
+            Chore("snapshot retention", 3600, lambda: keep_retention(live.now())),
             Chore("cordons", 30, lambda: clear_stale_marks(live.now())),
+            Chore("drills", 10, lambda: strike_left(live.now())),
+            Chore("drills due", 60, drills.keep),
         ]
 
     @property
@@ -171,6 +194,9 @@ class Worker:
                 self._overdue.remove(target.value)
         else:
             self._overdue.labels(target.value).set(seconds)
+
+    def _set_due(self, row: Due) -> None:
+        self._due.labels(row.scenario, row.target).set(row.due_at.timestamp())
 
     def _count(self) -> None:
         """Count the flows, and journal those that this code refuses to replay."""

@@ -59,6 +59,18 @@ def write_json(path: Path, value: Any) -> bool:  # noqa: ANN401 - any JSON value
     return write_private(path, json.dumps(value, indent=1, sort_keys=True) + "\n")
 
 
+def write_rows(path: Path, rows: list[dict[str, Any]], only: str) -> bool:
+    """Like `write_json`, for rows of pools; rows of those whose name begins otherwise stay.
+
+    Args:
+        path: of the file.
+        rows: new ones; each names its `pool`.
+        only: how the names of their pools begin; where it is empty nothing else stays.
+    """
+    before: list[dict[str, Any]] = read_json(path) or []
+    return write_json(path, [*(row for row in before if not row["pool"].startswith(only)), *rows])
+
+
 def read_json(path: Path) -> Any:  # noqa: ANN401 - any JSON value
     """The JSON value of a file; None where it is missing or was cut short."""
     try:

@@ -7,9 +7,9 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from gpufleet.local.files import read_json, write_json
+from gpufleet.local.files import read_json, write_rows
 from gpufleet.local.gpu_metrics import GpuPod, gpu_series
 from gpufleet.local.pool_pod import PoolPod
 from gpufleet.spec.fleet import Fleet
@@ -31,9 +31,16 @@ class HeldGpus:
     concurrency_limit: int
 
 
-def write_gpus(folder: Path, fleet: Fleet, site: str) -> bool:
-    """Keep what the GPUs of a site are; False if it was just that already."""
-    rows = []
+def write_gpus(folder: Path, fleet: Fleet, site: str, *, only: str = "") -> bool:
+    """Keep what the GPUs of a site are; False if it was just that already.
+
+    Args:
+        folder: of the site.
+        fleet: whose pools hold them.
+        site: of it.
+        only: how the names of the pools begin that are told of; all others stay as they are.
+    """
+    rows: list[dict[str, Any]] = []
     for name, pool in fleet.pools.items():
         for group, placement in pool.placements.items():
             if fleet.node_groups[group].site != site:
@@ -48,7 +55,7 @@ def write_gpus(folder: Path, fleet: Fleet, site: str) -> bool:
                 pool.concurrency_limit,
             )
             rows.append({"pool": name, "node_group": group, **asdict(held)})
-    return write_json(folder / GPUS_FILE, rows)
+    return write_rows(folder / GPUS_FILE, rows, only)
 
 
 class GpuBoard:

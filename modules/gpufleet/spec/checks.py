@@ -10,12 +10,14 @@ from typing import Final
 
 from gpufleet.spec.approvals import ROLES, Action
 from gpufleet.spec.cluster_checks import cluster_problems
+from gpufleet.spec.drills import DRILL_PREFIX
 from gpufleet.spec.fleet import Fleet
-from gpufleet.spec.hardware import NodeGroup
+from gpufleet.spec.hardware import EmbeddedCluster, NodeGroup
 from gpufleet.spec.plan_checks import planned_problems
 from gpufleet.spec.problem import Problem
 from gpufleet.spec.references import reference, references
 from gpufleet.spec.serving import POOL_ARGUMENTS, ModelRevision, Placement, Pool, UseCase
+from gpufleet.spec.snapshot_schedule import SOONEST_S
 from gpufleet.spec.source import FieldPath
 from gpufleet.spec.usage import NOBODY, SHARED
 
@@ -39,13 +41,18 @@ def _slug(fleet: Fleet) -> Iterator[Problem]:
 
 
 def _reserved(fleet: Fleet) -> Iterator[Problem]:
-    """Names that costs have a meaning of their own for."""
+    """Names that costs and drills have a meaning of their own for."""
     for section, name, why in (
         ("use_cases", SHARED, "rows of usage name all use cases of a pool together so"),
         ("teams", NOBODY, "costs name so what no team can be charged for"),
     ):
         if name in getattr(fleet, section):
             yield Problem((section, name), f"is reserved: {why}", mend="choose another name")
+    for section in ("use_cases", "pools"):
+        for name in getattr(fleet, section):
+            if name.startswith(DRILL_PREFIX):
+                what = f"is reserved: names that begin with `{DRILL_PREFIX}` are those of drills"
+                yield Problem((section, name), what, mend="choose another name")
 
 
 def _models(fleet: Fleet) -> Iterator[Problem]:
@@ -245,6 +252,42 @@ def _calendars(fleet: Fleet) -> Iterator[Problem]:
                     yield Problem((*path, "pools", index), what, mend="so it would never hold")
 
 
+def _scheduled(fleet: Fleet) -> Iterator[Problem]:
+    """Whoever takes a snapshot has to reach its files, and know whose store keeps it."""
+    yield from _protected(fleet)
+    on_cluster = not any(isinstance(s.cluster, EmbeddedCluster) for s in fleet.sites.values())
+    for name, revision in fleet.snapshot_schedule.revisions.items():
+        path: FieldPath = ("snapshot_schedule", "revisions", name)
+        if revision.site is not None:
+            yield from reference((*path, "site"), "site", revision.site, fleet.sites)
+        if on_cluster and revision.claim is None:
+            yield Problem(
+                (*path, "source"),
+                "is in no volume, and the worker runs on a cluster",
+                mend="name the PersistentVolumeClaim that holds the files: `claim`",
+            )
+        if revision.limit_s < revision.every_s:
+            what = f"is below `every_s` ({revision.limit_s:g} s < {revision.every_s:g} s)"
+            yield Problem((*path, "rpo_s"), what, mend="take snapshots more often")
+
+
+def _protected(fleet: Fleet) -> Iterator[Problem]:
+    """No set can be as young as an objective that is shorter than the time between two."""
+    every_s = fleet.snapshot_schedule.protect_every_s
+    for name, case in fleet.use_cases.items():
+        if every_s is not None and case.rpo_s < every_s:
+            what = f"is above the `rpo_s` of `{name}` ({every_s:g} s > {case.rpo_s:g} s)"
+            path: FieldPath = ("snapshot_schedule", "protect_every_s")
+            yield Problem(path, what, mend="take protected sets more often")
+            return
+        if case.rpo_s < SOONEST_S:
+            yield Problem(
+                ("use_cases", name, "rpo_s"),
+                f"is below {SOONEST_S:g} s, the shortest time between two protected sets",
+                mend=f"{SOONEST_S:g} s is the shortest that can be kept",
+            )
+
+
 _CHECKS: Final[tuple[Callable[[Fleet], Iterator[Problem]], ...]] = (
     references,
     _slug,
@@ -256,6 +299,7 @@ _CHECKS: Final[tuple[Callable[[Fleet], Iterator[Problem]], ...]] = (
     _fallbacks,
     _approvers,
     _calendars,
+    _scheduled,
     planned_problems,
     cluster_problems,
 )

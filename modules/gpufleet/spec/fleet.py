@@ -8,6 +8,7 @@ from gpufleet.spec import forms
 from gpufleet.spec.clusters import ProvisionedCluster
 from gpufleet.spec.compatibility import Compatibility
 from gpufleet.spec.costs import Costs
+from gpufleet.spec.drill_cadence import DrillCadence
 from gpufleet.spec.evidence import ExchangeRate, Measurement
 from gpufleet.spec.gateway import Gateway
 from gpufleet.spec.governance import (
@@ -21,6 +22,7 @@ from gpufleet.spec.governance import (
     Retention,
     Risk,
     Shift,
+    SnapshotKeys,
     SnapshotRetention,
     Team,
 )
@@ -34,6 +36,7 @@ from gpufleet.spec.quantities import (
     Spec,
 )
 from gpufleet.spec.serving import DataClass, ModelRevision, Pool, UseCase
+from gpufleet.spec.snapshot_schedule import SnapshotSchedule
 
 
 class Images(Spec):
@@ -87,6 +90,9 @@ class Fleet(Spec):
     """OSV or CSAF files, relative to the fleet file: known vulnerabilities of what is installed."""
     retention: dict[DataClass, Retention] = Field(default_factory=dict)
     snapshots: SnapshotRetention = SnapshotRetention()
+    snapshot_schedule: SnapshotSchedule = SnapshotSchedule()
+    snapshot_keys: SnapshotKeys = SnapshotKeys()
+    drills: DrillCadence = DrillCadence()
     staffing: dict[Name, Shift] = Field(default_factory=dict)
     escalation: list[EscalationStep] = Field(default_factory=list)
     risks: dict[Name, Risk] = Field(default_factory=dict)

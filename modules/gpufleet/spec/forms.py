@@ -22,7 +22,9 @@ RECURRENCE: Final = (
     r"=[A-Z0-9,+-]+)*$"
 )
 EMAIL: Final = r"^[^@\s\x00-\x1f]+@[^@\s\x00-\x1f]+\.[^@\s\x00-\x1f]+$"
+KMS_KEY: Final = r"^[A-Za-z0-9][A-Za-z0-9:/_-]*$"
 RELATIVE_PATH: Final = r"^[A-Za-z0-9_-]+([./][A-Za-z0-9_-]+)*$"
+ABSOLUTE_PATH: Final = r"^(/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"
 ENDPOINT: Final = r"^https://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?$"
 ISSUER: Final = r"^https?://[a-z0-9][a-z0-9.-]*(:[0-9]{1,5})?(/[A-Za-z0-9._~-]+)*/?$"
 KEY_ID: Final = r"^[0-9a-z]{12}$"
@@ -60,7 +62,9 @@ MEANINGS: Final = {
     FLAG: "a vLLM flag without its dashes, such as kv-cache-dtype",
     RECURRENCE: "an iCalendar recurrence rule such as FREQ=MONTHLY;BYMONTHDAY=-1",
     EMAIL: "an e-mail address",
+    KMS_KEY: "a key of the store's key service, such as alias/snapshots",
     RELATIVE_PATH: "a path below the fleet file's folder, such as calendars/company.ics",
+    ABSOLUTE_PATH: "an absolute path such as /models/chat-v7",
     ENDPOINT: "an https address without a path, such as https://s3.fra1.example.com",
     ISSUER: "the address of an issuer, such as https://login.example.com/realms/acme",
     KEY_ID: "the id of a key: 12 small letters and digits",

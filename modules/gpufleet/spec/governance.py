@@ -185,6 +185,30 @@ class SnapshotRetention(Spec):
     """Months of which one snapshot each is kept."""
 
 
+class SnapshotKeys(Spec):
+    """What snapshots are encrypted and signed with. Keys are in files, never in the fleet file.
+
+    Files are named relative to the fleet file. Where a variable names one, that one is used.
+    """
+
+    encryption_key: Name | None = None
+    """Name of the key that chunks are encrypted with before they leave the machine; changing it
+    takes a new store."""
+    encryption_key_file: RelativePath | None = None
+    """Holds it: 64 hexadecimal digits. Variable: `GPUFLEET_SNAPSHOT_KEY_FILE`."""
+    signing_key_file: RelativePath | None = None
+    """Private key (PEM, P-256, P-384 or P-521) that takes are signed with. Variable:
+    `GPUFLEET_SIGNING_KEY_FILE`."""
+    signing_certificates: RelativePath | None = None
+    """The signing key's certificate and those above it (PEM), which go with each signature."""
+    public_key: RelativePath | None = None
+    """Public key (PEM) whose signatures count."""
+    certificate_authority: RelativePath | None = None
+    """Certificates (PEM) of authorities; a signature by a certificate of theirs counts."""
+    signatures_required: bool = False
+    """Whether a restore refuses a snapshot without a signature that counts."""
+
+
 class Shift(Spec):
     """Who answers, and when."""
 

@@ -56,6 +56,15 @@ Cluster = Annotated[
 ]
 
 
+class AddressingStyle(StrEnum):
+    """Where requests to an object store name the bucket."""
+
+    PATH = "path"
+    """In the path."""
+    VIRTUAL = "virtual"
+    """In front of the store's host name."""
+
+
 class ObjectStorage(Spec):
     """An S3 object store with versions and Object Lock; keys come from the machine's AWS chain."""
 
@@ -63,6 +72,12 @@ class ObjectStorage(Spec):
     """Such as `https://s3.fra1.example.com`."""
     region: Name
     """Name of the region that requests are signed for."""
+    style: AddressingStyle = AddressingStyle.PATH
+    """Where requests name the bucket."""
+    certificate_authority: RelativePath | None = None
+    """Who signed its certificate; the system's authorities where it is not given."""
+    kms_key: Annotated[str, Field(pattern=forms.KMS_KEY, max_length=200)] | None = None
+    """The store encrypts snapshots with this key of its key service (SSE-KMS), an ID or an ARN."""
 
 
 class Site(Spec):

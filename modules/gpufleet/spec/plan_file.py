@@ -32,6 +32,9 @@ _UNREAD: Final = frozenset(
         "patching",
         "retention",
         "snapshots",
+        "snapshot_schedule",
+        "snapshot_keys",
+        "drills",
         "escalation",
         "risks",
     }

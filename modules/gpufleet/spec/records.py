@@ -89,6 +89,20 @@ class JournalFinding(Spec):
     detail: str
 
 
+class JournalLoss(Spec):
+    """Records of a chain that were lost when an older copy of the database was put in place."""
+
+    writer: str
+    first: int
+    last: int
+    """The furthest that an anchor knows of; there may have been more."""
+    restored_at: datetime
+    by: str
+    """Who put the copy in place."""
+    proven: bool = False
+    """Whether a store still has the copy that was put in place, and it agrees."""
+
+
 class JournalReport(Spec):
     """The outcome of a verification."""
 
@@ -96,8 +110,10 @@ class JournalReport(Spec):
     writers: int
     anchors: int
     findings: list[JournalFinding]
+    lost: list[JournalLoss] = Field(default_factory=list)
+    """What a restored database did not have any more, by its own statement."""
 
     @property
     def is_good(self) -> bool:
-        """Whether nothing was found."""
-        return not self.findings
+        """Whether nothing was found, and what is lost was lost by a restoration that is proven."""
+        return not self.findings and all(each.proven for each in self.lost)

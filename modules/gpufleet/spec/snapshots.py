@@ -265,6 +265,8 @@ class VerifyReport:
     bytes_read: int
     seconds: float
     damaged: tuple[Damage, ...] = ()
+    signature_checked: bool = False
+    """Whether its signature was; one that is missing or forged is among what is damaged."""
 
     @property
     def good(self) -> bool:

@@ -164,8 +164,19 @@ def show_journal(records: "list[JournalRecord]") -> None:
 def show_verification(report: "JournalReport") -> None:
     """Whether the journal is whole."""
     counts = f"{report.records} records of {report.writers} writers, {report.anchors} anchors"
+    for gone in report.lost:
+        facts.print(
+            f"  {gone.writer} {gone.first} to {gone.last}: lost when {gone.by} restored the "
+            f"database at {gone.restored_at:%Y-%m-%d %H:%M:%S}"
+            + ("" if gone.proven else ", and no store has the set that is said to have come back"),
+            style="yellow" if gone.proven else "red",
+            soft_wrap=True,
+        )
     if report.is_good:
         facts.print(f"whole: {counts}")
+        return
+    if not report.findings:
+        facts.print(f"not proven to be whole: {counts}", style="red")
         return
     facts.print(f"tampered with: {len(report.findings)} findings in {counts}", style="red")
     for found in report.findings:

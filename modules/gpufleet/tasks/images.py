@@ -107,7 +107,7 @@ def layers(_: Context, into: str, image: str = "gpufleet", json: bool = False) -
 
 @command({"apply": APPLY_HELP, "json": JSON_HELP})
 def pin(_: Context, apply: bool = False, json: bool = False) -> None:
-    """Bring images/debian.lock to what the mirror has now, for its security updates.
+    """Bring the images' debian.lock to what the mirror has now, for its security updates.
 
     Example: ./fleet images.pin --apply
     """

@@ -31,6 +31,8 @@ def list_(_: Context, event: str = "", flow: str = "", fleet: str = "", json: bo
 def verify(_: Context, fleet: str = "", json: bool = False) -> None:
     """Check every record against its chain and the locked anchors; exit 5 if it was tampered with.
 
+    Also if records were lost by a restoration whose protected set no store has any more.
+
     Example: ./fleet journal.verify
     """
     from gpufleet.flows.ground import Ground

@@ -1,9 +1,10 @@
-"""The generated pages of `docs/`, and whether they are fresh."""
+"""The generated pages of `docs/` and `runbooks/`, and whether they are fresh."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from gpufleet.core.drills.runbook import runbooks
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.reports import monitoring_reference
 from gpufleet.reports.fleet_reference import json_schema, markdown
@@ -33,6 +34,7 @@ def pages(root: Path) -> dict[Path, str]:
             load_fleet(PROJECT_ROOT / "fleets" / "article" / "production.yaml")
         ),
         docs / "tasks.md": _tasks(root),
+        **{root / "runbooks" / name: page for name, page in runbooks().items()},
     }
 
 

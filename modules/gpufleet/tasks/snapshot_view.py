@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,9 +10,11 @@ from invoke.exceptions import Exit
 from rich.text import Text
 
 from gpufleet.flows.snapshots import requests
+from gpufleet.flows.snapshots.keys import trust_of
 from gpufleet.flows.snapshots.restore import RestoreOrder
 from gpufleet.flows.snapshots.verify import VerifyOrder, verify
 from gpufleet.spec.errors import EXIT_INTERRUPTED, BadInput
+from gpufleet.spec.snapshots import RestorePlan
 from gpufleet.tasks.command import print_json
 from gpufleet.tasks.console import ProgressView, facts, folding_table, plain_table
 
@@ -20,7 +22,13 @@ if TYPE_CHECKING:
     from gpufleet.core.snapshots.difference import Difference
     from gpufleet.flows.ground import Ground
     from gpufleet.flows.snapshots.catalogue import Listing
-    from gpufleet.spec.snapshots import Manifest, PruneReport, SnapshotSummary, VerifyReport
+    from gpufleet.spec.snapshots import (
+        Manifest,
+        PruneReport,
+        RestoreReport,
+        SnapshotSummary,
+        VerifyReport,
+    )
 
 _SIGNS: Final = {"added": ("+", "green"), "removed": ("-", "red"), "changed": ("~", "yellow")}
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -28,14 +36,36 @@ _STEP: Final = 1024
 _TENS: Final = 10
 
 
-def take_wish(revision: str, source: str, *, reread: bool) -> requests.TakeWish:
+def take_wish(revision: str, source: str, *, reread: bool, sign_key: str = "") -> requests.TakeWish:
     """What is to be taken, from the flags."""
-    return requests.TakeWish(Path(source), revision, reread)
+    return requests.TakeWish(Path(source), revision, reread, Path(sign_key) if sign_key else None)
 
 
-def restore_wish(snapshot: str, to: str, only: str) -> RestoreOrder:
+def restore_wish(snapshot: str, to: str, only: str, *, unsigned: bool = False) -> RestoreOrder:
     """What is to be restored, from the flags."""
-    return RestoreOrder(snapshot, Path(to), only)
+    return RestoreOrder(snapshot, Path(to), only, unsigned=unsigned)
+
+
+def deep_wish(
+    ground: "Ground", order: VerifyOrder, public_key: str, certificate: str
+) -> VerifyOrder:
+    """What is to be read back, its signature too.
+
+    Raises:
+        BadInput: nothing says whose signatures count, or a file of that is none.
+    """
+    trust = trust_of(
+        ground,
+        Path(public_key) if public_key else None,
+        Path(certificate) if certificate else None,
+    )
+    if trust is None:
+        raise BadInput(
+            "nothing says whose signatures count",
+            where="--deep",
+            mend="give --public-key or --certificate, or set them in `snapshot_keys`",
+        )
+    return replace(order, trust=trust)
 
 
 def verify_wish(snapshot: str, sample: str, seed: str) -> VerifyOrder:
@@ -71,7 +101,7 @@ def tell_take(ground: "Ground", wish: requests.TakeWish, site: str, *, json: boo
 
 def do_take(ground: "Ground", wish: requests.TakeWish, site: str, *, json: bool) -> None:
     """Take a snapshot, and tell what came of it."""
-    with _interruptible("what is stored is kept"), ProgressView() as view:
+    with interruptible("what is stored is kept"), ProgressView() as view:
         report = requests.taken(ground, wish, site, view)
     if json:
         print_json({**asdict(report), "dedup_ratio": round(report.dedup_ratio, 2)})
@@ -104,7 +134,7 @@ def tell_restore(ground: "Ground", order: RestoreOrder, site: str, *, json: bool
 def do_restore(ground: "Ground", order: RestoreOrder, site: str, *, json: bool) -> None:
     """Restore a snapshot, and tell what came of it."""
     kept = "the folder is as it was, and what is fetched is kept"
-    with _interruptible(kept), ProgressView() as view:
+    with interruptible(kept), ProgressView() as view:
         report = requests.restored(ground, order, site, view)
     if json:
         print_json(asdict(report))
@@ -117,10 +147,16 @@ def do_restore(ground: "Ground", order: RestoreOrder, site: str, *, json: bool) 
     )
 
 
+def show_fill(found: "RestoreReport | RestorePlan") -> None:
+    """What filling a folder came to, or would do."""
+    verb = "would hold" if isinstance(found, RestorePlan) else "holds"
+    facts.print(f"{found.to} {verb} {found.files} files, {size(found.bytes_total)}", soft_wrap=True)
+
+
 def do_verify(ground: "Ground", order: VerifyOrder, site: str, *, json: bool) -> "VerifyReport":
     """Read a snapshot back, and tell what was found."""
     store = requests.store_of(ground, site)
-    with _interruptible("nothing was changed"), ProgressView() as view:
+    with interruptible("nothing was changed"), ProgressView() as view:
         report = verify(store, order, view)
     if json:
         print_json({**asdict(report), "good": report.good})
@@ -131,11 +167,12 @@ def do_verify(ground: "Ground", order: VerifyOrder, site: str, *, json: bool) ->
         soft_wrap=True,
     )
     for damage in report.damaged:
-        files = ", ".join(damage.files)
+        files = ", ".join(damage.files) or "all of it"
         told = f"{damage.key}: {damage.what}; needed by {files}"
         facts.print(Text(told, style="red"), soft_wrap=True)
     if report.good:
-        facts.print("all of it is right", style="green")
+        signed = ", and its signature counts" if report.signature_checked else ""
+        facts.print(f"all of it is right{signed}", style="green")
     return report
 
 
@@ -232,7 +269,7 @@ def size(count: int) -> str:
 
 
 @contextmanager
-def _interruptible(kept: str) -> Iterator[None]:
+def interruptible(kept: str) -> Iterator[None]:
     """Tell after Ctrl-C how things stand."""
     try:
         yield

@@ -12,8 +12,18 @@ CHORE_FAILURES: Final = "gpufleet_chore_failures_total"
 FLOWS: Final = "gpufleet_flows"
 PATCH_OVERDUE_S: Final = "gpufleet_patch_overdue_seconds"
 """By component: how long it has been due; 0 while it is not."""
+DRILL_DUE_AT: Final = "gpufleet_drill_due_timestamp_seconds"
+"""By scenario (or `restore`) and target: when it has to be proven again at the latest."""
 OLDEST_CRITICAL_S: Final = "gpufleet_oldest_critical_seconds"
 """How long the oldest critical vulnerability that is still installed has been known; 0 without."""
+SNAPSHOT_AT: Final = "gpufleet_snapshot_newest_good_timestamp_seconds"
+"""By revision and store: when the newest good snapshot was created."""
+SNAPSHOT_RPO_S: Final = "gpufleet_snapshot_rpo_seconds"
+"""By the same: age above which it is too old."""
+PROTECTED_AT: Final = "gpufleet_protected_newest_timestamp_seconds"
+"""By store: the recovery point of the newest protected set."""
+PROTECTED_RPO_S: Final = "gpufleet_protected_rpo_seconds"
+"""By the same: age above which it is too old."""
 FREEZE_KNOWN_UNTIL: Final = "gpufleet_freeze_known_until_timestamp_seconds"
 _FREEZE_STALE_S: Final = 120
 _PREWARM_STALE_S: Final = 300
@@ -41,7 +51,11 @@ def platform_alerts(
         (
             *_scraping(),
             *((_chores(),) if has_worker or has_gateway else ()),
-            *((*_worker(), _patch_overdue()) if has_worker else ()),
+            *(
+                (*_worker(), _patch_overdue(), *_snapshots(), _drill_overdue())
+                if has_worker
+                else ()
+            ),
             *((_prewarm_stale(),) if has_worker and has_peaks else ()),
             *(() if embedded else (_swapping(),)),
         ),
@@ -138,6 +152,58 @@ def _patch_overdue() -> Alert:
             "A component was not brought up to date within its declared cadence, or a critical "
             "vulnerability is still installed after critical_within_s."
         ),
+    )
+
+
+def _snapshots() -> tuple[Alert, ...]:
+    """The store is a label of the worker's own: `site` is the scrape target's."""
+
+    def older(at: str, rpo: str, by: str) -> str:
+        return f"time() - max by ({by}) ({at}) > max by ({by}) ({rpo})"
+
+    return (
+        Alert(
+            name="SnapshotOlderThanRPO",
+            expr=older(SNAPSHOT_AT, SNAPSHOT_RPO_S, "revision, store"),
+            severity=Severity.TICKET,
+            for_s=120,
+            runbook="platform#snapshots",
+            summary=(
+                "{{ $labels.revision }} at {{ $labels.store }}: the newest good snapshot is "
+                "{{ $value | humanizeDuration }} old"
+            ),
+            description="More would be lost than is allowed: its schedule or its store fails.",
+        ),
+        Alert(
+            name="ProtectionOlderThanRPO",
+            expr=older(PROTECTED_AT, PROTECTED_RPO_S, "store"),
+            severity=Severity.PAGE,
+            for_s=120,
+            runbook="platform#protection",
+            summary=(
+                "{{ $labels.store }}: the newest protected set is "
+                "{{ $value | humanizeDuration }} old"
+            ),
+            description=(
+                "If the database or the stacks' states were lost now, more would be lost than the "
+                "shortest rpo_s of the use cases allows."
+            ),
+        ),
+    )
+
+
+def _drill_overdue() -> Alert:
+    return Alert(
+        name="DrillOverdue",
+        expr=f"time() - max by (scenario, target) ({DRILL_DUE_AT}) > 0",
+        severity=Severity.TICKET,
+        for_s=600,
+        runbook="platform#drills",
+        summary=(
+            "{{ $labels.scenario }} of {{ $labels.target }}: not proven, overdue for "
+            "{{ $value | humanizeDuration }}"
+        ),
+        description="Nobody has proven for longer than declared that service comes back from it.",
     )
 
 

@@ -37,6 +37,10 @@ class DamagedChunk(Failed):
     """What the store gave is not what was stored; another copy may be right."""
 
 
+class UnknownFrame(DamagedChunk, BadInput):
+    """A frame that a newer version wrote, or one whose header was bent."""
+
+
 class Header(NamedTuple):
     """What a frame says of its body."""
 
@@ -112,7 +116,7 @@ def read_header(data: Bytes, *, where: str = "") -> Header:
 
     Raises:
         DamagedChunk: this is no frame, or one of more than 16 MiB.
-        BadInput: it is written in a way that this version does not know.
+        UnknownFrame: it is written in a way that this version does not know.
     """
     if len(data) < HEADER_BYTES:
         raise DamagedChunk(f"it has {len(data)} bytes, which is no frame", where=where)
@@ -120,7 +124,7 @@ def read_header(data: Bytes, *, where: str = "") -> Header:
     if magic != _MAGIC or plain_bytes > PIECE_BYTES:
         raise DamagedChunk("it is no frame", where=where)
     if codec not in _CODECS or cipher not in _CIPHERS:
-        raise BadInput(
+        raise UnknownFrame(
             f"it is stored with codec {codec} and cipher {cipher}, which are not known here",
             where=where,
             mend="A newer version of gpufleet wrote it: read it with that one.",
@@ -133,7 +137,8 @@ def decode(data: Bytes, chunk: str, *, key: bytes | None = None) -> bytes | memo
 
     Raises:
         DamagedChunk: they do not, or there is no way to read them.
-        BadInput: it is encrypted and no key is given, or a newer version wrote it.
+        UnknownFrame: a newer version wrote it.
+        BadInput: it is encrypted and no key is given.
     """
     header = read_header(data, where=chunk)
     body: Bytes = memoryview(data)[HEADER_BYTES:]

@@ -12,7 +12,8 @@ not removed when it began, and so protected for the whole grace; or young enough
 A prune (1) lists objects with their versions, (2) then lists the snapshots and reads every
 manifest, (3) marks snapshots as removed, and (4) deletes, by version, what `sweep` gives. A
 snapshot that was marked protects its chunks until its mark is older than the grace. Only then do
-its manifest and, when that is gone, its chunks go. A manifest that cannot be read stops the prune.
+its manifest and, when that is gone, its chunks go. A manifest that cannot be read stops the prune;
+while a chunk that is needed lies nowhere, no pack goes.
 
 On a bucket without versions a take cannot store an object again without that being the object
 which a prune is about to delete: there nothing is deleted while a take runs (`Sweep.blocked`), and
@@ -91,7 +92,7 @@ def sweep(stock: Stock, *, now: datetime, grace: Grace) -> Sweep:
             raise Failed(
                 "its manifest cannot be read, so nothing is deleted: it may need any chunk",
                 where=snapshot.id,
-                mend="`snapshot.verify` repairs it from the replica.",
+                mend="`snapshot.repair` brings it back.",
             )
     named = _named(stock, expired)
     unnamed = [one for one in stock.objects if one.key not in named and is_ours(one.key)]
@@ -155,7 +156,18 @@ def _named(stock: Stock, expired: Collection[str]) -> set[str]:
         if needed:
             keys.update(needed)
             keys.add(layout.index_key(index))
+    if _is_lost(chunks, stock):
+        # It may lie in a pack whose index is lost, and comes back with it.
+        folders = (layout.PACKS, layout.INDEXES)
+        keys |= {one.key for one in stock.objects if one.key.startswith(folders)}
     return keys
+
+
+def _is_lost(chunks: Collection[str], stock: Stock) -> bool:
+    """Whether nothing says where one of these is."""
+    packed = {chunk.id for packs in stock.packs.values() for pack in packs for chunk in pack.chunks}
+    there = {one.key for one in stock.objects}
+    return any(one not in packed and layout.chunk_key(one) not in there for one in chunks)
 
 
 def _any_in(pack: Pack, chunks: Collection[str]) -> bool:

@@ -117,7 +117,7 @@ def _value(stored: bytes, snapshot: str) -> dict[str, Any]:
         raise BadInput(
             "the manifest is not the one that the snapshot was committed with",
             where=snapshot,
-            mend="`snapshot.verify` repairs it from the replica.",
+            mend="`snapshot.repair` brings it back.",
         )
     return value
 

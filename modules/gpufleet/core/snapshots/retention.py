@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import groupby
 from typing import Final, NamedTuple
 
 from gpufleet.spec.governance import SnapshotRetention
-from gpufleet.spec.snapshots import SnapshotSummary
+from gpufleet.spec.snapshots import SnapshotKind, SnapshotSummary
 
 LAST_GOOD: Final = "the last good one"
+_EVERY_SET_FOR: Final = timedelta(days=1)
+"""How long each protected set is locked, and kept."""
 
 
 @dataclass(frozen=True)
@@ -37,8 +39,9 @@ def retained(
     """Decide for each revision by itself.
 
     Of the newest days, weeks and months that have a good snapshot, the newest good one of each is
-    kept. A damaged one takes nobody's place: it goes when a newer good one is there, and stays
-    where it may be all there is.
+    kept; of protected sets the first good one, which `lock_for` locks for as long, and every one
+    of the last day. A damaged one takes nobody's place: it goes when a newer good one is there, and
+    stays where it may be all there is.
 
     Args:
         snapshots: in any order.
@@ -68,6 +71,11 @@ def _of_line(
         if not one.damaged:
             break
         keep[one.summary.id] = "damaged, and no newer one is good"
+    keep |= {
+        one.id: "of the last day"
+        for one in good
+        if one.kind is SnapshotKind.STATE and one.created > now - _EVERY_SET_FOR
+    }
     return keep | _by_period(good, policy, zone) | {one.id: LAST_GOOD for one in good[-1:]}
 
 
@@ -84,9 +92,27 @@ def _by_period(
         ("week", policy.weekly, lambda at: f"{at:%G-W%V}"),
         ("day", policy.daily, lambda at: f"{at:%Y-%m-%d}"),
     )
+    # Of a period the last one in this order is kept.
+    ordered = [one for one in good if one.kind is not SnapshotKind.STATE]
+    ordered += [one for one in reversed(good) if one.kind is SnapshotKind.STATE]
     keep: dict[str, str] = {}
     for name, count, period_of in periods:
-        newest = {period_of(one.created.astimezone(zone)): one.id for one in good}
-        chosen = sorted(newest.items(), reverse=True)[:count]
+        of_period = {period_of(one.created.astimezone(zone)): one.id for one in ordered}
+        chosen = sorted(of_period.items(), reverse=True)[:count]
         keep |= {snapshot: f"{name} {period}" for period, snapshot in chosen}
     return keep
+
+
+def lock_for(policy: SnapshotRetention, earlier: datetime | None, now: datetime) -> timedelta:
+    """How long a snapshot is locked of which several are taken each day.
+
+    The first good one of a day (in UTC) for as long as one of each day is kept; the others for a
+    day, so that what is taken every few minutes does not fill the store.
+
+    Args:
+        policy: how many days.
+        earlier: when the newest good one that is there was created; None where there is none.
+        now: when this one is.
+    """
+    is_first = earlier is None or earlier.astimezone(UTC).date() < now.astimezone(UTC).date()
+    return timedelta(days=max(policy.daily, 1)) if is_first else _EVERY_SET_FOR

@@ -74,5 +74,5 @@ def broken(kind: str, where: str) -> BadInput:
     return BadInput(
         f"the {kind} is not as it was written",
         where=where,
-        mend="`snapshot.verify` says what is lost, and repairs it from the replica.",
+        mend="`snapshot.verify` says what is lost, `snapshot.repair` brings it back.",
     )

@@ -17,9 +17,9 @@ from http import HTTPStatus
 from typing import Any, Final, Literal
 
 from awscrt import checksums
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from gpufleet.edges.object_client import NothingThereError, Place, client_of, code_of, told
+from gpufleet.edges.object_client import BENT, NothingThereError, Place, client_of, code_of, told
 from gpufleet.spec.errors import Failed, Retryable
 from gpufleet.spec.snapshots import StoredObject
 
@@ -30,6 +30,12 @@ _ATTEMPTS: Final = 5
 _PAUSE_S: Final = 0.2
 _CONFLICT: Final = HTTPStatus.CONFLICT
 _EXISTS: Final = HTTPStatus.PRECONDITION_FAILED
+_SHOWN: Final = 200
+"""Characters of what a library says."""
+
+
+class BrokenBody(Retryable):
+    """An object of which only a part came."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class SnapshotObjects:
             When that was, by the store's clock.
         """
         with self._told(key):
-            answer = self._client.put_object(**self._request(key, body, until))
+            answer = self._sent(self._request(key, body, until))
             date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
             if date is not None:
                 return parsedate_to_datetime(date)
@@ -93,7 +99,7 @@ class SnapshotObjects:
         for attempt in range(_ATTEMPTS):
             with self._told(key):
                 try:
-                    self._client.put_object(**request)
+                    self._sent(request)
                 except ClientError as error:
                     status = error.response["ResponseMetadata"]["HTTPStatusCode"]
                     if status == _EXISTS:
@@ -119,8 +125,17 @@ class SnapshotObjects:
 
     def find(self, key: str, version: str | None = None) -> bytes | None:
         """A whole object that may not be there."""
-        parts: list[bytes] = []
-        return b"".join(parts) if self.stream(key, parts.append, version=version) else None
+        for attempt in range(_ATTEMPTS):
+            parts: list[bytes] = []
+            try:
+                there = self.stream(key, parts.append, version=version)
+            except BrokenBody:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+                time.sleep(_PAUSE_S * attempt)
+            else:
+                return b"".join(parts) if there else None
+        return None
 
     def stream(
         self,
@@ -133,11 +148,11 @@ class SnapshotObjects:
     ) -> bool:
         """Hand over an object, or a part of it, piece by piece as it comes.
 
-        A body that ends early, or a connection that breaks, is an outside fault: the pieces that
-        were handed over by then are not all of it.
-
         Returns:
             Whether it is there.
+
+        Raises:
+            BrokenBody: the body ended early: what was handed over by then is not all of it.
         """
         which: dict[str, str] = {"VersionId": version} if version else {}
         if length is not None:
@@ -145,11 +160,18 @@ class SnapshotObjects:
         try:
             with self._told(key):
                 answer = self._client.get_object(Bucket=self.bucket, Key=self.prefix + key, **which)
-                with closing(answer["Body"]) as body:
-                    while piece := body.read(_READ_BYTES):
-                        sink(piece)
         except NothingThereError:
             return False
+        try:
+            with closing(answer["Body"]) as body:
+                while piece := body.read(_READ_BYTES):
+                    sink(piece)
+        except (BotoCoreError, OSError) as error:
+            raise BrokenBody(
+                f"a body ended early: {str(error)[:_SHOWN]}",
+                where=f"{self.shown}/{key}",
+                mend="try again",
+            ) from None
         return True
 
     def objects(self, prefix: str, *, versions: bool = False) -> Iterator[StoredObject]:
@@ -223,7 +245,7 @@ class SnapshotObjects:
         """Whether the bucket was made with Object Lock.
 
         Raises:
-            Failed: there is no such bucket.
+            NothingThereError: there is no such bucket.
         """
         with self._told(""):
             try:
@@ -234,6 +256,19 @@ class SnapshotObjects:
                 raise
         found = answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled")
         return bool(found == "Enabled")
+
+    def _sent(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Put an object; a body that was bent on its way, as the store has seen, is sent again."""
+        for attempt in range(_ATTEMPTS):
+            try:
+                answer: dict[str, Any] = self._client.put_object(**request)
+            except ClientError as error:
+                if code_of(error) not in BENT or attempt + 1 == _ATTEMPTS:
+                    raise
+                time.sleep(_PAUSE_S * attempt)
+            else:
+                break
+        return answer
 
     def _request(self, key: str, body: bytes | bytearray, until: datetime | None) -> dict[str, Any]:
         locked = (

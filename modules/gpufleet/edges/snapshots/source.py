@@ -1,5 +1,6 @@
 """The tree that a snapshot is taken of: what is in it, and whether it stayed as it was."""
 
+import hashlib
 import os
 import stat
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Final, NamedTuple
 from gpufleet.spec.errors import BadInput, Retryable
 
 _BLOCK_BYTES: Final = 512
+_HASHED_BYTES: Final = 4 * 2**20
 
 
 class Identity(NamedTuple):
@@ -62,6 +64,28 @@ def scan(root: Path) -> SourceTree:
     except OSError as error:
         where = str(error.filename or root)
         raise Retryable(f"cannot be read: {error.strerror}", where=where) from None
+
+
+def sha256_of(root: Path, file: SourceFile) -> str:
+    """SHA-256 of a whole file, 64 hexadecimal digits.
+
+    Raises:
+        Retryable: it is not the file that was found, or cannot be read.
+    """
+    source = OpenSource(root, file)
+    found = hashlib.sha256()
+    buffer = memoryview(bytearray(min(_HASHED_BYTES, max(file.identity.size_bytes, 1))))
+    try:
+        offset = 0
+        while offset < file.identity.size_bytes:
+            piece = buffer[: file.identity.size_bytes - offset]
+            source.read_into(piece, offset)
+            found.update(piece)
+            offset += len(piece)
+    finally:
+        source.close()
+    source.check()
+    return found.hexdigest()
 
 
 def identity_of(found: os.stat_result) -> Identity:

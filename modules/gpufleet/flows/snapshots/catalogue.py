@@ -1,13 +1,18 @@
 """Which snapshots a store holds, what one holds, and what differs between two."""
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 
+from gpufleet.core.approvals import CLOCK_SKEW
 from gpufleet.core.snapshots import manifest as manifests
 from gpufleet.core.snapshots.difference import Difference, difference
 from gpufleet.core.snapshots.layout import SUMMARY, snapshot_key
+from gpufleet.edges.clock import system_clock
 from gpufleet.flows.snapshots.store import THREADS, SnapshotStore, manifest_of
-from gpufleet.spec.snapshots import Manifest, SnapshotSummary
+from gpufleet.flows.snapshots.verify import is_damaged
+from gpufleet.spec.errors import BadInput
+from gpufleet.spec.snapshots import Manifest, SnapshotKind, SnapshotSummary
 
 
 @dataclass(frozen=True)
@@ -35,19 +40,76 @@ def listing(store: SnapshotStore, revision: str = "") -> Listing:
     return Listing(store.shown, tuple(ordered))
 
 
+def newest_good(
+    store: SnapshotStore,
+    revision: str,
+    kind: SnapshotKind,
+    read: dict[str, SnapshotSummary] | None = None,
+) -> SnapshotSummary | None:
+    """The newest snapshot of a revision that no verification found damaged; None without one.
+
+    What cannot be read is no good one, nor is what is dated in the future: its clock went wrong,
+    and it would be the newest for as long.
+
+    Args:
+        store: of a site.
+        revision: its name.
+        kind: of the snapshot.
+        read: what earlier looks at this store have read, by ID; grows, and loses what is gone.
+
+    Raises:
+        BadInput: the store is of a newer format.
+        Retryable: the store does not answer.
+    """
+    known = {} if read is None else read
+    if not store.exists():
+        return None
+    # IDs begin with when they were created.
+    listed = sorted(store.listed(), reverse=True)
+    for gone in known.keys() - set(listed):
+        del known[gone]
+    for each in listed:
+        summary = known.get(each) or readable_summary(store, each)
+        if summary is None:
+            continue
+        known[each] = summary
+        mine = summary.revision == revision and summary.kind is kind
+        if mine and not is_of_the_future(summary) and not is_damaged(store, each):
+            return summary
+    return None
+
+
 def summary_of(store: SnapshotStore, snapshot: str) -> SnapshotSummary:
-    """What a listing says of a snapshot; from its manifest where the summary is lost.
+    """What a listing says of a snapshot; from its manifest where the summary is lost or damaged.
 
     Raises:
         BadInput: there is no such snapshot, or it was changed.
     """
     body = store.objects.find(snapshot_key(snapshot, SUMMARY))
     if body is not None:
-        return manifests.decode_summary(body, snapshot=snapshot)
+        with suppress(BadInput):
+            return manifests.decode_summary(body, snapshot=snapshot)
     # It is there because its manifest is; what the take added to the store nobody knows any more.
     stored = store.manifest_body(snapshot)
     manifest = manifests.decode(stored, snapshot=snapshot)
     return manifests.summarize(manifest, stored, stored_bytes=0, signed=False)
+
+
+def is_of_the_future(summary: SnapshotSummary) -> bool:
+    """Whether a snapshot was created later than clocks may differ from now."""
+    return summary.created > system_clock() + CLOCK_SKEW
+
+
+def readable_summary(store: SnapshotStore, snapshot: str) -> SnapshotSummary | None:
+    """What a listing says of a snapshot; None where it was changed or is of a newer format.
+
+    Raises:
+        Retryable: the store does not answer.
+    """
+    try:
+        return summary_of(store, snapshot)
+    except BadInput:
+        return None
 
 
 def shown(store: SnapshotStore, snapshot: str) -> tuple[SnapshotSummary, Manifest]:

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 from gpufleet.core.snapshots.frames import (
@@ -16,6 +16,7 @@ from gpufleet.core.snapshots.frames import (
 )
 from gpufleet.core.snapshots.layout import is_packed
 from gpufleet.flows.snapshots.store import Contents, Place, SnapshotStore
+from gpufleet.flows.snapshots.threads import in_threads
 from gpufleet.spec.errors import Failed, Retryable
 from gpufleet.spec.snapshots import ChunkRef, Cipher, Codec
 
@@ -65,13 +66,8 @@ class Fetch:
         Raises:
             Retryable: the store does not answer.
         """
-        pool = ThreadPoolExecutor(self.threads, thread_name_prefix="snapshot")
-        try:
-            work: list[Future[int]] = [pool.submit(self._fetch, run) for run in self._runs(chunks)]
-            done, _ = wait(work, return_when=FIRST_EXCEPTION)
-            self.bytes_fetched += sum(each.result() for each in done)
-        finally:
-            pool.shutdown(cancel_futures=True)
+        work = (partial(self._fetch, run) for run in self._runs(chunks))
+        self.bytes_fetched += sum(in_threads(self.threads, work))
 
     def _runs(self, chunks: Iterable[ChunkRef]) -> Iterator[Sequence[tuple[ChunkRef, Place]]]:
         """What one request fetches: a large chunk, or chunks that lie together in a pack."""
@@ -115,7 +111,7 @@ class Fetch:
                 fetched += stream.taken
             stream.finish()
 
-        self._until_right(attempt, [chunk], place.key)
+        self._until_right(attempt, lambda: chunk, place.key)
         return fetched
 
     def _packed(self, run: Sequence[tuple[ChunkRef, Place]]) -> int:
@@ -141,14 +137,20 @@ class Fetch:
                 left.pop(0)
 
         while left:
-            if not self._until_right(attempt, [chunk for chunk, _ in left][:1], key):
+            if not self._until_right(attempt, lambda: left[0][0], key):
                 left.pop(0)
         return fetched
 
     def _until_right(
-        self, attempt: Callable[[], None], chunks: Sequence[ChunkRef], key: str
+        self, attempt: Callable[[], None], damaged: Callable[[], ChunkRef], key: str
     ) -> bool:
-        """Try a few times: a body that was cut or changed on its way may come right."""
+        """Try a few times: a body that was cut or changed on its way may come right.
+
+        Args:
+            attempt: raises where it does not.
+            damaged: the chunk that it came to last.
+            key: of the object.
+        """
         for number in range(_ATTEMPTS):
             try:
                 attempt()
@@ -158,8 +160,7 @@ class Fetch:
                     continue
                 if not isinstance(error, DamagedChunk):
                     raise
-                for chunk in chunks:
-                    self.on_damage(chunk, key, error)
+                self.on_damage(damaged(), key, error)
                 return False
             else:
                 return True
@@ -238,7 +239,7 @@ class LostChunk(Failed):
         super().__init__(
             f"the snapshot is damaged: {error.what}",
             where=key or f"chunk {chunk.id}",
-            mend="`snapshot.verify` says what is lost, and repairs it from the replica",
+            mend="`snapshot.verify` says what is lost, `snapshot.repair` brings it back",
         )
         self.chunk = chunk
 

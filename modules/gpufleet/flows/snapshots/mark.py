@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from gpufleet.core.snapshots.layout import RUNNING, running_key
 from gpufleet.flows.snapshots.store import SnapshotStore
-from gpufleet.spec.errors import FleetError
+from gpufleet.spec.errors import BadInput, FleetError
 from gpufleet.spec.snapshots import TakeMark
 
 TAKE: Final = "take"
@@ -81,13 +81,21 @@ def running(store: SnapshotStore, what: str) -> list[TakeMark]:
     """The marks of takes or prunes, also of those that were killed; `beat` tells them apart."""
     found = []
     for each in store.objects.objects(RUNNING):
-        content = store.objects.find(each.key)
-        if content is None:
+        try:
+            value = store.facts(each.key)
+        except BadInput:
+            # Nobody knows what runs there: it counts as either.
+            value = {}
+        if value is None or value.get("what", what) != what:
             continue
-        value = json.loads(content)
-        if value["what"] != what:
-            continue
-        began = datetime.fromisoformat(value["began"]) if value["began"] else each.modified
-        name = each.key.removeprefix(RUNNING)
-        found.append(TakeMark(name, began, each.modified, value["revision"], value["host"]))
+        began = value.get("began")
+        found.append(
+            TakeMark(
+                id=each.key.removeprefix(RUNNING),
+                began=datetime.fromisoformat(began) if began else each.modified,
+                beat=each.modified,
+                revision=value.get("revision", ""),
+                host=value.get("host", "an unknown host"),
+            )
+        )
     return found

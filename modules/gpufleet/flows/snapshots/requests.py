@@ -1,8 +1,9 @@
 """What people ask of an environment's snapshots: where its store is, what was done, who did it."""
 
+import hashlib
 import shutil
 from dataclasses import asdict, dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
@@ -10,12 +11,15 @@ from pydantic import TypeAdapter
 
 from gpufleet.core.snapshots.prediction import HISTORY, measured
 from gpufleet.edges.clock import system_clock
+from gpufleet.edges.object_client import NothingThereError
 from gpufleet.edges.object_store import ObjectStore
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
 from gpufleet.flows.ground import Ground, whoami
+from gpufleet.flows.snapshots.keys import demanded_trust, key_of, signer_for
 from gpufleet.flows.snapshots.meter import OnProgress
 from gpufleet.flows.snapshots.prune import PruneOrder, prune
 from gpufleet.flows.snapshots.restore import RestoreOrder, chosen_of, restore
+from gpufleet.flows.snapshots.signed import check_signature
 from gpufleet.flows.snapshots.store import SnapshotStore
 from gpufleet.flows.snapshots.take import TakeOrder, plan_take, take
 from gpufleet.flows.stores import places_of
@@ -23,7 +27,9 @@ from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.snapshots import PruneReport, RestorePlan, RestoreReport, TakePlan, TakeReport
 
-_TAKEN: Final = "snapshot.taken"
+TAKEN: Final = "snapshot.taken"
+PRUNED: Final = "snapshot.pruned"
+"""Events of the journal."""
 _RESTORED: Final = "snapshot.restored"
 _DONE: Final = ("snapshot", "to", "files", "bytes_total", "bytes_fetched", "bytes_local", "seconds")
 
@@ -35,6 +41,8 @@ class TakeWish:
     source: Path
     revision: str
     reread: bool = False
+    sign_key: Path | None = None
+    """Private key to sign with, in place of the one that the fleet file names."""
 
 
 def bucket_of(fleet: Fleet) -> str:
@@ -51,18 +59,24 @@ def store_of(ground: Ground, site: str = "", *, make: bool = False) -> SnapshotS
         make: its bucket, with Object Lock, where it is not there.
 
     Raises:
-        BadInput: no such site, it has no object store, or several have one and none was named.
+        BadInput: no such site, it has no object store, several have one and none was named, or
+            the key that chunks are encrypted with cannot be had.
         Retryable: it does not answer.
     """
-    name = _site(ground, site)
+    name = chosen_site(ground, site)
     place = places_of(ground)[name]
     bucket = bucket_of(ground.fleet)
     if make:
         ObjectStore(place).make_locked_bucket(bucket)
-    return SnapshotStore(SnapshotObjects(SnapshotPlace(place, bucket)))
+    declared = ground.fleet.sites[name].object_store
+    kms_key = declared.kms_key if declared else None
+    return SnapshotStore(
+        SnapshotObjects(SnapshotPlace(place, bucket, kms_key=kms_key)), key_of(ground)
+    )
 
 
-def _site(ground: Ground, site: str) -> str:
+def chosen_site(ground: Ground, site: str) -> str:
+    """The site that is named, or the only one that has an object store; errors as `store_of`."""
     places = places_of(ground)
     if site in places:
         return site
@@ -90,16 +104,15 @@ def planned_take(ground: Ground, wish: TakeWish, site: str) -> TakePlan:
         BadInput: the source cannot be taken as it is, or there is no such store.
     """
     store = store_of(ground, site)
-    locks = not store.exists() or store.objects.can_lock()
-    return plan_take(store, _order(ground, wish, locks=locks), _table(ground))
+    return plan_take(store, _order(ground, wish, store), _table(ground, wish))
 
 
 def taken(ground: Ground, wish: TakeWish, site: str, on_progress: OnProgress) -> TakeReport:
     """Take a snapshot, and write it into the journal; errors as those of `take`."""
     store = store_of(ground, site, make=True)
-    order = _order(ground, wish, locks=store.objects.can_lock())
-    report = take(store, order, _table(ground), system_clock, on_progress)
-    ground.note(_TAKEN, actor=whoami(), target=report.snapshot, store=store.shown, **asdict(report))
+    order = _order(ground, wish, store)
+    report = take(store, order, _table(ground, wish), system_clock, on_progress)
+    ground.note(TAKEN, actor=whoami(), target=report.snapshot, store=store.shown, **asdict(report))
     return report
 
 
@@ -107,9 +120,12 @@ def planned_restore(ground: Ground, order: RestoreOrder, site: str) -> RestorePl
     """What a restore would do, and how long it takes by the rate of earlier ones.
 
     Raises:
-        BadInput: there is no such snapshot or file.
+        BadInput: there is no such snapshot or file, or its signature is forged.
+        Unsigned: the fleet file demands signatures, and it has none.
     """
-    manifest = chosen_of(store_of(ground, site), order)
+    store = store_of(ground, site)
+    _check_demanded(ground, store, order)
+    manifest = chosen_of(store, order)
     above = next(folder for folder in (order.to, *order.to.absolute().parents) if folder.is_dir())
     return RestorePlan(
         snapshot=order.snapshot,
@@ -126,13 +142,26 @@ def planned_restore(ground: Ground, order: RestoreOrder, site: str) -> RestorePl
 def restored(
     ground: Ground, order: RestoreOrder, site: str, on_progress: OnProgress
 ) -> RestoreReport:
-    """Restore a snapshot, and write it into the journal; errors as those of `restore`."""
+    """Restore a snapshot, and write it into the journal; errors as those of `restore`.
+
+    Raises:
+        Unsigned: the fleet file demands signatures, and it has none.
+        Forged: its signature is not one of it, or by somebody whose signatures do not count.
+    """
     store = store_of(ground, site)
+    _check_demanded(ground, store, order)
     predicted_s = _predicted(ground, chosen_of(store, order).plain_bytes)
     report = replace(restore(store, order, on_progress), predicted_s=predicted_s)
     facts = {name: getattr(report, name) for name in _DONE}
     ground.note(_RESTORED, actor=whoami(), target=report.snapshot, store=store.shown, **facts)
     return report
+
+
+def _check_demanded(ground: Ground, store: SnapshotStore, order: RestoreOrder) -> None:
+    """See that a snapshot is signed where the fleet file demands it."""
+    if not order.unsigned and (trust := demanded_trust(ground)) is not None:
+        store.open()
+        check_signature(store, order.snapshot, trust)
 
 
 def pruned(ground: Ground, site: str, *, apply: bool) -> PruneReport:
@@ -144,7 +173,7 @@ def pruned(ground: Ground, site: str, *, apply: bool) -> PruneReport:
     report = prune(store, PruneOrder(ground.fleet.snapshots, apply), system_clock())
     if apply:
         ground.note(
-            "snapshot.pruned",
+            PRUNED,
             actor=whoami(),
             store=store.shown,
             removed=list(report.removed),
@@ -155,21 +184,44 @@ def pruned(ground: Ground, site: str, *, apply: bool) -> PruneReport:
     return report
 
 
-def _predicted(ground: Ground, bytes_total: int) -> float | None:
+def measured_rate(ground: Ground) -> float | None:
+    """Bytes/s that earlier restores of the environment fetched; None where there was none."""
     known = TypeAdapter(RestoreReport)
     earlier = ground.journal.latest(_RESTORED, HISTORY)
     rate, _ = measured(
         known.validate_python({name: record.body[name] for name in _DONE}) for record in earlier
     )
+    return rate
+
+
+def _predicted(ground: Ground, bytes_total: int) -> float | None:
+    rate = measured_rate(ground)
     return bytes_total / rate if rate else None
 
 
-def _order(ground: Ground, wish: TakeWish, *, locks: bool) -> TakeOrder:
-    """A snapshot is locked for as long as one of each day is kept."""
+def locked_until(ground: Ground, store: SnapshotStore) -> datetime | None:
+    """Until when what is stored now is locked: for as many days as one of each day is kept.
+
+    Returns:
+        None where the bucket is there and cannot lock.
+    """
+    try:
+        if not store.objects.can_lock():
+            return None
+    except NothingThereError:
+        # It is made with Object Lock.
+        pass
     keep = timedelta(days=ground.fleet.snapshots.daily)
-    until = (system_clock() + keep).replace(microsecond=0) if locks else None
-    return TakeOrder(wish.source, wish.revision, until=until, reread=wish.reread)
+    return (system_clock() + keep).replace(microsecond=0)
 
 
-def _table(ground: Ground) -> Path:
-    return ground.state.root / "snapshots" / "read.db"
+def _order(ground: Ground, wish: TakeWish, store: SnapshotStore) -> TakeOrder:
+    until = locked_until(ground, store)
+    signer = signer_for(ground, wish.sign_key)
+    return TakeOrder(wish.source, wish.revision, until=until, reread=wish.reread, signer=signer)
+
+
+def _table(ground: Ground, wish: TakeWish) -> Path:
+    """One for each revision: pods of several nodes may share the folder, and no SQLite file."""
+    name = hashlib.sha256(wish.revision.encode()).hexdigest()[:16]
+    return ground.state.root / "snapshots" / f"read-{name}.db"

@@ -27,6 +27,8 @@ class RestoreOrder:
     reuse: bool = True
     """Take chunks from the tree that is replaced, where it has them."""
     threads: int = THREADS
+    unsigned: bool = False
+    """Whatever signatures the fleet file demands, this one is restored without."""
 
 
 def restore(store: SnapshotStore, order: RestoreOrder, on_progress: OnProgress) -> RestoreReport:

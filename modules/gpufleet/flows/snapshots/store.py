@@ -1,11 +1,11 @@
 """A snapshot store: what it holds, read and written through its bucket."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Final, NamedTuple
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple
 
 from gpufleet.core.snapshots.frames import (
     HEADER_BYTES,
@@ -25,21 +25,39 @@ from gpufleet.core.snapshots.layout import (
     SNAPSHOTS,
     chunk_key,
     created_of,
+    index_key,
     is_packed,
     is_snapshot_id,
     name_of,
     pack_key,
+    snapshot_id,
     snapshot_key,
 )
-from gpufleet.core.snapshots.manifest import check_key, decode_format, encode_format, needs_of
+from gpufleet.core.snapshots.manifest import (
+    check_key,
+    decode_format,
+    digest_of,
+    encode_format,
+    needs_of,
+)
 from gpufleet.core.snapshots.manifest import decode as decode_manifest
 from gpufleet.core.snapshots.packing import decode_index
+from gpufleet.core.snapshots.stored_json import parsed
 from gpufleet.edges.snapshots.objects import SnapshotObjects
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.snapshots import ChunkRef, Manifest, Pack, PackedChunk, StoreFormat
 
 THREADS: Final = 8
 """Requests at once. Each holds a chunk, so that memory is bounded by this, not by the artifact."""
+
+
+_READS: Final = 4
+"""Of a small object that is not right: it may have been bent on its way."""
+_NEVER: Final = datetime.min.replace(tzinfo=UTC)
+
+
+class BrokenIndex(BadInput):
+    """An index that is not as it was written."""
 
 
 class KeyOfStore(NamedTuple):
@@ -70,6 +88,8 @@ class Contents:
     """The key of its pack, for each small chunk."""
     stale: set[str] = field(default_factory=set)
     """Keys that a prune may be about to delete: they are stored again before they are relied on."""
+    broken: list[str] = field(default_factory=list)
+    """Keys of indexes that are not as they were written; what only they place counts as gone."""
 
     def place(self, chunk: ChunkRef) -> Place | None:
         """Where a chunk lies; None where it does not, or may soon not."""
@@ -86,10 +106,13 @@ class Contents:
         for pack in packs:
             key = pack_key(pack.id)
             for chunk in pack.chunks:
-                # A chunk may lie in several packs, of which one is gone.
                 held = self.packed.get(chunk.id)
-                if held is None or held[0] not in self.modified:
+                if held is None or self._written(key) > self._written(held[0]):
                     self.packed[chunk.id] = (key, chunk)
+
+    def _written(self, key: str) -> datetime:
+        """A chunk may lie in several packs: one is gone, or damaged and a newer one is its mend."""
+        return self.modified.get(key, _NEVER)
 
 
 class SnapshotStore:
@@ -136,16 +159,25 @@ class SnapshotStore:
         Raises:
             BadInput: there is no store, it has a newer format, or another key.
         """
-        content = self.objects.find(FORMAT_KEY)
+        content = self._until_right(FORMAT_KEY, _is_format)
         if content is None and make:
             self.objects.put_new(FORMAT_KEY, encode_format(StoreFormat(key=self._key_id)))
-            content = self.objects.find(FORMAT_KEY)
-        where = f"{self.shown}/{FORMAT_KEY}"
+            content = self._until_right(FORMAT_KEY, _is_format)
         if content is None:
             raise BadInput(
-                "there is no snapshot store", where=where, mend="a first snapshot makes one"
+                "there is no snapshot store",
+                where=f"{self.shown}/{FORMAT_KEY}",
+                mend="a first snapshot makes one",
             )
-        check_key(decode_format(content, where=where), self._key_id)
+        self.check_format(content)
+
+    def check_format(self, content: bytes) -> None:
+        """See that the store can be read.
+
+        Raises:
+            BadInput: it has a newer format, or another key.
+        """
+        check_key(decode_format(content, where=f"{self.shown}/{FORMAT_KEY}"), self._key_id)
 
     def contents(self) -> Contents:
         """What the store holds, by one listing and its indexes."""
@@ -163,8 +195,11 @@ class SnapshotStore:
 
         with ThreadPoolExecutor(THREADS) as pool:
             list(pool.map(listed, (CHUNKS, PACKS, INDEXES)))
-            for packs in pool.map(self.packs_of, indexes):
-                held.add_packs(packs)
+            for key, packs in zip(indexes, pool.map(self._packs_or_none, indexes), strict=True):
+                if packs is None:
+                    held.broken.append(key)
+                else:
+                    held.add_packs(packs)
         return held
 
     def listed(self) -> list[str]:
@@ -185,8 +220,12 @@ class SnapshotStore:
         Raises:
             BadInput: no ID of a snapshot, or no such snapshot.
         """
-        created_of(snapshot)
-        body = self.objects.find(snapshot_key(snapshot, MANIFEST))
+        created = created_of(snapshot)
+
+        def is_right(body: bytes) -> bool:
+            return snapshot_id(created, digest_of(body)) == snapshot
+
+        body = self._until_right(snapshot_key(snapshot, MANIFEST), is_right)
         if body is None:
             raise BadInput(
                 f"there is no snapshot `{snapshot}`",
@@ -210,9 +249,51 @@ class SnapshotStore:
         return keys
 
     def packs_of(self, index: str) -> tuple[Pack, ...]:
-        """What an index says; nothing where a prune has just removed it."""
-        content = self.objects.find(index)
-        return () if content is None else decode_index(content, where=f"{self.shown}/{index}")
+        """What an index says; nothing where a prune has just removed it.
+
+        Raises:
+            BrokenIndex: it is not as it was written.
+            BadInput: it is of a newer format.
+        """
+        where = f"{self.shown}/{index}"
+
+        def is_right(body: bytes) -> bool:
+            return index_key(digest_of(body)) == index
+
+        content = self._until_right(index, is_right)
+        if content is None:
+            return ()
+        if not is_right(content):
+            raise BrokenIndex(
+                "the index is not as it was written",
+                where=where,
+                mend="`snapshot.repair` brings it back",
+            )
+        return decode_index(content, where=where)
+
+    def _packs_or_none(self, index: str) -> tuple[Pack, ...] | None:
+        try:
+            return self.packs_of(index)
+        except BrokenIndex:
+            return None
+
+    def _until_right(self, key: str, is_right: Callable[[bytes], bool]) -> bytes | None:
+        """A small object, read a few times where it is not right; as it came last."""
+        body = None
+        for _ in range(_READS):
+            body = self.objects.find(key)
+            if body is None or is_right(body):
+                break
+        return body
+
+    def facts(self, key: str) -> dict[str, Any] | None:
+        """What a small object of JSON says; None where it is not there.
+
+        Raises:
+            BadInput: it is not as it was written.
+        """
+        body = self._until_right(key, is_json)
+        return None if body is None else parsed(body, "object", f"{self.shown}/{key}")
 
     def name_chunk(self, plain: Bytes) -> str:
         """The ID of a chunk."""
@@ -222,6 +303,23 @@ class SnapshotStore:
         """The frame of a chunk that lies in a buffer behind the room for its header."""
         nonce = os.urandom(NONCE_BYTES) if self._key else b""
         return encode(memoryview(buffer)[HEADER_BYTES:], chunk, key=self.key, nonce=nonce)
+
+
+def is_json(body: bytes) -> bool:
+    """Whether this is a JSON object."""
+    try:
+        parsed(body, "", "")
+    except BadInput:
+        return False
+    return True
+
+
+def _is_format(body: bytes) -> bool:
+    try:
+        decode_format(body)
+    except BadInput:
+        return False
+    return True
 
 
 def manifest_of(store: SnapshotStore, snapshot: str) -> Manifest:

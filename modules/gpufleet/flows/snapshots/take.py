@@ -5,21 +5,28 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from gpufleet.core.snapshots import manifest as manifests
 from gpufleet.core.snapshots.digests import file_digest
-from gpufleet.core.snapshots.garbage import Found, may_commit, to_store_again
-from gpufleet.core.snapshots.layout import MANIFEST, SUMMARY, snapshot_key
+from gpufleet.core.snapshots.layout import SIGNATURE, SUMMARY, snapshot_key
 from gpufleet.core.snapshots.paths import SourceEntry, permissions, refuse_source
+from gpufleet.core.snapshots.signatures import Signer, sign
 from gpufleet.edges.snapshots.read_table import ReadTable
-from gpufleet.edges.snapshots.source import SourceTree, scan
-from gpufleet.flows.snapshots.mark import PRUNE, RunningMark, running
+from gpufleet.edges.snapshots.source import SourceFile, SourceTree, scan, sha256_of
+from gpufleet.flows.snapshots.deposit import (
+    Deposit,
+    check_before_commit,
+    refuse_beside_prune,
+    reliable,
+)
+from gpufleet.flows.snapshots.mark import RunningMark
 from gpufleet.flows.snapshots.meter import Meter, OnProgress
-from gpufleet.flows.snapshots.store import THREADS, Contents, SnapshotStore
+from gpufleet.flows.snapshots.store import THREADS, SnapshotStore
+from gpufleet.flows.snapshots.threads import in_threads
 from gpufleet.flows.snapshots.upload import Upload, UploadSettings
-from gpufleet.spec.errors import Failed, Retryable
 from gpufleet.spec.snapshots import (
     ChunkRef,
     FileEntry,
@@ -28,7 +35,6 @@ from gpufleet.spec.snapshots import (
     LinkEntry,
     Manifest,
     SnapshotKind,
-    TakeMark,
     TakePlan,
     TakeReport,
 )
@@ -51,6 +57,8 @@ class TakeOrder:
     threads: int = THREADS
     grace: Grace = field(default_factory=Grace)
     """That every prune of the store keeps to."""
+    signer: Signer | None = None
+    """Who signs it: then every file is read once more, for its SHA-256."""
 
 
 def take(
@@ -79,14 +87,16 @@ def take(
     tree = _scanned(order)
     meter.total_bytes = sum(file.identity.size_bytes for file in tree.files)
     store.open(make=True)
-    settings = UploadSettings(order.threads, order.until, order.reread)
+    settings = UploadSettings(order.threads, order.reread)
     with RunningMark(store, order.revision) as mark, closing(ReadTable(table, store.name)) as read:
-        _refuse_beside_prune(store, mark, order.grace)
-        contents = _reliable(store, mark, order)
-        upload = Upload(store, contents, read, settings, meter, mark)
-        manifest = _manifest(order, created, tree, upload.run(tree))
-        _may_commit(store, manifest, mark, order.grace)
-        snapshot, committed = _commit(store, manifest, order.until, upload.tally.bytes_stored)
+        refuse_beside_prune(store, mark, order.grace)
+        deposit = Deposit(store, reliable(store, mark, order.until, order.grace), order.until)
+        upload = Upload(deposit, read, settings, meter, mark)
+        chunks = upload.run(tree)
+        manifest = _manifest(order, created, tree, chunks, _digests(tree, order, mark))
+        needed = map(ChunkRef._make, manifests.chunks_of(manifest).items())
+        check_before_commit(store, needed, mark, order.grace)
+        snapshot, committed = _commit(deposit, manifest, upload.tally.bytes_stored, order.signer)
     meter.finish()
     tally = upload.tally
     return TakeReport(
@@ -145,11 +155,24 @@ def _scanned(order: TakeOrder) -> SourceTree:
     return tree
 
 
+def _digests(tree: SourceTree, order: TakeOrder, mark: RunningMark) -> Mapping[str, str]:
+    """SHA-256 of each file, by its path, where it is signed."""
+    if order.signer is None:
+        return {}
+
+    def one(file: SourceFile) -> tuple[str, str]:
+        mark.beat()
+        return file.path, sha256_of(tree.root, file)
+
+    return dict(in_threads(order.threads, (partial(one, file) for file in tree.files)))
+
+
 def _manifest(
     order: TakeOrder,
     created: datetime,
     tree: SourceTree,
     chunks: Mapping[str, tuple[ChunkRef, ...]],
+    sha256: Mapping[str, str],
 ) -> Manifest:
     return Manifest(
         created=created,
@@ -162,6 +185,7 @@ def _manifest(
                 plain_bytes=file.identity.size_bytes,
                 blake3=file_digest(chunks[file.path]),
                 chunks=chunks[file.path],
+                sha256=sha256.get(file.path, ""),
             )
             for file in tree.files
         ),
@@ -178,66 +202,18 @@ def _manifest(
     )
 
 
-def _refuse_beside_prune(store: SnapshotStore, mark: RunningMark, grace: Grace) -> None:
-    """See that no prune runs where it could delete what is stored anew meanwhile."""
-    if store.objects.keeps_versions():
-        return
-    _, now = mark.now()
-    for each in running(store, PRUNE):
-        if now < each.beat + grace.margin:
-            raise Retryable(
-                f"a prune runs on {each.host}, and the bucket keeps no versions",
-                where=store.shown,
-                mend="take the snapshot when it is done; one that was killed counts for an hour",
-            )
-
-
-def _commit_by(mark: TakeMark, grace: Grace) -> datetime:
-    """A quarter of the grace: what an interrupted take stored in the rest of it is relied on."""
-    return mark.began + grace.keep / 4
-
-
-def _reliable(store: SnapshotStore, mark: RunningMark, order: TakeOrder) -> Contents:
-    """What the store holds; what a prune may delete before the snapshot is there counts as gone."""
-    contents = store.contents()
-    if order.until is not None:
-        # What is relied on is locked.
-        return contents
-    by = _commit_by(mark.now()[0], order.grace)
-    found = [Found(key, modified) for key, modified in contents.modified.items()]
-    if old := set(to_store_again(found, (), commit_by=by, grace=order.grace)):
-        named = store.named(contents)
-        contents.stale.update(old - named)
-    return contents
-
-
-def _may_commit(
-    store: SnapshotStore, manifest: Manifest, running: RunningMark, grace: Grace
-) -> None:
-    """See by a new listing that nothing was removed while the rest was stored."""
-    held = store.contents()
-    needed = map(ChunkRef._make, manifests.chunks_of(manifest).items())
-    missing = [chunk.id for chunk in needed if held.place(chunk) is None]
-    mark, now = running.now()
-    may_commit(mark, now, missing, grace)
-    if now > _commit_by(mark, grace):
-        raise Retryable(
-            f"the take ran for longer than {grace.keep / 4}: a prune may delete what it found",
-            where=store.shown,
-            mend="take the snapshot again: what is stored is not read again",
-        )
-
-
 def _commit(
-    store: SnapshotStore, manifest: Manifest, until: datetime | None, stored_bytes: int
+    deposit: Deposit, manifest: Manifest, stored_bytes: int, signer: Signer | None
 ) -> tuple[str, int]:
-    """Write summary and manifest; the snapshot's ID, and the bytes that were written."""
+    """Write summary, signature and manifest; the snapshot's ID, and the bytes that were written."""
     body = manifests.encode(manifest)
-    summary = manifests.summarize(manifest, body, stored_bytes=stored_bytes, signed=False)
-    written = manifests.encode_summary(summary)
-    key = snapshot_key(summary.id, MANIFEST)
-    store.objects.put_new(snapshot_key(summary.id, SUMMARY), written, until)
-    # Where another was first it is the same one: its ID follows from its content.
-    if not store.objects.put_new(key, body, until) and store.objects.get(key) != body:
-        raise Failed("another snapshot has this ID", where=f"{store.shown}/{key}")
-    return summary.id, len(written) + len(body)
+    summary = manifests.summarize(
+        manifest, body, stored_bytes=stored_bytes, signed=signer is not None
+    )
+    parts = {SUMMARY: manifests.encode_summary(summary)}
+    if signer is not None:
+        parts[SIGNATURE] = sign(manifest, body, signer)
+    for part, written in parts.items():
+        deposit.put(snapshot_key(summary.id, part), written)
+    deposit.commit(summary.id, body)
+    return summary.id, len(body) + sum(map(len, parts.values()))

@@ -1,9 +1,8 @@
 """Reading a source and storing what the store has not: several threads, one chunk in each."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
-from datetime import datetime
+from functools import partial
 from threading import Lock
 from typing import Final, NamedTuple
 
@@ -13,9 +12,11 @@ from gpufleet.core.snapshots.layout import chunk_key, index_key, is_packed, pack
 from gpufleet.core.snapshots.packing import PackBuilder, encode_index
 from gpufleet.edges.snapshots.read_table import ReadPart, ReadTable
 from gpufleet.edges.snapshots.source import OpenSource, SourceTree
+from gpufleet.flows.snapshots.deposit import Deposit
 from gpufleet.flows.snapshots.mark import RunningMark
 from gpufleet.flows.snapshots.meter import Meter
-from gpufleet.flows.snapshots.store import Contents, SnapshotStore, one_body
+from gpufleet.flows.snapshots.store import one_body
+from gpufleet.flows.snapshots.threads import in_threads
 from gpufleet.spec.snapshots import ChunkRef, Pack
 
 _BATCH_BYTES: Final = 4 * 2**20
@@ -45,8 +46,6 @@ class UploadSettings:
     """How a source is read and stored."""
 
     threads: int
-    until: datetime | None = None
-    """What the snapshot needs is locked until then."""
     reread: bool = False
     """Read everything, whatever was read before."""
 
@@ -56,16 +55,14 @@ class Upload:
     """One source on its way into a store.
 
     Args:
-        store: opened.
-        contents: what it holds; what is put is noted there.
+        deposit: into the store.
         table: of what was read before.
         settings: how.
         meter: told after each chunk.
         mark: of the take; it beats after each chunk.
     """
 
-    store: SnapshotStore
-    contents: Contents
+    deposit: Deposit
     table: ReadTable
     settings: UploadSettings
     meter: Meter
@@ -73,13 +70,13 @@ class Upload:
     tally: Tally = field(default_factory=Tally)
 
     def __post_init__(self) -> None:
+        self.store = self.deposit.store
         self._lock = Lock()
         self._pack_lock = Lock()
         self._pack = PackBuilder(self.store.key)
         self._in_pack: list[ReadPart] = []
         self._claimed: set[str] = set()
         self._ids: dict[tuple[str, Cut], str] = {}
-        self._extended: set[str] = set()
 
     def run(self, tree: SourceTree) -> Mapping[str, tuple[ChunkRef, ...]]:
         """Store all of a tree's files.
@@ -94,7 +91,8 @@ class Upload:
         sources: list[OpenSource] = []
         try:
             plan = list(self._planned(tree, sources))
-            self._in_threads(_batches(part for _, parts in plan for part in parts))
+            batches = _batches(part for _, parts in plan for part in parts)
+            in_threads(self.settings.threads, (partial(self._store, each) for each in batches))
             if (full := self._pack.finish()) is not None:
                 self._put_pack(*full, self._in_pack)
             for source in sources:
@@ -118,16 +116,6 @@ class Upload:
             before = {} if self.settings.reread else self.table.known(source.path, file.identity)
             yield file.path, [Part(source, cut, before.get(cut)) for cut in found]
 
-    def _in_threads(self, batches: Iterable[Sequence[Part]]) -> None:
-        pool = ThreadPoolExecutor(self.settings.threads, thread_name_prefix="snapshot")
-        try:
-            work: list[Future[None]] = [pool.submit(self._store, batch) for batch in batches]
-            done, _ = wait(work, return_when=FIRST_EXCEPTION)
-            for each in done:
-                each.result()
-        finally:
-            pool.shutdown(cancel_futures=True)
-
     def _store(self, batch: Sequence[Part]) -> None:
         for part in batch:
             self._store_one(part)
@@ -135,7 +123,7 @@ class Upload:
 
     def _store_one(self, part: Part) -> None:
         size = part.cut.plain_bytes
-        if part.known is not None and self._shared(ChunkRef(part.known, size)):
+        if part.known is not None and self.deposit.shares(ChunkRef(part.known, size)):
             part.source.done()
             self._count(part, part.known, read=0, stored=0)
             return
@@ -144,14 +132,14 @@ class Upload:
             part.source.read_into(view[HEADER_BYTES:], part.cut.offset_bytes)
             part.source.done()
             chunk = ChunkRef(self.store.name_chunk(view[HEADER_BYTES:]), size)
-        if self._claim(chunk.id) or self._shared(chunk):
+        if self._claim(chunk.id) or self.deposit.shares(chunk):
             self._count(part, chunk.id, read=size, stored=0)
             self.table.keep([_read_part(part, chunk)])
         elif is_packed(size):
             self._add_to_pack(buffer, chunk, part)
         else:
             frame = self.store.framed(buffer, chunk.id)
-            self._put(chunk_key(chunk.id), one_body(buffer, frame))
+            self.deposit.put(chunk_key(chunk.id), one_body(buffer, frame))
             self._count(part, chunk.id, read=size, stored=frame.stored_bytes)
             self.table.keep([_read_part(part, chunk)])
 
@@ -162,29 +150,6 @@ class Upload:
                 return True
             self._claimed.add(chunk)
             return False
-
-    def _shared(self, chunk: ChunkRef) -> bool:
-        """Whether the store has a chunk, which is locked for this snapshot then."""
-        place = self.contents.place(chunk)
-        if place is None:
-            return False
-        until = self.settings.until
-        if until is None or place.key in self._extended:
-            return True
-        if not self.store.objects.extend(place.key, until):
-            # A prune was faster: it is stored again.
-            self.contents.modified.pop(place.key, None)
-            return False
-        self._extended.add(place.key)
-        return True
-
-    def _put(self, key: str, body: bytes | bytearray) -> None:
-        until = self.settings.until
-        if key in self.contents.stale:
-            self.store.objects.put(key, body, until)
-        elif not self.store.objects.put_new(key, body, until) and until is not None:
-            self.store.objects.extend(key, until)
-        self._extended.add(key)
 
     def _add_to_pack(self, buffer: bytearray, chunk: ChunkRef, part: Part) -> None:
         frame = self.store.framed(buffer, chunk.id)
@@ -198,9 +163,9 @@ class Upload:
 
     def _put_pack(self, pack: Pack, body: bytes, within: Sequence[ReadPart]) -> None:
         """Store a pack, then its index: an interrupted take finds it again."""
-        self._put(pack_key(pack.id), body)
+        self.deposit.put(pack_key(pack.id), body)
         name, index = encode_index([pack])
-        self._put(index_key(name), index)
+        self.deposit.put(index_key(name), index)
         self.table.keep(within)
 
     def _count(self, part: Part, chunk: str, *, read: int, stored: int) -> None:

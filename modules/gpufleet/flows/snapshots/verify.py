@@ -3,16 +3,19 @@
 import json
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from threading import Lock
 
 from gpufleet.core.snapshots.frames import DamagedChunk
-from gpufleet.core.snapshots.layout import VERDICT, chunk_key, is_packed, snapshot_key
+from gpufleet.core.snapshots.layout import SIGNATURE, VERDICT, chunk_key, is_packed, snapshot_key
 from gpufleet.core.snapshots.manifest import chunks_of
+from gpufleet.core.snapshots.signatures import Forged, Trust
 from gpufleet.flows.snapshots.fetch import Fetch
 from gpufleet.flows.snapshots.meter import Meter, OnProgress
-from gpufleet.flows.snapshots.store import THREADS, SnapshotStore, manifest_of
+from gpufleet.flows.snapshots.signed import Unsigned, check_signature
+from gpufleet.flows.snapshots.store import THREADS, Contents, SnapshotStore, manifest_of
+from gpufleet.spec.errors import BadInput
 from gpufleet.spec.snapshots import ChunkRef, Damage, Manifest, VerifyReport
 
 
@@ -48,6 +51,8 @@ class VerifyOrder:
     seed: str = ""
     """Draws the same sample again; empty for another one each time, so that all is read in time."""
     threads: int = THREADS
+    trust: Trust | None = None
+    """Whose signature it has to have; None where none is asked for."""
 
 
 def verify(store: SnapshotStore, order: VerifyOrder, on_progress: OnProgress) -> VerifyReport:
@@ -62,30 +67,85 @@ def verify(store: SnapshotStore, order: VerifyOrder, on_progress: OnProgress) ->
     chunks = sorted(map(ChunkRef._make, chunks_of(manifest).items()))
     chosen = _drawn(chunks, order.sample, order.seed)
     meter.total_bytes = sum(chunk.plain_bytes for chunk in chosen)
-    read = _Read(meter)
-    fetch = Fetch(store, store.contents(), read, order.threads, read.damage)
-    fetch.run(chosen)
+    damaged, bytes_read = read_back(store, store.contents(), chosen, meter, order.threads)
     meter.finish()
+    signature = _signature(store, order)
     report = VerifyReport(
         snapshot=order.snapshot,
         chunks=len(chunks),
         chunks_read=len(chosen),
-        bytes_read=fetch.bytes_fetched,
+        bytes_read=bytes_read,
         seconds=meter.elapsed_s,
-        damaged=_told(manifest, read.damaged),
+        damaged=(*signature, *told_damages(manifest, damaged)),
+        signature_checked=order.trust is not None,
     )
     if report.damaged or len(chosen) == len(chunks):
         # A sample without a fault says nothing of what an earlier verification found.
-        verdict = {"good": report.good, "damaged": [each.key for each in report.damaged]}
-        key = snapshot_key(order.snapshot, VERDICT)
-        store.objects.put(key, json.dumps(verdict).encode())
+        note_verdict(store, order.snapshot, [each.key for each in report.damaged])
     return report
 
 
+def read_back(
+    store: SnapshotStore,
+    held: Contents,
+    chunks: Sequence[ChunkRef],
+    meter: Meter,
+    threads: int = THREADS,
+) -> tuple[dict[ChunkRef, tuple[str, str]], int]:
+    """Read chunks, and keep none of them.
+
+    Args:
+        store: opened.
+        held: what it holds.
+        chunks: that are read.
+        meter: told of each.
+        threads: requests at once.
+
+    Returns:
+        For each that is lost or damaged the key of its object, where there is one, and what is
+        wrong; and how many bytes were read.
+
+    Raises:
+        Retryable: the store does not answer.
+    """
+    read = _Read(meter)
+    fetch = Fetch(store, held, read, threads, read.damage)
+    fetch.run(chunks)
+    return read.damaged, fetch.bytes_fetched
+
+
+def _signature(store: SnapshotStore, order: VerifyOrder) -> tuple[Damage, ...]:
+    if order.trust is None:
+        return ()
+    try:
+        check_signature(store, order.snapshot, order.trust)
+    except (Forged, Unsigned) as error:
+        return (Damage(snapshot_key(order.snapshot, SIGNATURE), error.what),)
+    return ()
+
+
+def note_verdict(store: SnapshotStore, snapshot: str, damaged: Sequence[str]) -> None:
+    """Keep what was found of a snapshot, for those who ask if it is a good one.
+
+    Args:
+        store: opened.
+        snapshot: that was read as a whole, or found damaged.
+        damaged: keys of what is.
+    """
+    verdict = {"good": not damaged, "damaged": list(damaged)}
+    store.objects.put(snapshot_key(snapshot, VERDICT), json.dumps(verdict).encode())
+
+
 def is_damaged(store: SnapshotStore, snapshot: str) -> bool:
-    """Whether the last verification of a snapshot found it lost or damaged in part."""
-    verdict = store.objects.find(snapshot_key(snapshot, VERDICT))
-    return verdict is not None and not json.loads(verdict)["good"]
+    """Whether the last verification of a snapshot found it lost or damaged in part.
+
+    One whose verdict cannot be read counts as damaged: nothing is removed for its sake.
+    """
+    try:
+        verdict = store.facts(snapshot_key(snapshot, VERDICT))
+    except BadInput:
+        return True
+    return verdict is not None and verdict.get("good") is not True
 
 
 def _drawn(chunks: Sequence[ChunkRef], sample: float, seed: str) -> Sequence[ChunkRef]:
@@ -96,7 +156,15 @@ def _drawn(chunks: Sequence[ChunkRef], sample: float, seed: str) -> Sequence[Chu
     return draw.sample(chunks, count)
 
 
-def _told(manifest: Manifest, damaged: dict[ChunkRef, tuple[str, str]]) -> tuple[Damage, ...]:
+def told_damages(
+    manifest: Manifest, damaged: Mapping[ChunkRef, tuple[str, str]]
+) -> tuple[Damage, ...]:
+    """What is wrong with a snapshot, and which of its files need it.
+
+    Args:
+        manifest: of the snapshot.
+        damaged: for each chunk the key of its object, where there is one, and what is wrong.
+    """
     files: dict[ChunkRef, list[str]] = defaultdict(list)
     for entry in manifest.files:
         for chunk in set(entry.chunks) & damaged.keys():

@@ -9,7 +9,7 @@ from gpufleet.core.capacity.replica import Evidence, ReplicaSpeed
 from gpufleet.core.serving import Probe
 from gpufleet.local.engine.answers import Lengths
 from gpufleet.local.engine.series import TODAY
-from gpufleet.local.files import read_json, write_json
+from gpufleet.local.files import read_json, write_rows
 
 ENGINES_FILE: Final = "engines.json"
 STAND_IN_TOKENS: Final = 1_000_000
@@ -67,13 +67,21 @@ def stand_in(limit: int, why: str) -> ReplicaSpeed:
     )
 
 
-def write_engines(folder: Path, engines: Mapping[tuple[str, str], EngineSpec]) -> bool:
-    """Keep what replicas are, by pool and node group; False if it was just that already."""
+def write_engines(
+    folder: Path, engines: Mapping[tuple[str, str], EngineSpec], *, only: str = ""
+) -> bool:
+    """Keep what replicas are, by pool and node group; False if it was just that already.
+
+    Args:
+        folder: of the site.
+        engines: of each pool and node group.
+        only: how the names of the pools begin that are told of; all others stay as they are.
+    """
     rows = [
         {"pool": pool, "node_group": group, **asdict(spec)}
         for (pool, group), spec in engines.items()
     ]
-    return write_json(folder / ENGINES_FILE, rows)
+    return write_rows(folder / ENGINES_FILE, rows, only)
 
 
 class EngineFile:

@@ -1,0 +1,1 @@
+"""Drills: what fails, what comes up instead, and whether service was back in time. Pure."""

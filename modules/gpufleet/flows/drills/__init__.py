@@ -1,0 +1,1 @@
+"""Drills: service is lost in isolation, restored, and timed until the gateway answers."""

@@ -1,0 +1,277 @@
+"""The stage of a drill: set up at sites, failed, and struck again so that nothing of it is left."""
+
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterable
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from gpufleet.core import vocabulary as names
+from gpufleet.core.claims import CLAIMS_PATH, allocated
+from gpufleet.core.drills.failover import free_gpus
+from gpufleet.core.drills.stage import DRILL, NAMESPACE, PRIORITY_CLASS, stage_fleet
+from gpufleet.core.observed import is_ready
+from gpufleet.core.quotas import claims_gpus
+from gpufleet.edges.kube import Cluster
+from gpufleet.edges.kube_paths import collection_path, object_path
+from gpufleet.flows.access import revoke
+from gpufleet.flows.drills import objects
+from gpufleet.flows.drills.drill_store import DrillStore
+from gpufleet.flows.environment import cluster_of
+from gpufleet.flows.ground import Ground
+from gpufleet.flows.stores import places_of
+from gpufleet.local.agent_client import AgentClient
+from gpufleet.local.engine.settings import write_engines
+from gpufleet.local.gpu_board import write_gpus
+from gpufleet.local.platform import embedded_sites
+from gpufleet.spec.drills import DRILL_PREFIX
+from gpufleet.spec.errors import FleetError, Retryable
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.simulation import Fault, FaultKind
+
+_NAMESPACE_PATH: Final = f"/api/v1/namespaces/{NAMESPACE}"
+_PODS_PATH: Final = f"{_NAMESPACE_PATH}/pods"
+_PRIORITY_PATH: Final = f"/apis/scheduling.k8s.io/v1/priorityclasses/{PRIORITY_CLASS}"
+_GONE_WITHIN_S: Final = 120.0
+_LOOK_EVERY_S: Final = 0.5
+_DOWN_FOR_S: Final = 86_400.0
+"""A process that was killed stays away longer than any drill; its pod goes with the stage."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """The stand-ins of one drill.
+
+    Args:
+        ground: of the environment.
+        flow: of the drill.
+        scenario: that it plays.
+    """
+
+    ground: Ground
+    flow: str
+    scenario: str
+
+    @property
+    def folder(self) -> Path:
+        """Files of this drill alone."""
+        return self.ground.state.root / "drills" / self.flow
+
+    def set_up(self, stage: Fleet, site: str, *, started: bool, avoid: str = "") -> None:
+        """Make what a site holds of a stage, or bring it to that.
+
+        Args:
+            stage: the fleet of the drill's stand-ins.
+            site: of it.
+            started: whether replicas start; otherwise their workloads stand, and have none.
+            avoid: a node on which none may run.
+
+        Raises:
+            Retryable: the site does not answer, or is still busy removing another stage.
+        """
+        with self._entered(site) as cluster:
+            for path in (_NAMESPACE_PATH, _PRIORITY_PATH):
+                there = cluster.get(path)
+                if there and (_is_going(there) or _flow_of(there) != self.flow):
+                    what = "the stage of another drill is still there"
+                    raise Retryable(what, where=f"site {site}")
+            for each in objects.namespace(self.flow, self.scenario):
+                cluster.apply(object_path(each), each)
+            self._tell_engines(stage, site)
+            for each in objects.contents(stage, site, self.flow, started=started, avoid=avoid):
+                cluster.apply(object_path(each), each)
+
+    def clear(self, site: str) -> None:
+        """Remove what runs the replicas of a stage at a site; they go after it.
+
+        Raises:
+            Retryable: the site does not answer.
+        """
+        with self._entered(site) as cluster:
+            for version, kind in objects.WORKLOADS:
+                path = collection_path(version, kind, NAMESPACE)
+                for each in cluster.items(path, labels=f"{DRILL}={self.flow}"):
+                    cluster.delete(f"{path}/{each['metadata']['name']}")
+
+    def is_empty(self, site: str) -> bool:
+        """Whether no pod of the stage is left at a site.
+
+        Raises:
+            Retryable: the site does not answer.
+        """
+        return not self.nodes(site)
+
+    def nodes(self, site: str) -> list[str]:
+        """The node of each pod of the stage at a site; empty for one without a node.
+
+        Raises:
+            Retryable: the site does not answer.
+        """
+        with self._entered(site) as cluster:
+            pods = cluster.items(_PODS_PATH, labels=f"{DRILL}={self.flow}")
+            return [str(pod["spec"].get("nodeName", "")) for pod in pods]
+
+    def ready_pools(self, site: str) -> dict[str, int]:
+        """Replicas that are ready, by the name of their pool's stand-in.
+
+        Raises:
+            Retryable: the site does not answer.
+        """
+        with self._entered(site) as cluster:
+            found: dict[str, int] = {}
+            for pod in cluster.items(_PODS_PATH, labels=f"{names.POOL},{DRILL}={self.flow}"):
+                leads = pod["metadata"]["labels"].get(names.WORKER_INDEX, "0") == "0"
+                if leads and is_ready(pod):
+                    pool = pod["metadata"]["labels"][names.POOL]
+                    found[pool] = found.get(pool, 0) + 1
+            return found
+
+    def fail(self, site: str) -> set[str]:
+        """Let every replica of the stage at a site end, and stay away; returns whose pools' did.
+
+        Raises:
+            Retryable: the node agent does not answer.
+        """
+        agent = AgentClient(self.ground.state, site)
+        faults = [
+            Fault(kind=FaultKind.CRASH, pool=each.pool, pod=each.pod, for_s=_DOWN_FOR_S)
+            for each in agent.replicas()
+            if each.namespace == NAMESPACE
+        ]
+        return {hit.pool for fault in faults for hit in agent.inject(fault)}
+
+    def strike(self) -> None:
+        """Remove everything of this drill at every site; finds what an earlier try has removed.
+
+        What does not answer keeps nothing else from being removed.
+
+        Raises:
+            FleetError: of the first that does not answer, or whose namespace does not go.
+        """
+        keys = self.ground.drills.report(self.flow).keys
+        stores = [
+            DrillStore(self.ground, site, self.flow, self.folder) for site in places_of(self.ground)
+        ]
+        in_spite_of_errors(
+            *(partial(revoke, self.ground, key) for key in keys),
+            *(partial(self._strike, site) for site in embedded_sites(self.ground.fleet)),
+            *(store.empty for store in stores),
+            partial(shutil.rmtree, self.folder, ignore_errors=True),
+        )
+
+    def _strike(self, site: str) -> None:
+        with self._entered(site) as cluster:
+            self._clear(cluster, site)
+
+    def _clear(self, cluster: Cluster, site: str) -> None:
+        standing = cluster.get(_NAMESPACE_PATH)
+        if standing is not None and _flow_of(standing) == self.flow:
+            cluster.delete(_NAMESPACE_PATH)
+            until = time.monotonic() + _GONE_WITHIN_S
+            while cluster.get(_NAMESPACE_PATH) is not None:
+                if time.monotonic() > until:
+                    raise Retryable("does not go", where=f"namespace {NAMESPACE} at {site}")
+                time.sleep(_LOOK_EVERY_S)
+        priority = cluster.get(_PRIORITY_PATH)
+        if priority is not None and _flow_of(priority) == self.flow:
+            # No other drill sets its stage up before this one's priority is gone.
+            self._tell_engines(stage_fleet(self.ground.fleet, []), site)
+            cluster.delete(_PRIORITY_PATH)
+
+    def _tell_engines(self, stage: Fleet, site: str) -> None:
+        """Let simulated replicas of the stage be as fast, and load as long, as declared ones."""
+        # The capacity model's libraries take a while to import.
+        from gpufleet.local.engine_specs import engine_specs  # noqa: PLC0415
+
+        folder = self.ground.state.site(site)
+        write_engines(folder, engine_specs(stage, site), only=DRILL_PREFIX)
+        write_gpus(folder, stage, site, only=DRILL_PREFIX)
+
+    def _entered(self, site: str) -> closing[Cluster]:
+        return entered(self.ground, site)
+
+
+def entered(ground: Ground, site: str) -> closing[Cluster]:
+    """A site's cluster, which is closed at the end of a block."""
+    return closing(cluster_of(ground.fleet, ground.state, site))
+
+
+def free_at(
+    ground: Ground, sites: Iterable[str], *, without: Collection[str] = ()
+) -> dict[str, list[int]]:
+    """Free GPUs of each usable node of sites, by node group; none of a stage counts as used.
+
+    Args:
+        ground: the environment.
+        sites: of it.
+        without: nodes that may not be used.
+
+    Raises:
+        Retryable: a site does not answer.
+    """
+    found: dict[str, list[int]] = {}
+    for site in sites:
+        with entered(ground, site) as cluster:
+            held = cluster.items(CLAIMS_PATH) if claims_gpus(ground.fleet, site) else []
+            pods = [
+                pod
+                for pod in cluster.items("/api/v1/pods")
+                if pod["metadata"]["namespace"] != NAMESPACE
+            ]
+            nodes = cluster.items("/api/v1/nodes")
+            found |= free_gpus(ground.fleet, site, nodes, pods, allocated(held), without)
+    return found
+
+
+def running_drill(cluster: Cluster) -> str:
+    """The drill whose stage stands in a cluster; empty where none does.
+
+    Raises:
+        FleetError: the cluster does not answer.
+    """
+    standing = cluster.get(_NAMESPACE_PATH)
+    return _flow_of(standing) if standing else ""
+
+
+def in_spite_of_errors(*work: Callable[[], object]) -> None:
+    """Do everything, also after what fails.
+
+    Raises:
+        FleetError: the first one.
+    """
+    first: FleetError | None = None
+    for each in work:
+        try:
+            each()
+        except FleetError as error:
+            first = first or error
+    if first:
+        raise first
+
+
+def wait_until(look: Callable[[], bool], within_s: float, every_s: float = _LOOK_EVERY_S) -> bool:
+    """Look again and again; whether it came to be in time. What may pass by itself is no end."""
+    until = time.monotonic() + within_s
+    while True:
+        with suppress(Retryable):
+            if look():
+                return True
+        if time.monotonic() > until:
+            return False
+        time.sleep(every_s)
+
+
+def staged(ground: Ground, stage: Fleet) -> Ground:
+    """The same environment with the fleet of a stage: keys and questions are for its names."""
+    return replace(ground, fleet=stage)
+
+
+def _flow_of(thing: dict[str, Any]) -> str:
+    return str((thing["metadata"].get("labels") or {}).get(DRILL, ""))
+
+
+def _is_going(thing: dict[str, Any]) -> bool:
+    return bool(thing["metadata"].get("deletionTimestamp"))

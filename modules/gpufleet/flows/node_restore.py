@@ -1,0 +1,176 @@
+"""Restoring a snapshot straight into the caches of a group's nodes, by an Indexed Job."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from gpufleet.components.restore_job import (
+    GATE,
+    INDEX,
+    NODES,
+    RestoreWork,
+    opened,
+    restore_job,
+)
+from gpufleet.core import vocabulary as names
+from gpufleet.core.snapshots.fan_out import Links, parallelism, predicted_s
+from gpufleet.core.snapshots.nodes import job_to_use, nodes_of, outcome_of
+from gpufleet.edges.kube import Cluster
+from gpufleet.edges.kube_paths import collection_path
+from gpufleet.flows.environment import cluster_of
+from gpufleet.flows.ground import Ground, whoami
+from gpufleet.flows.snapshots.requests import bucket_of, measured_rate, store_of
+from gpufleet.flows.snapshots.store import manifest_of
+from gpufleet.flows.stores import places_of
+from gpufleet.spec.errors import BadInput, Failed
+from gpufleet.spec.node_restores import NodeRestorePlan, NodeRestoreReport
+
+_JOBS: Final = collection_path("batch/v1", "Job", names.CACHE_NAMESPACE)
+_PODS: Final = collection_path("v1", "Pod", names.CACHE_NAMESPACE)
+_NODES: Final = collection_path("v1", "Node", None)
+_LOOK_EVERY_S: Final = 1.0
+_RESTORED: Final = "snapshot.restored_to_nodes"
+
+
+@dataclass(frozen=True)
+class NodeOrder:
+    """What is restored, to which nodes, and what is known of the ways to them."""
+
+    snapshot: str
+    node_group: str
+    node_bytes_per_s: float | None = None
+    """None for what earlier restores of the environment came to."""
+    store_bytes_per_s: float | None = None
+    network_bytes_per_s: float | None = None
+
+
+def plan(ground: Ground, order: NodeOrder) -> NodeRestorePlan:
+    """What it would do.
+
+    Raises:
+        BadInput: no such snapshot or node group, no node that can be restored to, or no rate.
+        Retryable: the cluster or the store does not answer.
+    """
+    group = ground.fleet.node_groups.get(order.node_group)
+    if group is None:
+        known = ", ".join(f"`{name}`" for name in ground.fleet.node_groups)
+        raise BadInput("no such node group", where=order.node_group, mend=f"there are: {known}")
+    manifest = manifest_of(store_of(ground, group.site), order.snapshot)
+    cluster = cluster_of(ground.fleet, ground.state, group.site)
+    try:
+        selected = f"{names.NODE_GROUP}={order.node_group}"
+        listed = cluster.items(_NODES, labels=selected)
+        job = job_to_use(order.snapshot, order.node_group, cluster.items(_JOBS, labels=selected))
+    finally:
+        cluster.close()
+    nodes, left_out = nodes_of(listed)
+    if not nodes:
+        why = "; ".join(f"{node}: {reason}" for node, reason in left_out.items()) or "it has none"
+        raise BadInput("no node can be restored to", where=order.node_group, mend=why)
+    links = _links(ground, order)
+    first_s, all_s = predicted_s(manifest.plain_bytes, len(nodes), links)
+    return NodeRestorePlan(
+        job=job,
+        site=group.site,
+        snapshot=order.snapshot,
+        revision=manifest.revision,
+        node_group=order.node_group,
+        nodes=list(nodes),
+        left_out=dict(left_out),
+        folder=f"{names.CACHE_FOLDER}/{manifest.revision}",
+        bytes_each=manifest.plain_bytes,
+        parallelism=parallelism(len(nodes), links),
+        first_s=first_s,
+        all_s=all_s,
+    )
+
+
+def restore_to_nodes(
+    ground: Ground, order: NodeOrder, told: Callable[[int, int], None]
+) -> NodeRestoreReport:
+    """Restore, and wait until every node has it or has failed; one that was begun goes on.
+
+    Args:
+        ground: the environment.
+        order: what.
+        told: how many nodes are done, and of how many.
+
+    Raises:
+        BadInput: as `plan`.
+        Failed: the Job was removed meanwhile, or the cluster refuses it.
+        Retryable: the cluster or the store does not answer; the same call goes on.
+    """
+    planned, begun = plan(ground, order), time.monotonic()
+    cluster = cluster_of(ground.fleet, ground.state, planned.site)
+    try:
+        place = places_of(ground)[planned.site]
+        work = RestoreWork(
+            job=planned.job,
+            fleet=ground.fleet.slug,
+            image=ground.fleet.images.gpufleet,
+            snapshot=planned.snapshot,
+            revision=planned.revision,
+            node_group=planned.node_group,
+            nodes=len(planned.nodes),
+            parallelism=planned.parallelism,
+            endpoint=place.endpoint,
+            region=place.region,
+            bucket=bucket_of(ground.fleet),
+        )
+        cluster.create(_JOBS, restore_job(work, json.dumps(planned.nodes)))
+        done, failed = _awaited(cluster, planned.job, told)
+    finally:
+        cluster.close()
+    report = NodeRestoreReport(
+        job=planned.job,
+        snapshot=planned.snapshot,
+        folder=planned.folder,
+        done=done,
+        failed=failed,
+        seconds=time.monotonic() - begun,
+    )
+    facts = report.model_dump(exclude={"snapshot"})
+    ground.note(_RESTORED, actor=whoami(), target=planned.snapshot, **facts)
+    return report
+
+
+def _awaited(
+    cluster: Cluster, job: str, told: Callable[[int, int], None]
+) -> tuple[list[str], list[str]]:
+    while True:
+        found = cluster.get(f"{_JOBS}/{job}")
+        if found is None:
+            raise Failed("the Job was removed", where=job, mend="the same command begins it again")
+        hosts: list[str] = json.loads(found["metadata"]["annotations"][NODES])
+        open_gates(cluster, job, hosts)
+        done, failed, ended = outcome_of(found, hosts)
+        told(len(done), len(hosts))
+        if ended:
+            return done, failed
+        time.sleep(_LOOK_EVERY_S)
+
+
+def open_gates(cluster: Cluster, job: str, hosts: list[str]) -> int:
+    """Send each pod that waits to the node of its index; returns how many were sent."""
+    waiting = [
+        pod
+        for pod in cluster.items(_PODS, labels=f"batch.kubernetes.io/job-name={job}")
+        if any(gate["name"] == GATE for gate in pod["spec"].get("schedulingGates", []))
+    ]
+    for pod in waiting:
+        host = hosts[int(pod["metadata"]["annotations"][INDEX])]
+        cluster.merge_existing(f"{_PODS}/{pod['metadata']['name']}", opened(host))
+    return len(waiting)
+
+
+def _links(ground: Ground, order: NodeOrder) -> Links:
+    node = order.node_bytes_per_s or measured_rate(ground)
+    if not node:
+        raise BadInput(
+            "nobody knows how fast one node restores",
+            where="--node-rate",
+            mend="give it, such as 2GB; later ones go by what was measured",
+        )
+    return Links(node, order.store_bytes_per_s, order.network_bytes_per_s)
