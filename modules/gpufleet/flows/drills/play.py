@@ -73,6 +73,7 @@ class Play:
         failure: dict[str, Any] = run.step("failure", lambda: self._fail(steady, failed_at))
         fact, records_s = str(failure["fact"]), float(failure["lost_s"])
         run.note("drill.failed", target=self.plan.target, at=failed_at.isoformat())
+        run.step("kept away", self._keep_away)
         at = self._timed(Phase.DETECT, failed_at, lambda: self._detect(steady))
         decided: dict[str, Any] = run.step("decide", lambda: self._decide(fact))
         at = self._told(Phase.DECIDE, at, decided)
@@ -179,6 +180,12 @@ class Play:
                 raise Failed(what, where=f"site {site}", mend="./fleet status, then drill again")
         self.story.failed_at(at)
         return {"fact": fact, "lost_s": lost_s(self.run.ground, self.plan, at)}
+
+    def _keep_away(self) -> None:
+        """Let no controller begin anew at a site where, in earnest, there would be none."""
+        lost = stage_fleet(self._fleet, self.plan.lost)
+        for site in _sites(self.plan.lost):
+            self.stage.set_up(lost, site, started=False)
 
     def _detect(self, steady: Sequence[str]) -> str:
         """Until the gateway refuses for every use case that it has answered for."""
