@@ -9,14 +9,11 @@ from pydantic import ValidationError
 from gpufleet.core.protection import decode
 from gpufleet.core.snapshots.stored_json import broken
 from gpufleet.flows.snapshots.catalogue import is_of_the_future, readable_summary
+from gpufleet.flows.snapshots.meter import quiet
 from gpufleet.flows.snapshots.restore import RestoreOrder, restore
 from gpufleet.flows.snapshots.store import THREADS, SnapshotStore
 from gpufleet.spec.protection import HEADS_FILE, REVISION, SET_FILE, Heads, Part, ProtectedSet
 from gpufleet.spec.snapshots import SnapshotKind, SnapshotSummary
-
-
-def quiet(_: object) -> None:
-    """For whoever wants to see no progress."""
 
 
 def protected_sets(store: SnapshotStore) -> list[SnapshotSummary]:

@@ -19,9 +19,9 @@ from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.protected_database import journal_of
 from gpufleet.flows.protected_loss import check_nothing_lost
 from gpufleet.flows.protected_parts import gather
-from gpufleet.flows.protected_sets import heads_of, protected_sets, quiet, read_set
+from gpufleet.flows.protected_sets import heads_of, protected_sets, read_set
 from gpufleet.flows.snapshots.catalogue import newest_good
-from gpufleet.flows.snapshots.meter import OnProgress
+from gpufleet.flows.snapshots.meter import OnProgress, quiet
 from gpufleet.flows.snapshots.requests import store_of
 from gpufleet.flows.snapshots.restore import RestoreOrder, restore
 from gpufleet.flows.snapshots.store import SnapshotStore

@@ -20,11 +20,11 @@ from gpufleet.flows.declared import LiveGround
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.protection import PROTECTED, protect
 from gpufleet.flows.snapshots.catalogue import newest_good
+from gpufleet.flows.snapshots.meter import quiet
 from gpufleet.flows.snapshots.requests import TAKEN, TakeWish, chosen_site, store_of, taken
 from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import FleetError, Retryable
 from gpufleet.spec.fleet import Fleet
-from gpufleet.spec.progress import SnapshotProgress
 from gpufleet.spec.schedule_reports import ScheduleReport, ScheduleRow
 from gpufleet.spec.snapshots import SnapshotKind, SnapshotSummary
 
@@ -165,9 +165,9 @@ def _taken_alone(ground: Ground, line: Line) -> bool:
         if not any(standing(line, each.created, now).due for each in again):
             return False
         if line.kind is SnapshotKind.STATE:
-            protect(ground, _quiet)
+            protect(ground, quiet)
         else:
-            taken(ground, TakeWish(Path(line.source), line.revision), line.site, _quiet)
+            taken(ground, TakeWish(Path(line.source), line.revision), line.site, quiet)
     return True
 
 
@@ -191,10 +191,6 @@ def _told_by_journal(ground: Ground, line: Line, site: str) -> datetime:
         ),
         NEVER,
     )
-
-
-def _quiet(_: SnapshotProgress) -> None:
-    """Nobody watches."""
 
 
 def _sites(ground: Ground, line: Line) -> Iterator[str]:

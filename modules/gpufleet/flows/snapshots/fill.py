@@ -1,14 +1,13 @@
 """Restoring on a node: from an address, without a fleet file, a database or a journal."""
 
 import os
-import shutil
 from typing import Final
 
 from gpufleet.edges.object_client import Place
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
-from gpufleet.flows.snapshots.restore import RestoreOrder, chosen_of, restore
+from gpufleet.flows.snapshots.meter import quiet
+from gpufleet.flows.snapshots.restore import RestoreOrder, chosen_of, plan_restore, restore
 from gpufleet.flows.snapshots.store import SnapshotStore
-from gpufleet.spec.progress import SnapshotProgress
 from gpufleet.spec.snapshots import RestorePlan, RestoreReport
 
 _CA: Final = "AWS_CA_BUNDLE"
@@ -31,20 +30,6 @@ def fill(
     place = Place(endpoint, region, ca=os.environ.get(_CA))
     store = SnapshotStore(SnapshotObjects(SnapshotPlace(place, bucket)))
     if apply:
-        return restore(store, order, _quiet)
-    manifest = chosen_of(store, order)
-    above = next(folder for folder in (order.to, *order.to.absolute().parents) if folder.is_dir())
-    return RestorePlan(
-        snapshot=order.snapshot,
-        revision=manifest.revision,
-        to=str(order.to),
-        files=len(manifest.files),
-        bytes_total=manifest.plain_bytes,
-        bytes_free=shutil.disk_usage(above).free,
-        replaces=order.to.exists(),
-        predicted_s=None,
-    )
-
-
-def _quiet(_: SnapshotProgress) -> None:
-    """A pod's log has one line for all of it."""
+        # A pod's log has one line for all of it.
+        return restore(store, order, quiet)
+    return plan_restore(order, chosen_of(store, order), predicted_s=None)

@@ -12,6 +12,10 @@ _EVERY_S: Final = 0.25
 OnProgress = Callable[[SnapshotProgress], None]
 
 
+def quiet(_: SnapshotProgress) -> None:
+    """For work that nobody watches."""
+
+
 class Meter:
     """Tells a few times a second how far work is; called from several threads.
 

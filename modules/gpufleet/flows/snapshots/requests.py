@@ -1,7 +1,6 @@
 """What people ask of an environment's snapshots: where its store is, what was done, who did it."""
 
 import hashlib
-import shutil
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -18,7 +17,7 @@ from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.snapshots.keys import demanded_trust, key_of, signer_for
 from gpufleet.flows.snapshots.meter import OnProgress
 from gpufleet.flows.snapshots.prune import PruneOrder, prune
-from gpufleet.flows.snapshots.restore import RestoreOrder, chosen_of, restore
+from gpufleet.flows.snapshots.restore import RestoreOrder, chosen_of, plan_restore, restore
 from gpufleet.flows.snapshots.signed import check_signature
 from gpufleet.flows.snapshots.store import SnapshotStore
 from gpufleet.flows.snapshots.take import TakeOrder, plan_take, take
@@ -126,17 +125,7 @@ def planned_restore(ground: Ground, order: RestoreOrder, site: str) -> RestorePl
     store = store_of(ground, site)
     _check_demanded(ground, store, order)
     manifest = chosen_of(store, order)
-    above = next(folder for folder in (order.to, *order.to.absolute().parents) if folder.is_dir())
-    return RestorePlan(
-        snapshot=order.snapshot,
-        revision=manifest.revision,
-        to=str(order.to),
-        files=len(manifest.files),
-        bytes_total=manifest.plain_bytes,
-        bytes_free=shutil.disk_usage(above).free,
-        replaces=order.to.exists(),
-        predicted_s=_predicted(ground, manifest.plain_bytes),
-    )
+    return plan_restore(order, manifest, _predicted(ground, manifest.plain_bytes))
 
 
 def restored(

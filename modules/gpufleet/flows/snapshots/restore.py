@@ -1,5 +1,6 @@
 """Restoring a snapshot: whole or one file, from the store and from what is there already."""
 
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from gpufleet.flows.snapshots.meter import Meter, OnProgress
 from gpufleet.flows.snapshots.store import THREADS, SnapshotStore, manifest_of
 from gpufleet.flows.snapshots.there import Files, Spot, There
 from gpufleet.spec.errors import BadInput
-from gpufleet.spec.snapshots import FileEntry, Manifest, RestoreReport
+from gpufleet.spec.snapshots import FileEntry, Manifest, RestorePlan, RestoreReport
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,27 @@ def restore(store: SnapshotStore, order: RestoreOrder, on_progress: OnProgress) 
         bytes_fetched=fetched.wire,
         bytes_local=fetched.local,
         seconds=meter.elapsed_s,
+    )
+
+
+def plan_restore(order: RestoreOrder, manifest: Manifest, predicted_s: float | None) -> RestorePlan:
+    """What a restore would do; nothing is written.
+
+    Args:
+        order: what, and where to.
+        manifest: the part of it that is restored.
+        predicted_s: how long it takes; None where nobody knows.
+    """
+    above = next(folder for folder in (order.to, *order.to.absolute().parents) if folder.is_dir())
+    return RestorePlan(
+        snapshot=order.snapshot,
+        revision=manifest.revision,
+        to=str(order.to),
+        files=len(manifest.files),
+        bytes_total=manifest.plain_bytes,
+        bytes_free=shutil.disk_usage(above).free,
+        replaces=order.to.exists(),
+        predicted_s=predicted_s,
     )
 
 
