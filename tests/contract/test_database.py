@@ -23,6 +23,7 @@ from gpufleet.edges.exemption_table import ExemptionTable
 from gpufleet.edges.journal_table import Journal
 from gpufleet.edges.lease_table import LeaseLost, LeaseTable
 from gpufleet.spec.errors import BadInput, Retryable
+from gpufleet.spec.fence import Fence
 from gpufleet.spec.records import Claim, Exemption, Fact
 
 
@@ -67,6 +68,29 @@ def test_of_many_that_ask_at_once_one_gets_the_lease(database: Database) -> None
         answers = list(threads.map(ask, range(8)))
     assert answers.count("") == 1
     assert all(answer.startswith("held by flow-") for answer in answers if answer)
+
+
+def test_of_many_that_ask_at_once_for_a_lease_that_was_given_back_one_gets_it(
+    database: Database,
+) -> None:
+    leases = leases_of(database, lambda: datetime.now(UTC))
+    token = 0
+    for turn in range(20):
+        together = threading.Barrier(4)
+
+        def ask(owner: str, together: threading.Barrier = together) -> Fence | None:
+            together.wait()
+            try:
+                return leases.acquire(claim(owner))
+            except Retryable:
+                return None
+
+        with ThreadPoolExecutor(4) as threads:
+            owners = [f"flow-{turn}-{number}" for number in range(4)]
+            [fence] = [fence for fence in threads.map(ask, owners) if fence]
+        assert fence.token == token + 1
+        leases.release(fence)
+        token = fence.token
 
 
 def test_a_lease_that_was_taken_over_is_lost_for_its_old_holder(database: Database) -> None:

@@ -4,7 +4,8 @@ DBOS keeps its workflows in it, and gpufleet its leases, journal, approvals and 
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -87,7 +88,7 @@ class Database:
         Raises:
             Retryable: the database is full, locked or cannot be reached for a minute.
         """
-        return self._persistently(work, self.engine.begin)
+        return self._persistently(work, self._begin)
 
     def read(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work`, which changes nothing.
@@ -101,7 +102,19 @@ class Database:
         """Close every connection."""
         self.engine.dispose()
 
-    def _persistently(self, work: Callable[[sa.Connection], T], connect: Callable[[], Any]) -> T:
+    @contextmanager
+    def _begin(self) -> Iterator[sa.Connection]:
+        with self.engine.begin() as connection:
+            if connection.dialect.name == "sqlite":
+                # Its driver begins with the first change: what was read before it may be old then.
+                connection.exec_driver_sql("BEGIN IMMEDIATE")
+            yield connection
+
+    def _persistently(
+        self,
+        work: Callable[[sa.Connection], T],
+        connect: Callable[[], AbstractContextManager[sa.Connection]],
+    ) -> T:
         attempts = Retrying(
             retry=retry_if_exception(_may_pass),
             stop=stop_after_delay(_RETRY_FOR_S),
@@ -179,7 +192,8 @@ def _engine(url: sa.URL) -> sa.Engine:
 
     @event.listens_for(engine, "connect")
     def _prepare(connection: Any, _: object) -> None:  # noqa: ANN401 - the driver's own connection
-        # A reader that becomes a writer would find the lock taken: writers queue from the start.
+        # A reader that becomes a writer would find the lock taken: DBOS's writers queue from the
+        # start, as ours do in `write`.
         connection.isolation_level = "IMMEDIATE"
         connection.execute(f"PRAGMA busy_timeout={_BUSY_MS}")
         connection.execute("PRAGMA foreign_keys=ON")

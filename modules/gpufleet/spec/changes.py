@@ -117,6 +117,11 @@ class ChangeReport(Spec):
         """As the flow returned it."""
         return cls.model_validate(value)
 
+    @classmethod
+    def of_nothing(cls) -> Self:
+        """Where nothing was to be changed: no flow was begun."""
+        return cls(flow="", stacks=[], pools=[], seconds=0)
+
 
 class FlowRow(Spec):
     """A flow, as people ask for it."""

@@ -55,6 +55,8 @@ def change(
     if not json:
         flow_view.show_change_plan(plan)
     if not plan.changes:
+        if json:
+            print_json(ChangeReport.of_nothing().model_dump(mode="json", by_alias=True))
         return
     flow = request_change(ground, plan, signer(identity, key))
     if detach:
