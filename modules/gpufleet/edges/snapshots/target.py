@@ -13,12 +13,12 @@ from typing import Final, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
+from gpufleet.edges.snapshots.unsynced import Unsynced, start_writing
 from gpufleet.spec.errors import BadInput, FleetError, Retryable
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT}
 _AT_FDCWD: Final = -100
 _RENAME_EXCHANGE: Final = 2
-_SYNC_FILE_RANGE_WRITE: Final = 2
 _NOT_HERE: Final = {errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP, errno.EXDEV}
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
@@ -47,6 +47,7 @@ class Target:
         self.partial = self.folder.with_name(f".{self.folder.name}.partial-{snapshot}")
         self._aside = self.folder.with_name(f".{self.folder.name}.old-{snapshot}")
         self._lock = FileLock(self.folder.with_name(f".{self.folder.name}.restoring"), timeout=0)
+        self.unsynced = Unsynced()
         self.resumes = False
 
     def __enter__(self) -> Self:
@@ -74,6 +75,7 @@ class Target:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        self.unsynced.drop()
         # Its file stays: removed, it could be locked twice.
         self._lock.release()
 
@@ -106,8 +108,9 @@ class Target:
         *,
         mode: int = 0o755,
     ) -> None:
-        """Make the links, give the folders their modes, and have the disk keep all names."""
+        """Make the links, give the folders their modes, and have the disk keep all of it."""
         try:
+            self.unsynced.sync()
             for path, to in links:
                 (self.partial / path).unlink(missing_ok=True)
                 (self.partial / path).symlink_to(to)
@@ -172,7 +175,7 @@ class OpenTarget:
     Args:
         target: it belongs to.
         file: what it is to be.
-        writes: how many chunks go into it; after so many calls of `done` it is on the disk.
+        writes: how many chunks go into it; after so many calls of `done` it is whole.
     """
 
     def __init__(self, target: Target, file: TargetFile, writes: int) -> None:
@@ -242,10 +245,8 @@ class OpenTarget:
         return True
 
     def started(self, offset: int, count: int) -> None:
-        """Let the disk begin with what was written, so that the end has not to wait for all."""
-        _libc.sync_file_range(
-            self._opened(), ctypes.c_int64(offset), ctypes.c_int64(count), _SYNC_FILE_RANGE_WRITE
-        )
+        """Let the disk begin with what was written."""
+        start_writing(self._opened(), offset, count)
 
     def done(self) -> None:
         """Tell that one chunk is in its place; after the last the file is finished."""
@@ -256,14 +257,15 @@ class OpenTarget:
         self.finish()
 
     def finish(self) -> None:
-        """Give the file its mode and have the disk keep it."""
+        """Give the file its mode, and close it; the disk keeps it at `Target.finish` at last."""
         try:
             fd = self._opened()
             os.fchmod(fd, self.file.mode)
-            os.fsync(fd)
+            with self._lock:
+                self._fd = None
+            self._target.unsynced.add(fd)
         except OSError as error:
             raise self._target._failed(error) from None  # noqa: SLF001 - the two are one
-        self.close()
 
     def close(self) -> None:
         """Close it; it may be closed already."""
