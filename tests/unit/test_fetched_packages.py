@@ -46,6 +46,9 @@ def fetch(folder: Path) -> subprocess.CompletedProcess[str]:
         "ansible_facts": {"pkg_mgr": "apt"},
         "ansible_python_interpreter": sys.executable,
         "exact_packages_wanted": {"nvidia-driver": NEW},
+        "exact_packages_found": {
+            "nvidia-driver": {"version": OLD, "state": "installed", "held": True}
+        },
         "exact_packages_chosen": {"nvidia-driver": NEW},
         "exact_packages_family": "driver",
         "exact_packages_globs": ["libcuda*"],
@@ -94,7 +97,7 @@ def test_new_and_old_packages_are_fetched_with_what_belongs_to_them(apt: Path) -
     assert told.returncode == 0, told.stdout + told.stderr
     new, old = (apt / "log").read_text(encoding="utf-8").splitlines()
     assert "--download-only" in new
-    assert new.endswith(f"install nvidia-driver={NEW}")
+    assert new.endswith(f"install --ignore-hold nvidia-driver={NEW}")
     assert old == f"apt-get download nvidia-driver={OLD} libcuda1={OLD}"
     preferences = apt / "cache/preferences.d"
     assert f"PreferencesParts={preferences}" in new
