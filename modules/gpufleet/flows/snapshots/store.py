@@ -47,7 +47,7 @@ from gpufleet.edges.snapshots.objects import SnapshotObjects
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.snapshots import ChunkRef, Manifest, Pack, PackedChunk, StoreFormat
 
-THREADS: Final = max(4, min(2 * (os.cpu_count() or 1), 16))
+THREADS: Final = max(4, min(2 * (os.cpu_count() or 1), 8))
 """Requests at once. Each holds a chunk, so that memory is bounded by this, not by the artifact.
 
 More than two for each core get in each other's way: they hash and write besides waiting.
