@@ -359,7 +359,10 @@ def test_the_gateway_s_image_starts_its_proxy(tmp_path: Path) -> None:
     for name in layers.names:
         layers.make(name, tmp_path / name, lambda _: None)
         shutil.copytree(tmp_path / name, tmp_path / "root", symlinks=True, dirs_exist_ok=True)
-    inside = ["chroot", f"--userspec={USER}", str(tmp_path / "root")]
+    # By its path: the image's own PATH, with which it is started below, has not this machine's.
+    chroot = shutil.which("chroot", path=f"{os.environ['PATH']}:/usr/sbin")
+    assert chroot is not None
+    inside = [chroot, f"--userspec={USER}", str(tmp_path / "root")]
     python, *_ = recipe.entrypoint
     proxy = [python, "-P", "-m", "litellm.proxy.proxy_cli", "--version"]
     told = subprocess.run([*inside, *proxy], capture_output=True, text=True, check=False)
