@@ -36,6 +36,7 @@ class StandIn:
 
     objects: dict[str, dict[str, Any]] = field(default_factory=dict)
     is_silent: bool = False
+    at_once: list[str] = field(default_factory=list)
 
     def get(self, path: str) -> dict[str, Any] | None:
         if self.is_silent:
@@ -45,7 +46,21 @@ class StandIn:
     def apply(self, path: str, body: dict[str, Any]) -> None:
         self.objects[path] = body
 
-    def delete(self, path: str) -> None:
+    def items(self, path: str, *, labels: str = "") -> list[dict[str, Any]]:
+        wanted = dict(each.split("=") for each in labels.split(",") if each)
+        return [
+            each
+            for at, each in self.objects.items()
+            if at.rpartition("/")[0] == path
+            and wanted.items() <= each["metadata"].get("labels", {}).items()
+        ]
+
+    def create(self, path: str, body: dict[str, Any]) -> bool:
+        at = f"{path}/{body['metadata']['name']}"
+        return self.objects.setdefault(at, body) is body
+
+    def delete(self, path: str, *, at_once: bool = False) -> None:
+        self.at_once += [path] if at_once else []
         gone = path.removeprefix("/api/v1")
         self.objects = {p: each for p, each in self.objects.items() if gone not in p}
 

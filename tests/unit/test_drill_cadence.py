@@ -6,7 +6,8 @@ import pytest
 
 from gpufleet.core.drills.cadence import RESTORE, due_drills, due_restores
 from gpufleet.core.drills.runbook import runbook
-from gpufleet.core.drills.scenarios import SCENARIOS, Scenario, scenario_of, targets_of
+from gpufleet.core.drills.scenario import Scenario
+from gpufleet.core.drills.scenarios import SCENARIOS, scenario_of, targets_of
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import load_fleet
 from gpufleet.spec.drill_cadence import DrillCadence, ScenarioName

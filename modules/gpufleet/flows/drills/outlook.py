@@ -1,10 +1,11 @@
 """How long a drill is expected to take: by earlier ones, or by what the fleet file declares."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Final
 
-from gpufleet.core.drills.scenarios import Scenario
+from gpufleet.core.drills.scenario import Scenario
 from gpufleet.core.drills.verdict import predicted
 from gpufleet.core.serving import LOCAL_RESTORE_BYTES_PER_S
 from gpufleet.core.snapshots.prediction import Rates, Work
@@ -20,6 +21,7 @@ _DETECT_S: Final = 5.0
 """A few readings of the engines, and a question that is not answered."""
 _DECIDE_S: Final = 2.0
 _PROVISION_S: Final = 5.0
+NO_WAITS: Final[Mapping[Phase, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,19 @@ def outlook_of(  # noqa: PLR0913, PLR0917 - everything that times follow from
     hit: Sequence[str],
     placed: Sequence[Placed],
     weights: Sequence[Weights],
+    waits: Mapping[Phase, float] = NO_WAITS,
 ) -> Outlook:
-    """What is expected, against the shortest objective of the use cases that are hit."""
+    """What is expected, against the shortest objective of the use cases that are hit.
+
+    Args:
+        ground: the environment.
+        scenario: that is drilled.
+        target: of it.
+        hit: use cases.
+        placed: what comes up.
+        weights: that have to come back.
+        waits: seconds of phases that the scenario knows better.
+    """
     fleet = ground.fleet
     use_cases = [fleet.use_cases[name] for name in hit]
     models = {(fleet.models[fleet.pools[p.pool].model].load_time_s, p.site) for p in placed}
@@ -63,6 +76,7 @@ def outlook_of(  # noqa: PLR0913, PLR0917 - everything that times follow from
         Phase.ARTIFACTS: size / rate,
         Phase.LOAD: max((load_s * _scale(fleet, site) for load_s, site in models), default=0.0),
         Phase.FIRST_TOKEN: max(each.slo.ttft_p95_s for each in use_cases),
+        **waits,
     }
     return predicted(
         ground.drills.reports(scenario.name, target),

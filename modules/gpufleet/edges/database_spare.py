@@ -1,0 +1,56 @@
+"""A PostgreSQL database beside another one, for who looks at a dump without replacing anything."""
+
+import hashlib
+from pathlib import Path
+from typing import Final
+
+import sqlalchemy as sa
+
+from gpufleet.edges.database import Database
+from gpufleet.edges.database_copy import restore_postgresql
+from gpufleet.spec.errors import Failed
+
+_PREFIX: Final = "gpufleet_spare_"
+
+
+def restored_spare(database: Database, owner: str, dump: Path) -> Database:
+    """A dump in a new database on the same server; one that the same owner left is replaced.
+
+    Args:
+        database: of the server.
+        owner: whose it is, such as a flow.
+        dump: as `dump_postgresql` makes it.
+
+    Raises:
+        BadInput: there is no `pg_restore`.
+        Failed: the user may make no database, or `pg_restore` refuses.
+        Retryable: the server does not answer.
+    """
+    drop_spare(database, owner)
+    try:
+        _run(database, f"CREATE DATABASE {_name(owner)}")
+    except sa.exc.ProgrammingError as error:
+        raise Failed(
+            f"no database can be made beside it: {str(error.orig).strip()[:200]}",
+            where=database.shown,
+            mend="let its user make databases (ALTER ROLE ... CREATEDB)",
+        ) from None
+    url = database.url.set(database=_name(owner))
+    made = Database(url.render_as_string(hide_password=False))
+    restore_postgresql(made, dump)
+    return made
+
+
+def drop_spare(database: Database, owner: str) -> None:
+    """Remove what `restored_spare` has made; nothing where there is none."""
+    _run(database, f"DROP DATABASE IF EXISTS {_name(owner)} WITH (FORCE)")
+
+
+def _name(owner: str) -> str:
+    return f"{_PREFIX}{hashlib.sha256(owner.encode()).hexdigest()[:16]}"
+
+
+def _run(database: Database, statement: str) -> None:
+    # No transaction may hold it.
+    with database.engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(statement)
