@@ -66,6 +66,21 @@ def test_any_pool_proves_a_scenario_of_single_replicas() -> None:
     assert row(found, "gpu-lost", "any pool").overdue_s == 0
 
 
+def test_any_stack_proves_that_states_come_back_and_there_is_one_database() -> None:
+    drills = [drill("state-lost", "pools@dub1", 95), drill("database-lost", "database", 96)]
+    found = due_drills(SAMPLE, drills, SINCE, SINCE + 100 * DAY)
+    assert row(found, "state-lost", "any stack").overdue_s == 0
+    assert row(found, "database-lost", "database").overdue_s == 0
+    assert row(found, "node-lost", "any pool").overdue_s > 0
+
+
+def test_what_gpufleet_knows_is_lost_by_stack_and_as_one_database() -> None:
+    stacks = {f"{project}@{site}" for project in ("platform", "pools") for site in SAMPLE.sites}
+    assert set(targets_of(SAMPLE, "state-lost")) == stacks
+    assert targets_of(SAMPLE, "database-lost") == ["database"]
+    assert targets_of(SAMPLE, "node-lost") == targets_of(SAMPLE, "gpu-lost")
+
+
 def test_a_scenario_may_have_a_cadence_of_its_own() -> None:
     cadence = DrillCadence(scenarios={ScenarioName.SITE_LOST: 10 * 86_400})
     fleet = SAMPLE.model_copy(update={"drills": cadence})

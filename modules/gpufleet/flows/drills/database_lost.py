@@ -82,6 +82,7 @@ class DatabaseLost(Common):
         """Bring it back beside the environment's, and prove journal, keys and flows."""
         del placed
         store, _ = self._newest()
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         brought = bring_back(store, Part.DATABASE, self.folder / "database")
         (self.folder / _BROUGHT).write_text(brought.model_dump_json(), encoding="utf-8")
         with self._opened(brought) as database:

@@ -76,6 +76,7 @@ def _in_sets(ground: Ground, stack: Stack, folder: Path) -> Iterator[KeptState]:
 
 
 def _from_set(store: SnapshotStore, snapshot: str, stack: Stack, to: Path) -> bytes:
+    to.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     brought = bring_back(store, Part.STATE, to, snapshot=snapshot)
     try:
         return Path(brought.folder, state_path(stack)).read_bytes()
