@@ -15,6 +15,7 @@ from gpufleet.core.drills.scenarios import NODE_LOST
 from gpufleet.core.drills.stage import DRILL, NAMESPACE
 from gpufleet.core.inventory import expand_site
 from gpufleet.core.observed import is_ready
+from gpufleet.core.serving import pools_at
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows.drills import node_lost, pool_plans
@@ -172,7 +173,7 @@ def test_a_plan_counts_how_long_the_cluster_waits_for_a_lost_node(
     }
     assert told[Phase.DECIDE] >= 50
     assert told[Phase.PROVISION] >= 10
-    (pool,) = pool_plans.pools_at(ground.fleet, "east")
+    (pool,) = pools_at(ground.fleet, "east")
     wide = replace(pool, nodes_per_replica=2)
     monkeypatch.setattr(pool_plans, "pools_at", lambda *_: [wide])
     with pytest.raises(BadInput, match="spans nodes"):

@@ -17,7 +17,6 @@ from gpufleet.edges.database_copy import kind_of
 from gpufleet.edges.database_spare import drop_spare
 from gpufleet.edges.stack_states import PLATFORM, POOLS, Stack, StackStates
 from gpufleet.flows import access
-from gpufleet.flows.drills import state_lost
 from gpufleet.flows.drills.database_lost import DatabaseLost
 from gpufleet.flows.drills.kept_states import kept_states
 from gpufleet.flows.drills.record_plans import records_lost
@@ -25,7 +24,6 @@ from gpufleet.flows.drills.stage import Stage
 from gpufleet.flows.drills.state_lost import SpareBackend, StateLost
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.protection import protect
-from gpufleet.flows.snapshots.requests import store_of
 from gpufleet.flows.stacks import stacks_of
 from gpufleet.flows.state_backup import back_up
 from gpufleet.spec.access import KeyRequest
@@ -349,8 +347,6 @@ def test_a_backend_of_a_drills_own_names_stacks_as_the_environments_does(
     inside = tmp_path / "spare/pulumi/state/.pulumi"
     assert (inside / "meta.yaml").read_text() == "version: 1\n"
     assert (inside / f"stacks/gpufleet-platform/{platform.name}.json").read_bytes() == state(1, 1)
-    assert state_lost.BACKEND_VARIABLE == "PULUMI_BACKEND_URL"
-    assert store_of(ground) is not None
 
 
 def files(ground: Ground) -> dict[str, bytes]:
