@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,10 @@ from tests.contract.protected_grounds import next_second, note
 from gpufleet.core.drills.records import DATABASE_LOST, STATE_LOST
 from gpufleet.edges.database import Database
 from gpufleet.edges.database_copy import kind_of
-from gpufleet.edges.database_spare import drop_spare
+from gpufleet.edges.database_spare import restored_spare
 from gpufleet.edges.stack_states import PLATFORM, POOLS, Stack, StackStates
 from gpufleet.flows import access
+from gpufleet.flows.drills import stage as stages
 from gpufleet.flows.drills.database_lost import DatabaseLost
 from gpufleet.flows.drills.kept_states import kept_states
 from gpufleet.flows.drills.record_plans import records_lost
@@ -146,15 +148,17 @@ def test_an_older_set_than_the_objective_allows_is_said_before_the_drill(ground:
     assert not any("dr.protect" in each for each in now)
 
 
-def test_a_database_that_a_killed_drill_left_goes_with_its_stage(ground: Ground) -> None:
+def test_a_database_that_a_killed_drill_left_goes_with_its_stage(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
     if kind_of(ground.database) is DatabaseKind.SQLITE:
         pytest.skip("one of SQLite is a file of the drill")
+    monkeypatch.setattr(stages, "embedded_sites", lambda _: [])
     protect(ground)
     script = database_lost(ground)
-    brought = script.restore([], lambda _: None)
-    assert brought
-    made = script.folder / "database" / "database" / "fleet.dump"
-    with closing(state_of_spare(ground, made)):
+    script.restore([], lambda _: None)
+    dump = script.folder / "database" / "database" / "fleet.dump"
+    with closing(restored_spare(ground.database, FLOW, dump)):
         assert len(databases(ground)) == 1
     ground.drills.begin(
         DrillReport(
@@ -166,15 +170,31 @@ def test_a_database_that_a_killed_drill_left_goes_with_its_stage(ground: Ground)
             outlook=OUTLOOK,
         )
     )
-    script.stage._drop_database()
+    script.stage.strike()
     assert databases(ground) == []
-    drop_spare(ground.database, FLOW)
+    assert not script.folder.exists()
 
 
-def state_of_spare(ground: Ground, dump: Path) -> Database:
-    from gpufleet.edges.database_spare import restored_spare  # noqa: PLC0415
+def test_who_may_make_no_database_is_told_so(ground: Ground, tmp_path: Path) -> None:
+    if kind_of(ground.database) is DatabaseKind.SQLITE:
+        pytest.skip("any user may write a file")
+    role = f"plain_{tmp_path.name[-8:].replace('-', '_')}"
+    statements = (f"CREATE ROLE {role} LOGIN PASSWORD 'plain'", f"DROP ROLE {role}")
+    make, remove = (partial(run_alone, ground.database, each) for each in statements)
+    make()
+    try:
+        url = ground.database.url.set(username=role, password="plain")
+        plain = Database(url.render_as_string(hide_password=False))
+        with closing(plain), pytest.raises(Failed, match="permission denied to create database"):
+            restored_spare(plain, FLOW, tmp_path / "none.dump")
+    finally:
+        remove()
 
-    return restored_spare(ground.database, FLOW, dump)
+
+def run_alone(database: Database, statement: str) -> None:
+    """Outside of a transaction."""
+    with database.engine.connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(statement)
 
 
 def free(ground: Ground) -> dict[str, list[int]]:

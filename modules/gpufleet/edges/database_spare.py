@@ -4,11 +4,11 @@ import hashlib
 from pathlib import Path
 from typing import Final
 
-import sqlalchemy as sa
+from sqlalchemy.exc import DBAPIError, ProgrammingError
 
 from gpufleet.edges.database import Database
 from gpufleet.edges.database_copy import restore_postgresql
-from gpufleet.spec.errors import Failed
+from gpufleet.spec.errors import Failed, Retryable
 
 _PREFIX: Final = "gpufleet_spare_"
 
@@ -27,14 +27,7 @@ def restored_spare(database: Database, owner: str, dump: Path) -> Database:
         Retryable: the server does not answer.
     """
     drop_spare(database, owner)
-    try:
-        _run(database, f"CREATE DATABASE {_name(owner)}")
-    except sa.exc.ProgrammingError as error:
-        raise Failed(
-            f"no database can be made beside it: {str(error.orig).strip()[:200]}",
-            where=database.shown,
-            mend="let its user make databases (ALTER ROLE ... CREATEDB)",
-        ) from None
+    _run(database, f"CREATE DATABASE {_name(owner)}")
     url = database.url.set(database=_name(owner))
     made = Database(url.render_as_string(hide_password=False))
     restore_postgresql(made, dump)
@@ -42,7 +35,12 @@ def restored_spare(database: Database, owner: str, dump: Path) -> Database:
 
 
 def drop_spare(database: Database, owner: str) -> None:
-    """Remove what `restored_spare` has made; nothing where there is none."""
+    """Remove what `restored_spare` has made; nothing where there is none.
+
+    Raises:
+        Failed: the user may not.
+        Retryable: the server does not answer.
+    """
     _run(database, f"DROP DATABASE IF EXISTS {_name(owner)} WITH (FORCE)")
 
 
@@ -51,6 +49,16 @@ def _name(owner: str) -> str:
 
 
 def _run(database: Database, statement: str) -> None:
-    # No transaction may hold it.
-    with database.engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(statement)
+    try:
+        # No transaction may hold it.
+        with database.engine.connect() as connection:
+            connection.execution_options(isolation_level="AUTOCOMMIT").exec_driver_sql(statement)
+    except DBAPIError as error:
+        said = str(error.orig).strip()[:200]
+        if isinstance(error, ProgrammingError):
+            raise Failed(
+                f"no database can be made beside it: {said}",
+                where=database.shown,
+                mend="let its user make databases (ALTER ROLE ... CREATEDB)",
+            ) from None
+        raise Retryable(f"the database does not answer: {said}", where=database.shown) from None
