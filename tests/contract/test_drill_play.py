@@ -21,6 +21,7 @@ from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows.drills import artifacts, onlooking, play
 from gpufleet.flows.drills.artifacts import known_snapshot, newest_snapshot, not_shown
 from gpufleet.flows.drills.objects import ANYWHERE, Where
+from gpufleet.flows.drills.outlook import unproven, weights_of
 from gpufleet.flows.drills.play import Play
 from gpufleet.flows.drills.script import Common, Doubted
 from gpufleet.flows.drills.scripts import script_of
@@ -33,6 +34,7 @@ from gpufleet.spec.drills import DrillPlan, DrillReport, DrillState, Outlook, Ph
 from gpufleet.spec.errors import Failed, FleetError, Retryable
 from gpufleet.spec.reports import AnswerRow
 from gpufleet.spec.simulation import FaultKind
+from gpufleet.spec.snapshot_schedule import ScheduledRevision, SnapshotSchedule
 
 if TYPE_CHECKING:
     from gpufleet.flows.durable import Run
@@ -352,6 +354,25 @@ def test_weights_that_are_gone_since_the_plan_keep_a_drill_from_being_met(
         story.begin()
         story.doubted(doubts[0])
         assert story.report().doubts == kept
+
+
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_weights_that_are_declared_to_be_kept_and_are_not_keep_a_drill_from_being_met(
+    ground: Ground, *, is_declared: bool
+) -> None:
+    model = ground.fleet.use_cases["answers"].model
+    declared = {model: ScheduledRevision(source="/weights")} if is_declared else {}
+    schedule = SnapshotSchedule(revisions=declared)
+    fleet = ground.fleet.model_copy(update={"snapshot_schedule": schedule})
+    here = replace(ground, fleet=fleet)
+    notes = unproven(weights_of(here, [placed("west")]))
+    assert len(notes) == 1
+    assert ("cannot be met" in notes[0]) == is_declared
+    story = Story(cast("Run", Flow(here)), plan(here, *notes), "")
+    story.begin()
+    script = script_of(here, plan(here), Stage(here, "drill-1", "site-lost"))
+    script.restore([placed("west")], story.doubted)
+    assert story.report().doubts == ([not_shown(model, "west")] if is_declared else [])
 
 
 RECORDS: dict[str, Any] = {"scenario": "database-lost", "target": "database", "placed": []}

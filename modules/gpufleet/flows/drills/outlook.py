@@ -31,17 +31,34 @@ class Weights:
     revision: str
     site: str
     snapshot: SnapshotSummary | None
+    is_declared: bool
+    """Whether the fleet file says that snapshots of the revision are taken."""
 
 
 def weights_of(ground: Ground, placed: Iterable[Placed]) -> list[Weights]:
     """The newest snapshot of each revision that comes up, at its site."""
     wanted = dict.fromkeys((ground.fleet.pools[each.pool].model, each.site) for each in placed)
-    return [Weights(name, site, known_snapshot(ground, site, name)) for name, site in wanted]
+    declared = ground.fleet.snapshot_schedule.revisions
+    return [
+        Weights(name, site, known_snapshot(ground, site, name), name in declared)
+        for name, site in wanted
+    ]
 
 
 def unproven(weights: Iterable[Weights]) -> list[str]:
-    """What a drill cannot show of weights that no store has."""
-    return [not_shown(each.revision, each.site) for each in weights if each.snapshot is None]
+    """What a drill cannot show of weights that no store has.
+
+    It cannot be met without those of which snapshots are declared: another note than that of the
+    restore, which doubts it then.
+    """
+    return [
+        f"{not_shown(each.revision, each.site)}, though the fleet file declares snapshots of it: "
+        "the drill cannot be met"
+        if each.is_declared
+        else not_shown(each.revision, each.site)
+        for each in weights
+        if each.snapshot is None
+    ]
 
 
 def outlook_of(  # noqa: PLR0913, PLR0917 - everything that times follow from
