@@ -20,7 +20,7 @@ from gpufleet.edges.stack_states import PLATFORM, POOLS, Stack, StackStates
 from gpufleet.flows import access
 from gpufleet.flows.drills import stage as stages
 from gpufleet.flows.drills.database_lost import DatabaseLost
-from gpufleet.flows.drills.kept_states import kept_states
+from gpufleet.flows.drills.kept_states import kept_states, newest_readable
 from gpufleet.flows.drills.record_plans import records_lost
 from gpufleet.flows.drills.stage import Stage
 from gpufleet.flows.drills.state_lost import SpareBackend, StateLost
@@ -373,3 +373,18 @@ def files(ground: Ground) -> dict[str, bytes]:
     """The environment's own backend."""
     folder = ground.state.pulumi_state
     return {str(each): each.read_bytes() for each in folder.rglob("*") if each.is_file()}
+
+
+def test_a_state_that_cannot_be_read_is_passed_over(ground: Ground, tmp_path: Path) -> None:
+    write(ground, 1, 1)
+    back_up(ground)
+    pools = Stack(POOLS, ground.fleet.slug, site_of(ground))
+
+    def damaged() -> bytes:
+        raise Failed("a chunk is lost")
+
+    (good,) = kept_states(ground, pools, tmp_path)
+    bad = replace(good, read=damaged)
+    assert newest_readable([bad, good]) == (good, state(1, 1))
+    with pytest.raises(Failed, match="none of 1 kept states can be read"):
+        newest_readable([bad])

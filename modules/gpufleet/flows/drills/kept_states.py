@@ -1,7 +1,8 @@
 """The states of stacks that were kept: after each update, and in protected sets; newest first."""
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -84,16 +85,21 @@ def _from_set(store: SnapshotStore, snapshot: str, stack: Stack, to: Path) -> by
         raise BadInput("the set has no state of it", where=f"stack {stack.shown}") from None
 
 
-def newest_readable(found: list[KeptState]) -> tuple[KeptState, bytes]:
+def readable(found: Sequence[KeptState]) -> Iterator[tuple[KeptState, bytes]]:
+    """Those that can be read, with their content."""
+    for each in found:
+        with suppress(BadInput, Failed):
+            yield each, each.read()
+
+
+def newest_readable(found: Sequence[KeptState]) -> tuple[KeptState, bytes]:
     """The newest state that can be read, with its content.
 
     Raises:
         Failed: none can be.
     """
-    why = "none was kept"
-    for each in found:
-        try:
-            return each, each.read()
-        except (BadInput, Failed) as error:
-            why = error.what
-    raise Failed(f"no state comes back: {why}", where="stacks", mend="./fleet state.list")
+    newest = next(readable(found), None)
+    if newest is None:
+        what = f"none of {len(found)} kept states can be read"
+        raise Failed(what, where="a stack's state", mend="./fleet state.list")
+    return newest

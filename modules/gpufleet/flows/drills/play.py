@@ -101,7 +101,7 @@ class Play:
         )
         at = watch.told(Phase.LOAD, at, {"at": served["loaded_at"], "detail": served["detail"]})
         if self._ends is Ends.NOTHING:
-            served["detail"] = onlooker.told()
+            served = {**served, "detail": onlooker.told()}
             for name, why in onlooker.refused.items():
                 self.story.doubted(f"{name} was refused meanwhile: {why}")
         watch.told(Phase.FIRST_TOKEN, at, served)

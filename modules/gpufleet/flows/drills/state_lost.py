@@ -1,12 +1,12 @@
 """Pulumi's state is lost, or an older one: in a backend of the drill's own it comes back."""
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from gpufleet.core.drills.stack_state import emptied, made_again, updated_at
 from gpufleet.edges.pulumi import PulumiCli
@@ -19,6 +19,7 @@ from gpufleet.flows.drills.kept_states import (
     digest,
     kept_states,
     newest_readable,
+    readable,
     stacks_at,
 )
 from gpufleet.flows.drills.script import Common, Doubted
@@ -166,12 +167,9 @@ class StateLost(Common):
         return {stack: content for stack, content in found.items() if content is not None}
 
 
-def _stale(
-    stack: Stack, states: Sequence[KeptState], newest: bytes, doubted: Callable[[str], None]
-) -> str:
+def _stale(stack: Stack, states: Sequence[KeptState], newest: bytes, doubted: Doubted) -> str:
     """Whether an older state is told from the newest by the update that wrote it."""
-    for each in states[1:]:
-        older: Any = each.read()
+    for _, older in readable(states):
         if digest(older) == digest(newest):
             continue
         before, after = updated_at(older), updated_at(newest)
