@@ -3,9 +3,11 @@
 The stage, the gateway and the scenario stand in for real ones; the story is kept in a database.
 """
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -16,9 +18,12 @@ from gpufleet.edges import clock as clocks
 from gpufleet.edges.audit_table import AuditTable
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
-from gpufleet.flows.drills import artifacts, play
+from gpufleet.flows.drills import artifacts, onlooking, play
 from gpufleet.flows.drills.artifacts import known_snapshot, newest_snapshot, not_shown
+from gpufleet.flows.drills.objects import ANYWHERE, Where
+from gpufleet.flows.drills.outlook import unproven, weights_of
 from gpufleet.flows.drills.play import Play
+from gpufleet.flows.drills.script import Common, Doubted
 from gpufleet.flows.drills.scripts import script_of
 from gpufleet.flows.drills.stage import Stage
 from gpufleet.flows.drills.story import Story
@@ -28,6 +33,8 @@ from gpufleet.spec.audit import KeptSegment
 from gpufleet.spec.drills import DrillPlan, DrillReport, DrillState, Outlook, Phase, Placed
 from gpufleet.spec.errors import Failed, FleetError, Retryable
 from gpufleet.spec.reports import AnswerRow
+from gpufleet.spec.simulation import FaultKind
+from gpufleet.spec.snapshot_schedule import ScheduledRevision, SnapshotSchedule
 
 if TYPE_CHECKING:
     from gpufleet.flows.durable import Run
@@ -68,6 +75,8 @@ class World:
     """Whether the gateway answers come what may."""
     hit: set[str] = field(default_factory=lambda: {"drill-answers"})
     """The pools whose stand-ins are there to fail."""
+    ended_by: list[FaultKind] = field(default_factory=list)
+    set_ups: list[tuple[str, bool]] = field(default_factory=list)
     during: dict[str, Callable[[], None]] = field(default_factory=dict)
     """What happens while the scenario does something, by what."""
 
@@ -88,12 +97,14 @@ class World:
             text="Yes.",
         )
 
-    def set_up(self, stage: Fleet, site: str, *, started: bool, avoid: str = "") -> None:
-        del stage, avoid
+    def set_up(self, stage: Fleet, site: str, *, started: bool, where: Where = ANYWHERE) -> None:
+        del stage, where
+        self.set_ups.append((site, started))
         if started:
             self.serving.add(site)
 
-    def fail(self, site: str) -> set[str]:
+    def fail(self, site: str, kind: FaultKind) -> set[str]:
+        self.ended_by.append(kind)
         self.serving.discard(site)
         return self.hit
 
@@ -108,32 +119,44 @@ class World:
             self.during[what]()
 
 
-@dataclass
-class Scenario:
+@dataclass(frozen=True)
+class Scenario(Common):
     """As planned."""
 
     world: World
-    plan: DrillPlan
 
     def prepare(self) -> None:
         self.world.happen("prepare")
 
     def fail(self) -> str:
         self.world.happen("fail")
-        return ""
+        return "what has failed"
+
+    def notice(self, fact: str, doubted: Doubted) -> str:
+        del doubted
+        self.world.happen("notice")
+        return f"{fact} is noticed"
 
     def decide(self, fact: str) -> list[Placed]:
-        del fact
         self.world.happen("decide")
-        return self.plan.placed
+        return super().decide(fact)
 
-    def avoids(self, fact: str) -> str:
-        return fact
+    def choose(self, fact: str) -> str:
+        self.world.happen("choose")
+        return f"{fact} is chosen"
 
-    def restore(self, placed: Sequence[Placed], doubted: Callable[[str], None]) -> str:
+    def make_room(self, fact: str) -> str:
+        self.world.happen("make room")
+        return f"{fact} goes"
+
+    def restore(self, placed: Sequence[Placed], doubted: Doubted) -> str:
         del placed, doubted
         self.world.happen("restore")
         return "restored"
+
+    def lost_s(self, fact: str, failed_at: datetime) -> float:
+        self.world.happen("count losses")
+        return super().lost_s(fact, failed_at)
 
 
 @pytest.fixture
@@ -175,14 +198,16 @@ def plan(ground: Ground, *notes: str) -> DrillPlan:
     )
 
 
-def played(ground: Ground, world: World, done: dict[str, Any] | None = None) -> DrillReport:
+def played(
+    ground: Ground, world: World, done: dict[str, Any] | None = None, **different: object
+) -> DrillReport:
     """The report of a drill that was played to its end."""
     run = cast("Run", Flow(ground, done or {}))
-    wanted = plan(ground)
+    wanted = plan(ground).model_copy(update=different)
     story = Story(run, wanted, "")
     story.begin()
     stage, asking = cast("Stage", world), cast("Asking", world)
-    Play(run, wanted, story, stage, asking, Scenario(world, wanted)).perform()
+    Play(run, wanted, story, stage, asking, Scenario(ground, wanted, stage, world)).perform()
     return story.ended()
 
 
@@ -329,3 +354,96 @@ def test_weights_that_are_gone_since_the_plan_keep_a_drill_from_being_met(
         story.begin()
         story.doubted(doubts[0])
         assert story.report().doubts == kept
+
+
+@pytest.mark.parametrize("is_declared", [True, False])
+def test_weights_that_are_declared_to_be_kept_and_are_not_keep_a_drill_from_being_met(
+    ground: Ground, *, is_declared: bool
+) -> None:
+    model = ground.fleet.use_cases["answers"].model
+    declared = {model: ScheduledRevision(source="/weights")} if is_declared else {}
+    schedule = SnapshotSchedule(revisions=declared)
+    fleet = ground.fleet.model_copy(update={"snapshot_schedule": schedule})
+    here = replace(ground, fleet=fleet)
+    notes = unproven(weights_of(here, [placed("west")]))
+    assert len(notes) == 1
+    assert ("cannot be met" in notes[0]) == is_declared
+    story = Story(cast("Run", Flow(here)), plan(here, *notes), "")
+    story.begin()
+    script = script_of(here, plan(here), Stage(here, "drill-1", "site-lost"))
+    script.restore([placed("west")], story.doubted)
+    assert story.report().doubts == ([not_shown(model, "west")] if is_declared else [])
+
+
+RECORDS: dict[str, Any] = {"scenario": "database-lost", "target": "database", "placed": []}
+
+
+def test_what_serves_nobody_is_lost_while_the_replicas_go_on(ground: Ground, world: World) -> None:
+    report = played(ground, world, **RECORDS)
+    assert report.state is DrillState.MET
+    assert [each.phase for each in report.phases] == list(Phase)
+    details = {each.phase: each.detail for each in report.phases}
+    assert details[Phase.DETECT] == "what has failed is noticed"
+    assert details[Phase.DECIDE] == "what has failed is chosen"
+    assert "go on" in details[Phase.PROVISION]
+    assert "were answered meanwhile" in details[Phase.FIRST_TOKEN]
+    assert world.ended_by == []
+    assert all(started for _, started in world.set_ups)
+    assert report.placed == []
+
+
+def test_service_that_stops_while_something_else_is_lost_keeps_a_drill_from_being_met(
+    ground: Ground, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onlooking, "_EVERY_S", 0.001)
+    refused = threading.Event()
+    ask = World.until_answered
+
+    def asked(
+        here: World, use_case: str, until: float, stopped: Callable[[], bool]
+    ) -> AnswerRow | FleetError:
+        found = ask(here, use_case, until, stopped)
+        if isinstance(found, FleetError):
+            refused.set()
+        return found
+
+    def stop() -> None:
+        world.serving.clear()
+        assert refused.wait(30)
+        world.serving.add("east")
+
+    monkeypatch.setattr(World, "until_answered", asked)
+    world.during["restore"] = stop
+    report = played(ground, world, **RECORDS)
+    assert report.state is DrillState.MISSED
+    assert "answers was refused meanwhile: no replica" in report.doubts
+
+
+@pytest.mark.parametrize(
+    ("different", "order"),
+    [
+        (RECORDS, ["fail", "restore", "count losses"]),
+        # Whatever is shipped meanwhile would be no loss any more.
+        ({}, ["fail", "count losses", "restore"]),
+    ],
+)
+def test_how_much_is_lost_is_counted_when_it_shows(
+    ground: Ground, world: World, different: dict[str, Any], order: list[str]
+) -> None:
+    happened: list[str] = []
+    for what in order:
+        world.during[what] = partial(happened.append, what)
+    played(ground, world, **different)
+    assert happened == order
+
+
+def test_what_ends_with_its_machine_is_left_to_the_cluster(ground: Ground, world: World) -> None:
+    room: list[list[tuple[str, bool]]] = []
+    world.during["make room"] = lambda: room.append(list(world.set_ups))
+    report = played(ground, world, scenario="node-lost", placed=[placed("east")])
+    assert report.state is DrillState.MET
+    assert world.ended_by == [FaultKind.POWER]
+    # Nobody has touched its workload before the cluster gave its pod up.
+    assert room == [[("east", True)]]
+    (provision,) = (each for each in report.phases if each.phase is Phase.PROVISION)
+    assert provision.detail.startswith("what has failed goes; ")

@@ -3,14 +3,14 @@
 import json
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tests.conftest import small_fleet
+from tests.contract.stand_in_cluster import StandIn
 
-from gpufleet.core.drills.stage import NAMESPACE, PRIORITY_CLASS, stage_fleet
+from gpufleet.core.drills.stage import DRILL, NAMESPACE, PRIORITY_CLASS, stage_fleet
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows import access
 from gpufleet.flows.drills import keeper
@@ -28,29 +28,6 @@ from gpufleet.spec.errors import Retryable
 NAMESPACE_PATH = f"/api/v1/namespaces/{NAMESPACE}"
 PRIORITY_PATH = f"/apis/scheduling.k8s.io/v1/priorityclasses/{PRIORITY_CLASS}"
 SITES = ("east", "west")
-
-
-@dataclass
-class StandIn:
-    """A cluster that keeps objects by their path; with its namespace goes what is in it."""
-
-    objects: dict[str, dict[str, Any]] = field(default_factory=dict)
-    is_silent: bool = False
-
-    def get(self, path: str) -> dict[str, Any] | None:
-        if self.is_silent:
-            raise Retryable("does not answer")
-        return self.objects.get(path)
-
-    def apply(self, path: str, body: dict[str, Any]) -> None:
-        self.objects[path] = body
-
-    def delete(self, path: str) -> None:
-        gone = path.removeprefix("/api/v1")
-        self.objects = {p: each for p, each in self.objects.items() if gone not in p}
-
-    def close(self) -> None:
-        """Nothing is open."""
 
 
 @pytest.fixture
@@ -195,6 +172,24 @@ def test_a_site_that_does_not_answer_keeps_nothing_else_from_being_struck(
     assert not clusters["west"].objects
     assert not playing.folder.exists()
     assert access.found(ground, made).revoked_at is not None
+
+
+def test_a_node_of_the_drills_own_goes_with_its_stage_and_so_do_the_pods_that_it_holds(
+    ground: Ground, clusters: dict[str, StandIn]
+) -> None:
+    east, flow = clusters["east"], "drill-1"
+    playing = drill(ground, flow)
+    playing.set_up(stand_ins(ground), "east", started=True)
+    for node, label in (("east-h100-drill", flow), ("east-h100-001", "")):
+        labels = {DRILL: label} if label else {}
+        east.create("/api/v1/nodes", {"metadata": {"name": node, "labels": labels}})
+        pod = {"metadata": {"name": f"on-{node}", "labels": {DRILL: flow}}}
+        east.create(f"{NAMESPACE_PATH}/pods", {**pod, "spec": {"nodeName": node}})
+    east.held = {f"{NAMESPACE_PATH}/pods/on-east-h100-drill"}
+    playing.strike()
+    # Its node does not let it go: nobody waits for that. Every other node does by itself.
+    assert east.at_once == [f"{NAMESPACE_PATH}/pods/on-east-h100-drill"]
+    assert set(east.objects) == {"/api/v1/nodes/east-h100-001"}
 
 
 def test_a_drill_that_cannot_be_struck_keeps_no_other_from_it(

@@ -73,6 +73,8 @@ def nothing_is_left(clone: Clone) -> None:
     for site in (LOST, LEFT):
         classes = clone.kubectl(site, "get", "priorityclass")["items"]
         assert NAMESPACE not in {each["metadata"]["name"] for each in classes}
+        nodes = clone.kubectl(site, "get", "nodes")["items"]
+        assert not [each for each in nodes if "gpufleet.dev/drill" in each["metadata"]["labels"]]
     keys = clone.json("access.list", "--fleet", FLEET)
     open_keys = [key for key in keys if not key["revoked_at"]]
     assert not [key for key in open_keys if key["use_cases"][0].startswith("drill-")]
@@ -163,6 +165,47 @@ def test_weights_come_back_in_each_scenario(
     (artifacts,) = (e["detail"] for e in report["phases"] if e["phase"] == "artifacts")
     assert proof in artifacts
     assert snapshot in artifacts or scenario == "bad-snapshot"
+    nothing_is_left(there)
+
+
+def detail_of(report: dict[str, Any], phase: str) -> str:
+    """What a phase of a drill was made of."""
+    (found,) = (each["detail"] for each in report["phases"] if each["phase"] == phase)
+    return str(found)
+
+
+@pytest.mark.slow
+def test_a_lost_node_s_replica_comes_up_elsewhere_though_its_pod_stays(there: Clone) -> None:
+    before = pods(there)
+    ask = ("dr.drill", "--fleet", FLEET, "--scenario", "node-lost", "--target", f"chat@{LEFT}")
+    report = there.json(*ask, "--apply")
+    assert report["met"] is True
+    room = detail_of(report, "provision")
+    assert "1 of 1 lost pods are still there; nothing is scheduled on west-chat-drill" in room
+    assert pods(there) == before
+    nothing_is_left(there)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("scenario", "target", "proof"),
+    [
+        ("state-lost", f"pools@{LEFT}", "beside the cluster:"),
+        ("database-lost", "database", "records of the journal verify to"),
+    ],
+)
+def test_what_gpufleet_knows_comes_back_while_service_goes_on(
+    there: Clone, scenario: str, target: str, proof: str
+) -> None:
+    before = pods(there)
+    there.fleet("dr.protect", "--fleet", FLEET, "--apply")
+    ask = ("dr.drill", "--fleet", FLEET, "--scenario", scenario, "--target", target)
+    report = there.json(*ask, "--apply")
+    assert report["met"] is True
+    assert report["lost_s"] <= report["rpo_s"]
+    assert proof in detail_of(report, "artifacts")
+    assert "were answered meanwhile" in detail_of(report, "first-token")
+    assert pods(there) == before
     nothing_is_left(there)
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from gpufleet.core.drills.cadence import RESTORE, due_drills, due_restores
 from gpufleet.core.drills.runbook import runbook
-from gpufleet.core.drills.scenarios import SCENARIOS, Scenario, scenario_of, targets_of
+from gpufleet.core.drills.scenario import Scenario
+from gpufleet.core.drills.scenarios import SCENARIOS, scenario_of, targets_of
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import load_fleet
 from gpufleet.spec.drill_cadence import DrillCadence, ScenarioName
@@ -63,6 +64,21 @@ def test_only_a_met_drill_of_this_site_counts() -> None:
 def test_any_pool_proves_a_scenario_of_single_replicas() -> None:
     found = due_drills(SAMPLE, [drill("gpu-lost", "small@dub1", 95)], SINCE, SINCE + 100 * DAY)
     assert row(found, "gpu-lost", "any pool").overdue_s == 0
+
+
+def test_any_stack_proves_that_states_come_back_and_there_is_one_database() -> None:
+    drills = [drill("state-lost", "pools@dub1", 95), drill("database-lost", "database", 96)]
+    found = due_drills(SAMPLE, drills, SINCE, SINCE + 100 * DAY)
+    assert row(found, "state-lost", "any stack").overdue_s == 0
+    assert row(found, "database-lost", "database").overdue_s == 0
+    assert row(found, "node-lost", "any pool").overdue_s > 0
+
+
+def test_what_gpufleet_knows_is_lost_by_stack_and_as_one_database() -> None:
+    stacks = {f"{project}@{site}" for project in ("platform", "pools") for site in SAMPLE.sites}
+    assert set(targets_of(SAMPLE, "state-lost")) == stacks
+    assert targets_of(SAMPLE, "database-lost") == ["database"]
+    assert targets_of(SAMPLE, "node-lost") == targets_of(SAMPLE, "gpu-lost")
 
 
 def test_a_scenario_may_have_a_cadence_of_its_own() -> None:

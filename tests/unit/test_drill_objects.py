@@ -5,10 +5,14 @@ from typing import Any
 import pytest
 
 from gpufleet.core import vocabulary as names
+from gpufleet.core.drills.failover import free_gpus
+from gpufleet.core.drills.own_node import own_node
 from gpufleet.core.drills.stage import DRILL, NAMESPACE, PRIORITY_CLASS, stage_fleet
+from gpufleet.core.inventory import expand_site
+from gpufleet.core.observed import node_drift
 from gpufleet.core.serving import pools_at
 from gpufleet.edges.workspace import PROJECT_ROOT
-from gpufleet.flows.drills.objects import contents, namespace
+from gpufleet.flows.drills.objects import ANYWHERE, Where, contents, namespace
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.drills import Placed
 from gpufleet.spec.gateway import ROUTES_FILE, Routes
@@ -42,8 +46,8 @@ def stage() -> Fleet:
     )
 
 
-def made(stage: Fleet, *, started: bool = True, avoid: str = "") -> list[dict[str, Any]]:
-    return list(contents(stage, "fra1", FLOW, started=started, avoid=avoid))
+def made(stage: Fleet, *, started: bool = True, where: Where = ANYWHERE) -> list[dict[str, Any]]:
+    return list(contents(stage, "fra1", FLOW, started=started, where=where))
 
 
 def of_kind(objects: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
@@ -102,12 +106,55 @@ def test_nothing_starts_before_its_weights_are_there(stage: Fleet) -> None:
 
 
 def test_a_node_that_is_lost_is_not_used_again(stage: Fleet) -> None:
-    for template in templates(made(stage, avoid="fra1-chat-001")):
+    for template in templates(made(stage, where=Where(avoid="fra1-chat-001"))):
         rules = template["spec"]["affinity"]["nodeAffinity"]
         (term,) = rules["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
         (rule,) = term["matchExpressions"]
         assert (rule["operator"], rule["values"]) == ("NotIn", ["fra1-chat-001"])
     assert not any("affinity" in each["spec"] for each in templates(made(stage)))
+
+
+def test_what_runs_on_a_node_of_the_drills_own_runs_nowhere_else(stage: Fleet) -> None:
+    for template in templates(made(stage, where=Where(only="fra1-chat-drill"))):
+        rules = template["spec"]["affinity"]["nodeAffinity"]
+        (term,) = rules["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        (rule,) = term["matchExpressions"]
+        assert (rule["operator"], rule["values"]) == ("In", ["fra1-chat-drill"])
+        own = {"key": DRILL, "operator": "Equal", "value": FLOW, "effect": "NoSchedule"}
+        assert own in template["spec"]["tolerations"]
+    tolerated = [each["spec"]["tolerations"] for each in templates(made(stage))]
+    assert not any(each.get("key") == DRILL for some in tolerated for each in some)
+
+
+def test_what_the_cluster_goes_on_counting_keeps_nothing_from_coming_up(stage: Fleet) -> None:
+    (quota,) = of_kind(made(stage, where=Where(gpus_beside=4)), "ResourceQuota")
+    assert quota["spec"]["hard"] == {"requests.nvidia.com/gpu": str(5 * 4 + 16 + 4)}
+
+
+def test_a_node_of_a_drills_own_is_of_its_group_for_the_drill_alone() -> None:
+    node = own_node(SAMPLE, "fra1-chat", FLOW)
+    declared = {each.name: each for each in expand_site(SAMPLE, "fra1")}
+    like = declared["fra1-chat-001"]
+    assert node.name not in declared
+    assert (node.capacity, node.group, node.gpus) == (like.capacity, like.group, like.gpus)
+    assert node.labels[names.NODE_GROUP] == "fra1-chat"
+    assert node.labels[DRILL] == FLOW
+    assert node.labels["kubernetes.io/hostname"] == node.name
+    assert {taint.key for taint in node.taints} - {taint.key for taint in like.taints} == {DRILL}
+
+
+def test_a_node_of_a_drills_own_is_no_free_capacity_and_no_drift() -> None:
+    node = own_node(SAMPLE, "fra1-chat", FLOW)
+    ready = [{"type": "Ready", "status": "True"}]
+    shown = {
+        "metadata": {"name": node.name, "labels": dict(node.labels)},
+        "spec": {},
+        "status": {"conditions": ready, "allocatable": {names.GPU_RESOURCE: "8"}},
+    }
+    assert not any(free_gpus(SAMPLE, "fra1", [shown], [], {}).values())
+    assert node_drift([], [shown], "fra1") == []
+    stranger = {**shown, "metadata": {"name": "x", "labels": {names.NODE_GROUP: "fra1-chat"}}}
+    assert [row.what for row in node_drift([], [stranger], "fra1")] == ["node x"]
 
 
 def test_the_gateway_is_told_of_the_stand_ins_and_of_nothing_else(stage: Fleet) -> None:

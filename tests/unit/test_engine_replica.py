@@ -115,6 +115,35 @@ def test_a_dead_process_stays_away_as_long_as_it_is_told_or_until_all_is_cleared
     check(promise)
 
 
+def test_who_loses_power_ends_and_tells_nobody() -> None:
+    async def promise(lived: Lived, client: aiohttp.ClientSession) -> None:
+        await lived.phase(Phase.READY)
+        told = list(lived.views)
+        lived.replica.inject(Fault(kind=FaultKind.POWER, for_s=3600))
+        await lived.phase(Phase.LOADING, restarts=1)
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await ask(lived, client)
+        assert lived.views == told
+        assert lived.replica.seen().faults == ["no power"]
+        lived.replica.clear()
+        await lived.phase(Phase.READY, restarts=1)
+        assert [each.phase for each in lived.views] == [Phase.READY, Phase.LOADING, Phase.READY]
+
+    check(promise)
+
+
+def test_that_a_replica_without_power_is_gone_is_known_on_its_host() -> None:
+    async def promise(lived: Lived, _: aiohttp.ClientSession) -> None:
+        await lived.phase(Phase.READY)
+        lived.replica.inject(Fault(kind=FaultKind.POWER))
+        await lived.phase(Phase.LOADING, restarts=1)
+        await lived.replica.leave(0)
+        await lived.task
+        assert [each.phase for each in lived.views] == [Phase.READY, Phase.GONE]
+
+    check(promise)
+
+
 def test_a_replica_that_cannot_be_started_dies_and_is_started_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

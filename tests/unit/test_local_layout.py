@@ -31,11 +31,19 @@ POD_READY = {
 }
 
 
+HEARTBEAT = {
+    "kind": "Stage",
+    "metadata": {"name": "node-heartbeat-with-lease"},
+    "spec": {"selector": {"matchExpressions": []}},
+}
+
+
 @pytest.fixture
 def site(tmp_path: Path) -> SiteFiles:
     manifests = tmp_path / "manifests"
-    (manifests / "kwok-pod").mkdir(parents=True)
-    (manifests / "kwok-pod" / "pod-ready.yaml").write_text(yaml.safe_dump(POD_READY))
+    for folder, stage in (("kwok-pod", POD_READY), ("kwok-heartbeat", HEARTBEAT)):
+        (manifests / folder).mkdir(parents=True)
+        (manifests / folder / "stage.yaml").write_text(yaml.safe_dump(stage))
     chosen = dict(zip(ports.NAMES, range(20_000, 20_100), strict=False))
     engines = {name: Path("/engines", name) for name in ENGINES}
     return SiteFiles(
@@ -81,9 +89,18 @@ def test_declaring_again_changes_nothing(site: SiteFiles) -> None:
 
 
 def test_kwok_leaves_the_pods_of_pools_and_batches_to_the_node_agent(site: SiteFiles) -> None:
+    assert without(site, "pod-ready") == ["gpufleet.dev/pool", "gpufleet.dev/batch-job"]
+
+
+def test_kwok_says_nothing_of_a_drills_node_but_by_its_lease(site: SiteFiles) -> None:
+    assert without(site, "node-heartbeat-with-lease") == ["gpufleet.dev/drill"]
+
+
+def without(site: SiteFiles, stage: str) -> list[str]:
+    """Labels of what one of kwok's stages leaves alone."""
     declared(site)
-    (stage,) = yaml.safe_load_all((site.folder / "kwok.yaml").read_text())
-    assert stage["spec"]["selector"]["matchExpressions"] == [
-        {"key": f'.metadata.labels["gpufleet.dev/{label}"]', "operator": "DoesNotExist"}
-        for label in ("pool", "batch-job")
-    ]
+    stages = yaml.safe_load_all((site.folder / "kwok.yaml").read_text())
+    (found,) = (each["spec"] for each in stages if each["metadata"]["name"] == stage)
+    rules = found["selector"]["matchExpressions"]
+    assert {rule["operator"] for rule in rules} == {"DoesNotExist"}
+    return [rule["key"].removeprefix('.metadata.labels["').removesuffix('"]') for rule in rules]

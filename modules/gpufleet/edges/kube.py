@@ -177,10 +177,11 @@ class Cluster:
             return False
         return True
 
-    def delete(self, path: str) -> None:
-        """Delete an object, if it is there."""
+    def delete(self, path: str, *, at_once: bool = False) -> None:
+        """Delete an object, if it is there; at once also a pod whose node does not say goodbye."""
+        query = [("gracePeriodSeconds", "0")] if at_once else None
         try:
-            self._call("DELETE", path)
+            self._call("DELETE", path, query=query)
         except _NotFoundError:
             return
 

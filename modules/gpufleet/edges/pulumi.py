@@ -128,11 +128,17 @@ class PulumiCli:
         """The stack's last update succeeded, and its program has read these inputs."""
         self._settled.remember(stack, inputs)
 
-    def preview(self, stack: Stack, on_progress: OnProgress, inputs: str = "") -> StackPreview:
-        """What `up` would change; `inputs` as there."""
+    def preview(
+        self, stack: Stack, on_progress: OnProgress, inputs: str = "", *, refreshed: bool = False
+    ) -> StackPreview:
+        """What `up` would change; `inputs` as there.
+
+        With `refreshed`, beside what the cluster has and not what the state says that it has.
+        """
         if inputs and self._settled.is_settled(stack, inputs):
             return StackPreview(stack=stack.shown, changes=[], same=self._count(stack))
-        return self._update(stack, ["preview"], on_progress).preview()
+        arguments = ["preview", *(["--refresh"] if refreshed else [])]
+        return self._update(stack, arguments, on_progress).preview()
 
     def refresh(self, stack: Stack, on_progress: OnProgress) -> StackResult:
         """Bring the state to what the cluster has."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Final, Self
 
 from gpufleet.edges.stack_lock import release_dead_lock
-from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir
+from gpufleet.edges.workspace import PRIVATE, PROJECT_ROOT, EnvironmentDir
 
 PLATFORM: Final = "platform"
 POOLS: Final = "pools"
@@ -57,6 +57,11 @@ class StackStates:
 
     def __init__(self, state: EnvironmentDir) -> None:
         self._backend = state.pulumi_state / ".pulumi"
+
+    def begin(self) -> None:
+        """Make an empty backend of the form in which a stack's name is its project's alone."""
+        self._backend.mkdir(mode=PRIVATE, parents=True, exist_ok=True)
+        (self._backend / "meta.yaml").write_text("version: 1\n", encoding="ascii")
 
     def file(self, stack: Stack) -> Path:
         """The file of a stack's last state."""

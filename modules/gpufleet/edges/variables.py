@@ -2,9 +2,12 @@
 
 import os
 from pathlib import Path
+from typing import Final
 
 from gpufleet.edges.ansible_collections import collections_path
 from gpufleet.edges.workspace import EnvironmentDir, Workspace
+
+BACKEND_VARIABLE: Final = "PULUMI_BACKEND_URL"
 
 
 def variables_for(
@@ -29,8 +32,7 @@ def variables_for(
     variables = {
         "PATH": os.pathsep.join([*paths, *inherited]),
         "PULUMI_HOME": str(state.pulumi_home),
-        # Without a file of attributes, and its checksum, beside each of thousands of checkpoints.
-        "PULUMI_BACKEND_URL": f"{state.pulumi_state.as_uri()}?metadata=skip",
+        BACKEND_VARIABLE: backend_url(state.pulumi_state),
         "PULUMI_CONFIG_PASSPHRASE_FILE": str(state.passphrase_file),
         "PULUMI_SKIP_UPDATE_CHECK": "true",
         "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION": "true",
@@ -49,6 +51,12 @@ def variables_for(
         others = [part for part in own if existing and part != ours]
         variables["KUBECONFIG"] = os.pathsep.join([ours, *others])
     return variables
+
+
+def backend_url(folder: Path) -> str:
+    """A folder as Pulumi's file backend."""
+    # Without a file of attributes, and its checksum, beside each of thousands of checkpoints.
+    return f"{folder.as_uri()}?metadata=skip"
 
 
 def own_kubeconfig() -> str:

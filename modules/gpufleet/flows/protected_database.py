@@ -18,14 +18,24 @@ def journal_of(file: Path, anchors: Iterable[Anchor]) -> JournalReport:
         file: the database; nobody else has it open.
         anchors: heads that were kept elsewhere.
     """
-    kept = list(anchors)
     with closing(Database(f"sqlite:///{file.absolute()}")) as database:
-        # Nothing is written: the name is that of no writer.
-        journal = Journal(database, "", system_clock, sealed)
-        records = list(journal.records())
-        return JournalReport(
-            records=len(records),
-            writers=len({record.writer for record in records}),
-            anchors=len(kept),
-            findings=verify(records, kept, journal.heads()),
-        )
+        return journal_in(database, anchors)
+
+
+def journal_in(database: Database, anchors: Iterable[Anchor]) -> JournalReport:
+    """The same of a database that is open.
+
+    Args:
+        database: it.
+        anchors: heads that were kept elsewhere.
+    """
+    kept = list(anchors)
+    # Nothing is written: the name is that of no writer.
+    journal = Journal(database, "", system_clock, sealed)
+    records = list(journal.records())
+    return JournalReport(
+        records=len(records),
+        writers=len({record.writer for record in records}),
+        anchors=len(kept),
+        findings=verify(records, kept, journal.heads()),
+    )

@@ -90,14 +90,23 @@ def restore(ground: Ground, stack_name: str, version: str, *, apply: bool) -> St
         raise BadInput("no such version", where=version, mend="./fleet state.list shows them")
     if not apply:
         return chosen
-    store = stores_of(ground)[chosen.site]
-    content = store.get(bucket_of(ground), _key(stack), chosen.version)
+    content = content_of(ground, stack, chosen)
     try:
         json.loads(content)["checkpoint"]
     except (ValueError, KeyError):
         raise Failed("the kept state is not whole", where=chosen.version) from None
     StackStates(ground.state).replace(stack, content, ground.clock())
     return chosen
+
+
+def content_of(ground: Ground, stack: Stack, version: StateVersion) -> bytes:
+    """A state of a stack that was kept.
+
+    Raises:
+        Retryable: its store does not answer.
+    """
+    store = stores_of(ground)[version.site]
+    return store.get(bucket_of(ground), _key(stack), version.version)
 
 
 def _put_everywhere(

@@ -14,6 +14,8 @@ _ACCESS_LABELS: Final = frozenset(
 )
 _THREADS: Final = 8
 _PATH: Final = "/api/v1/nodes"
+_LEASES: Final = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+_HELD_FOR_S: Final = 30 * 86_400
 
 
 def apply_nodes(cluster: Cluster, declared: Iterable[Node]) -> int:
@@ -21,9 +23,7 @@ def apply_nodes(cluster: Cluster, declared: Iterable[Node]) -> int:
     wanted = {node.name: node for node in declared}
     found = {node["metadata"]["name"]: node for node in cluster.items(_PATH)}
     undeclared = [
-        name
-        for name, node in found.items()
-        if name not in wanted and FAKE.items() <= node["metadata"].get("annotations", {}).items()
+        name for name, node in found.items() if name not in wanted and _is_ours(node["metadata"])
     ]
     differing = [node for name, node in wanted.items() if not _matches(found.get(name), node)]
     with ThreadPoolExecutor(_THREADS) as threads:
@@ -32,9 +32,42 @@ def apply_nodes(cluster: Cluster, declared: Iterable[Node]) -> int:
     return len(undeclared) + len(differing)
 
 
+def create_node(cluster: Cluster, node: Node) -> None:
+    """Make a node, which is heard of from then on; one of this name that is there stays as it is.
+
+    Raises:
+        FleetError: the API server does not answer, or refuses.
+    """
+    cluster.create(_PATH, {**_manifest(node), "status": _status(dict(node.capacity))})
+
+
+def stop_heartbeat(cluster: Cluster, name: str, holder: str) -> None:
+    """Let nobody hear of a node any more; its object stays. The same again changes nothing.
+
+    kwok leaves a node, and its pods, to whoever holds the node's lease until that has ended: here
+    nobody renews it.
+
+    Args:
+        cluster: of the node.
+        name: of the node.
+        holder: who holds its lease from now on.
+
+    Raises:
+        FleetError: the API server does not answer, or the node was never heard of.
+    """
+    spec = {"holderIdentity": holder, "leaseDurationSeconds": _HELD_FOR_S}
+    cluster.merge(f"{_LEASES}/{name}", {"spec": spec})
+
+
+def _is_ours(about: Object) -> bool:
+    """Whether `up` has made a node: not one of a drill, which goes with its stage."""
+    is_fake = FAKE.items() <= about.get("annotations", {}).items()
+    return is_fake and names.DRILL not in about.get("labels", {})
+
+
 def _make(cluster: Cluster, node: Node, found: Object | None) -> None:
     if found is None:
-        cluster.create(_PATH, {**_manifest(node), "status": _status(dict(node.capacity))})
+        create_node(cluster, node)
         return
     manifest = _manifest(node)
     manifest["metadata"]["labels"] |= dict.fromkeys(_unwanted_labels(found, node))

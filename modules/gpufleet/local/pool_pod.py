@@ -7,8 +7,15 @@ from gpufleet.core import vocabulary as names
 from gpufleet.core.serving import ENGINE_PORT, Probe
 from gpufleet.edges.kube import Object
 from gpufleet.local.engine.answers import Lengths
-from gpufleet.local.engine.replica import Identity, probe_budget
-from gpufleet.local.engine.settings import EngineFile, EngineSettings, EngineSpec, Probes, stand_in
+from gpufleet.local.engine.replica import Identity
+from gpufleet.local.engine.settings import (
+    EngineFile,
+    EngineSettings,
+    EngineSpec,
+    Probes,
+    probe_budget,
+    stand_in,
+)
 from gpufleet.local.pod_status import is_sidecar
 
 GROUP_NAME: Final = "leaderworkerset.sigs.k8s.io/name"

@@ -76,6 +76,11 @@ def _stages(site: SiteFiles) -> Path:
                 if stage and stage["kind"] == "Stage"
             ]
     for stage in stages:
+        if stage["metadata"]["name"].startswith("node-heartbeat"):
+            # By its lease alone: what is due for its status would come though it is lost.
+            stage["spec"]["selector"]["matchExpressions"].append(
+                {"key": f'.metadata.labels["{names.DRILL}"]', "operator": "DoesNotExist"}
+            )
         if stage["metadata"]["name"] in {"pod-ready", "pod-complete"}:
             stage["spec"]["selector"]["matchExpressions"] += [
                 {"key": f'.metadata.labels["{label}"]', "operator": "DoesNotExist"}

@@ -13,10 +13,13 @@ class ScenarioName(StrEnum):
     """What can be drilled."""
 
     SITE_LOST = "site-lost"
+    NODE_LOST = "node-lost"
     GPU_LOST = "gpu-lost"
     CACHE_CORRUPTED = "cache-corrupted"
     STORE_LOST = "store-lost"
     BAD_SNAPSHOT = "bad-snapshot"
+    STATE_LOST = "state-lost"
+    DATABASE_LOST = "database-lost"
 
 
 class DrillCadence(Spec):

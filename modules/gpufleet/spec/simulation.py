@@ -23,6 +23,8 @@ class FaultKind(StrEnum):
     """`share` of the requests get 500."""
     CRASH = "crash"
     """Its process ends; connections are reset."""
+    POWER = "power"
+    """Its machine loses power: its process ends, and nobody tells the cluster."""
     TRUNCATE = "truncate"
     """`share` of the streams end in the middle, without a word."""
     ANSWERS = "answers"

@@ -53,9 +53,14 @@ def tell_plan(plan: "DrillPlan", *, json: bool) -> None:
     if json:
         print_json(plan.model_dump(mode="json"))
         return
+    from gpufleet.core.drills.scenario import Ends
+    from gpufleet.core.drills.scenarios import scenario_of
+
     facts.print(f"{plan.scenario}: {plan.target} is lost to {', '.join(plan.use_cases)}")
+    goes_on = scenario_of(plan.scenario).ends is Ends.NOTHING
     for each in plan.lost:
-        facts.print(f"stands in at {each.site}, and is lost: {_placed(each)}", soft_wrap=True)
+        told = "goes on" if goes_on else "is lost"
+        facts.print(f"stands in at {each.site}, and {told}: {_placed(each)}", soft_wrap=True)
     for each in plan.placed:
         facts.print(f"comes up at {each.site}: {_placed(each)}", soft_wrap=True)
     for name, why in plan.unheld.items():

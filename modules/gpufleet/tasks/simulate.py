@@ -23,7 +23,7 @@ _HELP = {"fleet": FLEET_HELP, "json": JSON_HELP}
 
 @command(
     {
-        "kind": "oom, hang, slow, errors, crash, truncate or answers.",
+        "kind": "oom, crash, power, hang, slow, errors, truncate or answers.",
         "pool": "Only this pool's replicas.",
         "pod": "Only this pod's replica.",
         "site": "Only this site's replicas.",

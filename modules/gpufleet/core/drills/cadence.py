@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
 from typing import Final
 
-from gpufleet.core.drills.scenarios import SITE_LOST, targets_of
+from gpufleet.core.drills.scenarios import SCENARIOS, SITE_LOST, targets_of
 from gpufleet.spec.drill_cadence import ScenarioName
 from gpufleet.spec.drills import DrillReport, Due, ProvenRestore
 from gpufleet.spec.fleet import Fleet
@@ -16,7 +16,7 @@ RESTORE: Final = "restore"
 def due_drills(
     fleet: Fleet, reports: Iterable[DrillReport], since: datetime, now: datetime
 ) -> list[Due]:
-    """When each scenario is due: each site by itself, of the others any pool counts.
+    """When each scenario is due: each site by itself, of the others any target counts.
 
     Args:
         fleet: as declared.
@@ -80,8 +80,10 @@ def due_restores(
 
 
 def _counted_as(scenario: str, target: str) -> str:
-    """Any pool proves a scenario of single replicas; a site proves nothing of another one."""
-    return target if scenario == SITE_LOST.name else "any pool"
+    """Any pool proves a scenario of single replicas, any stack that of states; no site another."""
+    if SCENARIOS[scenario].target == target or scenario == SITE_LOST.name:
+        return target
+    return f"any {SCENARIOS[scenario].target.partition('@')[0]}"
 
 
 def _due(  # noqa: PLR0913, PLR0917 - what a row is made of

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 from typing import Final
 
-from gpufleet.core.drills.scenarios import SCENARIOS, Scenario
+from gpufleet.core.drills.scenario import Scenario
+from gpufleet.core.drills.scenarios import SCENARIOS
 from gpufleet.spec.drills import Phase
 
 _HEADINGS: Final = {
@@ -45,7 +46,7 @@ def _lines(scenario: Scenario) -> Iterator[str]:
     yield "```"
     for number, (phase, step) in enumerate(scenario.steps.items(), start=1):
         yield ""
-        yield f"## {number}. {_HEADINGS[phase]}"
+        yield f"## {number}. {step.heading or _HEADINGS[phase]}"
         yield ""
         yield step.text
         for language, commands in (("sh", step.commands), ("text", step.by_hand)):

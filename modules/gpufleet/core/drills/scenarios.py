@@ -1,70 +1,22 @@
 """The scenarios that can be drilled, as data: what fails, what is proven, what a person does."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
 from gpufleet.core.drills.failover import affected_pools
+from gpufleet.core.drills.records import DATABASE, DATABASE_LOST, STACK_PROJECTS, STATE_LOST
+from gpufleet.core.drills.scenario import ANSWERS, DUE, LOADS, STATUS, Ends, Scenario, Step
 from gpufleet.spec.drill_cadence import ScenarioName
 from gpufleet.spec.drills import Phase
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet
 
-
-@dataclass(frozen=True)
-class Step:
-    """What a person does in the place of one phase of a drill."""
-
-    text: str
-    commands: tuple[str, ...] = ()
-    """That show how it is, and change nothing; the tests run them."""
-    by_hand: tuple[str, ...] = ()
-    """That act, or need a name that only the reader knows."""
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """Something that goes wrong."""
-
-    name: ScenarioName
-    title: str
-    """What has happened, as a person would say it."""
-    target: str
-    """What is lost: such as `site`."""
-    fails: str
-    """What a drill does to its stand-ins, in isolation."""
-    proves: str
-    """What has come back when it is met."""
-    steps: Mapping[Phase, Step]
-    """What a person does when it is no drill, phase by phase."""
-    leaves_out: tuple[str, ...] = ()
-    """What it does not show."""
-    needs_snapshot: bool = False
-    """Whether it takes a snapshot of the revision."""
-
-
 _RESTORE: Final = './fleet snapshot.restore --fleet "$FLEET" --apply --snapshot ID --to DIR'
-_STATUS: Final = './fleet status --fleet "$FLEET" || test $? -eq 5'
-_ANSWERS: Final = Step(
-    "Ask for each use case that was hit; the answer names route and model. `slo.status` says what "
-    "it has cost of the error budget.",
-    ('./fleet gateway.status --fleet "$FLEET"',),
-    (
-        './fleet gateway.ask --use-case NAME "Hello" --fleet "$FLEET"',
-        './fleet slo.status --fleet "$FLEET"',
-    ),
-)
-_LOADS: Final = Step(
-    "A replica is ready when it has given a token. One that stays in loading longer than its "
-    "revision's `load_time_s` is stuck: see its pod.",
-    (_STATUS,),
-    ("kubectl --context SITE get pods -A -l gpufleet.dev/pool",),
-)
 _ANOTHER_NODE: Final = Step(
     "Keep replicas off the node, and let the one that was there come up elsewhere: its "
     "workload makes it again on any node of its group with a free GPU.",
-    (_STATUS,),
+    (STATUS,),
     ("kubectl --context SITE cordon NODE", "kubectl --context SITE delete pod -n NAMESPACE POD"),
 )
 
@@ -82,7 +34,7 @@ SITE_LOST: Final = Scenario(
             Phase.DETECT: Step(
                 "Its cluster does not answer, or none of its replicas. The gateway asks only who "
                 "answers: use cases with replicas elsewhere go on there, more slowly.",
-                (_STATUS, './fleet gateway.status --fleet "$FLEET"'),
+                (STATUS, './fleet gateway.status --fleet "$FLEET"'),
             ),
             Phase.DECIDE: Step(
                 "See what can come up where, within free GPUs and residency, and which use cases "
@@ -101,14 +53,14 @@ SITE_LOST: Final = Scenario(
                 "Weights come from the store of the site where the replicas come up. See that it "
                 "has a snapshot of each revision; where it lacks one, take it there from any "
                 "folder that has the files.",
-                ('./fleet dr.schedule --fleet "$FLEET" || test $? -eq 5',),
+                (DUE,),
                 (
                     './fleet snapshot.list --site OTHER --fleet "$FLEET"',
                     "./fleet snapshot.take --revision NAME --source DIR --site OTHER --apply",
                 ),
             ),
-            Phase.LOAD: _LOADS,
-            Phase.FIRST_TOKEN: _ANSWERS,
+            Phase.LOAD: LOADS,
+            Phase.FIRST_TOKEN: ANSWERS,
         }
     ),
     leaves_out=(
@@ -118,6 +70,60 @@ SITE_LOST: Final = Scenario(
 )
 
 _ONE_POOL: Final = ("one stand-in replica of the pool at the site: production's own go on",)
+
+_OUT_OF_SERVICE: Final = "node.kubernetes.io/out-of-service=nodeshutdown:NoExecute"
+
+NODE_LOST: Final = Scenario(
+    name=ScenarioName.NODE_LOST,
+    title="A node is lost",
+    target="pool@site",
+    fails=(
+        "a node of the drill's own is not heard of any more, as when a machine loses its power, "
+        "and the stand-in replica ends with it; the node's object and the pod stay"
+    ),
+    proves=(
+        "the cluster calls the node unreachable, schedules nothing there and gives its pod up in "
+        "the time that the pool declares; a replica comes up on another node, though the old pod "
+        "is still there, and answers"
+    ),
+    steps=MappingProxyType(
+        {
+            Phase.DETECT: Step(
+                "The gateway asks only who answers; the pod may still be called running. After "
+                "50 s without a heartbeat its node is not ready.",
+                (STATUS, './fleet gateway.status --fleet "$FLEET"'),
+                ("kubectl --context SITE get nodes", "kubectl --context SITE describe node NODE"),
+            ),
+            Phase.DECIDE: Step(
+                "See where else the pool can run. Find out whether the machine is off or only cut "
+                "off: what is cut off may still run.",
+                ('./fleet dr.scenarios --fleet "$FLEET"',),
+                ("kubectl --context SITE get lease -n kube-node-lease NODE",),
+            ),
+            Phase.PROVISION: Step(
+                "Wait until its pods are given up: by themselves, as soon as the pool's toleration "
+                "has passed. Only where the machine is off for sure, do not wait: the taint lets "
+                "go of its pods and volumes at once. Leave the Node object: it comes back with the "
+                "machine.",
+                (STATUS,),
+                (f"kubectl --context SITE taint node NODE {_OUT_OF_SERVICE}",),
+            ),
+            Phase.ARTIFACTS: Step(
+                "Another node has nothing in its cache: the weights come from the site's store, "
+                "every byte verified. See that it has a snapshot.",
+                (DUE,),
+                ('./fleet snapshot.list --revision NAME --site SITE --fleet "$FLEET"',),
+            ),
+            Phase.LOAD: LOADS,
+            Phase.FIRST_TOKEN: ANSWERS,
+        }
+    ),
+    leaves_out=(
+        *_ONE_POOL,
+        "requests to a machine without power hang; here its connections are refused at once",
+    ),
+    ends=Ends.NODE,
+)
 
 GPU_LOST: Final = Scenario(
     name=ScenarioName.GPU_LOST,
@@ -130,7 +136,7 @@ GPU_LOST: Final = Scenario(
             Phase.DETECT: Step(
                 "A replica ends again and again, or its node tells XIDs. See which, and what "
                 "Prometheus knows of the node's GPUs.",
-                (_STATUS,),
+                (STATUS,),
                 ("kubectl --context SITE describe node NODE",),
             ),
             Phase.DECIDE: Step(
@@ -142,11 +148,11 @@ GPU_LOST: Final = Scenario(
             Phase.ARTIFACTS: Step(
                 "Another node has nothing in its cache: the weights come from the site's store, "
                 "every byte verified. See that it has a snapshot.",
-                ('./fleet dr.schedule --fleet "$FLEET" || test $? -eq 5',),
+                (DUE,),
                 ('./fleet snapshot.list --revision NAME --site SITE --fleet "$FLEET"',),
             ),
-            Phase.LOAD: _LOADS,
-            Phase.FIRST_TOKEN: _ANSWERS,
+            Phase.LOAD: LOADS,
+            Phase.FIRST_TOKEN: ANSWERS,
         }
     ),
     leaves_out=(*_ONE_POOL, "the GPU's own signs (XIDs) are not made: the process ends"),
@@ -169,11 +175,11 @@ CACHE_CORRUPTED: Final = Scenario(
             Phase.DETECT: Step(
                 "A replica does not load, or its answers are not those of its revision. Nothing "
                 "but a digest tells: verify what the node has by restoring over it.",
-                (_STATUS,),
+                (STATUS,),
             ),
             Phase.DECIDE: Step(
                 "See which snapshot is the newest good one, and that the store itself is whole.",
-                ('./fleet dr.schedule --fleet "$FLEET" || test $? -eq 5',),
+                (DUE,),
                 (
                     './fleet snapshot.list --revision NAME --site SITE --fleet "$FLEET"',
                     './fleet snapshot.verify --snapshot ID --site SITE --fleet "$FLEET"',
@@ -190,8 +196,8 @@ CACHE_CORRUPTED: Final = Scenario(
                 (),
                 (f"{_RESTORE} --site SITE",),
             ),
-            Phase.LOAD: _LOADS,
-            Phase.FIRST_TOKEN: _ANSWERS,
+            Phase.LOAD: LOADS,
+            Phase.FIRST_TOKEN: ANSWERS,
         }
     ),
     leaves_out=(*_ONE_POOL, "the weights are a copy of the drill's own"),
@@ -208,26 +214,26 @@ STORE_LOST: Final = Scenario(
         {
             Phase.DETECT: Step(
                 "The site's object store does not answer. Replicas that run go on; none can start.",
-                (_STATUS,),
+                (STATUS,),
             ),
             Phase.DECIDE: Step(
                 "See which other site's store has the revision, and when its restore was last "
                 "proven.",
-                ('./fleet dr.schedule --fleet "$FLEET" || test $? -eq 5',),
+                (DUE,),
                 ('./fleet snapshot.list --revision NAME --site OTHER --fleet "$FLEET"',),
             ),
             Phase.PROVISION: Step(
                 "Stop the replicas that cannot load. Keep those that run: do not change their "
                 "pools, and do not drain their nodes, until the store is back.",
-                (_STATUS,),
+                (STATUS,),
             ),
             Phase.ARTIFACTS: Step(
                 "Restore from the other store, every byte verified.",
                 (),
                 (f"{_RESTORE} --site OTHER",),
             ),
-            Phase.LOAD: _LOADS,
-            Phase.FIRST_TOKEN: _ANSWERS,
+            Phase.LOAD: LOADS,
+            Phase.FIRST_TOKEN: ANSWERS,
         }
     ),
     leaves_out=(*_ONE_POOL, "the store is not stopped: the drill asks where nothing answers"),
@@ -247,12 +253,12 @@ BAD_SNAPSHOT: Final = Scenario(
         {
             Phase.DETECT: Step(
                 "A restore says that a chunk is lost or damaged, or `snapshot.verify` does.",
-                (_STATUS,),
+                (STATUS,),
                 ('./fleet snapshot.verify --snapshot ID --site SITE --fleet "$FLEET"',),
             ),
             Phase.DECIDE: Step(
                 "See which snapshots of the revision there are, and take the newest that verifies.",
-                ('./fleet dr.schedule --fleet "$FLEET" || test $? -eq 5',),
+                (DUE,),
                 ('./fleet snapshot.list --revision NAME --site SITE --fleet "$FLEET"',),
             ),
             Phase.PROVISION: Step(
@@ -266,8 +272,8 @@ BAD_SNAPSHOT: Final = Scenario(
                 (),
                 (f"{_RESTORE} --site SITE",),
             ),
-            Phase.LOAD: _LOADS,
-            Phase.FIRST_TOKEN: _ANSWERS,
+            Phase.LOAD: LOADS,
+            Phase.FIRST_TOKEN: ANSWERS,
         }
     ),
     leaves_out=(*_ONE_POOL, "the snapshots are copies in a bucket of the drill's own"),
@@ -277,7 +283,16 @@ BAD_SNAPSHOT: Final = Scenario(
 SCENARIOS: Final[Mapping[str, Scenario]] = MappingProxyType(
     {
         each.name.value: each
-        for each in (SITE_LOST, GPU_LOST, CACHE_CORRUPTED, STORE_LOST, BAD_SNAPSHOT)
+        for each in (
+            SITE_LOST,
+            NODE_LOST,
+            GPU_LOST,
+            CACHE_CORRUPTED,
+            STORE_LOST,
+            BAD_SNAPSHOT,
+            STATE_LOST,
+            DATABASE_LOST,
+        )
     }
 )
 
@@ -299,7 +314,11 @@ def scenario_of(name: str) -> Scenario:
 
 def targets_of(fleet: Fleet, scenario: str) -> list[str]:
     """What a scenario can be drilled on; none where the fleet has nothing of it."""
-    hit = {site: affected_pools(fleet, site) for site in fleet.sites}
+    hit = {site: pools for site in fleet.sites if (pools := affected_pools(fleet, site))}
     if scenario == SITE_LOST.name:
-        return [site for site, pools in hit.items() if pools and len(fleet.sites) > 1]
+        return list(hit) if len(fleet.sites) > 1 else []
+    if scenario == STATE_LOST.name:
+        return [f"{project}@{site}" for site in hit for project in STACK_PROJECTS]
+    if scenario == DATABASE_LOST.name:
+        return [DATABASE] if hit else []
     return [f"{pool}@{site}" for site, pools in hit.items() for pool in pools]

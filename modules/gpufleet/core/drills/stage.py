@@ -20,8 +20,7 @@ NAMESPACE: Final = "gpufleet-drill"
 PRIORITY_CLASS: Final = "gpufleet-drill"
 PRIORITY: Final = -1000
 """Below everything: a replica of production that wants the GPUs of a drill gets them."""
-DRILL: Final = f"{names.GROUP}/drill"
-"""Label of everything that a drill makes, with its flow's id."""
+DRILL: Final = names.DRILL
 SCENARIO: Final = f"{names.GROUP}/drill-scenario"
 """Annotation of the namespace: what is drilled."""
 _LONGEST: Final = 40

@@ -1,6 +1,7 @@
 """The objects of a drill at one site, as plain Kubernetes data: all in a namespace of their own."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, Final
 
 from gpufleet.components.pod_template import metadata, pod_spec
@@ -24,6 +25,21 @@ PLACE: Final = f"{names.GROUP}/drill-place"
 WORKLOADS: Final = (("apps/v1", "Deployment"), ("leaderworkerset.x-k8s.io/v1", "LeaderWorkerSet"))
 _GRACE_S: Final = 5
 """No request of a user is under way: nothing has to be waited for."""
+
+
+@dataclass(frozen=True)
+class Where:
+    """On which nodes the replicas of a stage may run, beside what their pools say."""
+
+    only: str = ""
+    """A node of the drill's own: no other one, and they alone."""
+    avoid: str = ""
+    """A node on which none may run."""
+    gpus_beside: int = 0
+    """GPUs of pods that the cluster goes on counting, though they have ended."""
+
+
+ANYWHERE: Final = Where()
 
 
 def namespace(flow: str, scenario: str) -> list[Object]:
@@ -51,7 +67,7 @@ def namespace(flow: str, scenario: str) -> list[Object]:
 
 
 def contents(
-    stage: Fleet, site: str, flow: str, *, started: bool, avoid: str = ""
+    stage: Fleet, site: str, flow: str, *, started: bool, where: Where = ANYWHERE
 ) -> Iterator[Object]:
     """Everything in the namespace of a site: no more GPUs than planned, workloads, routes.
 
@@ -60,11 +76,11 @@ def contents(
         site: of it.
         flow: of the drill.
         started: whether replicas start; otherwise their workloads stand, and have none.
-        avoid: a node on which none may run.
+        where: they may run.
     """
     pools = pools_at(stage, site)
     gpus = sum(pool.replicas * pool.gpus_per_replica for pool in pools)
-    quota = {f"requests.{names.GPU_RESOURCE}": str(gpus)}
+    quota = {f"requests.{names.GPU_RESOURCE}": str(gpus + where.gpus_beside)}
     yield _object("v1", "ResourceQuota", "gpus", flow, spec={"hard": quota})
     for name in dict.fromkeys(pool.name for pool in pools):
         yield _object("v1", "ServiceAccount", name, flow, automountServiceAccountToken=False)
@@ -76,8 +92,7 @@ def contents(
             spec = claims.claim_template(pool)
             kind = "ResourceClaimTemplate"
             yield _object("resource.k8s.io/v1", kind, pool.claim_template, flow, spec=spec)
-        made = workload(pool, stage.images.gpufleet, flow, started=started)
-        yield _elsewhere(made, avoid) if avoid else made
+        yield _placed(workload(pool, stage.images.gpufleet, flow, started=started), where, flow)
 
 
 def workload(pool: PoolAtSite, image: str, flow: str, *, started: bool) -> Object:
@@ -107,11 +122,8 @@ def workload(pool: PoolAtSite, image: str, flow: str, *, started: bool) -> Objec
     return _object("apps/v1", "Deployment", name, flow, labels=labels, spec=spec)
 
 
-def _elsewhere(made: Object, avoid: str) -> Object:
-    """A workload whose pods run on any node but one."""
-    rule = {"key": "kubernetes.io/hostname", "operator": "NotIn", "values": [avoid]}
-    terms = {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}
-    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+def _placed(made: Object, where: Where, flow: str) -> Object:
+    """A workload whose pods run where they may."""
     spec = made["spec"]
     group = spec.get("leaderWorkerTemplate", {})
     for template in (
@@ -120,8 +132,21 @@ def _elsewhere(made: Object, avoid: str) -> Object:
         group.get("workerTemplate"),
     ):
         if template:
-            template["spec"]["affinity"] = affinity
+            _bind(template["spec"], where, flow)
     return made
+
+
+def _bind(pod: Object, where: Where, flow: str) -> None:
+    node = where.only or where.avoid
+    if not node:
+        return
+    operator = "In" if where.only else "NotIn"
+    rule = {"key": "kubernetes.io/hostname", "operator": operator, "values": [node]}
+    terms = {"nodeSelectorTerms": [{"matchExpressions": [rule]}]}
+    pod["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+    if where.only:
+        own = {"key": DRILL, "operator": "Equal", "value": flow, "effect": "NoSchedule"}
+        pod["tolerations"] = [*pod["tolerations"], own]
 
 
 def _template(pool: PoolAtSite, image: str, flow: str, *, leader: bool = True) -> Object:

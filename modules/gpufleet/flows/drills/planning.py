@@ -1,6 +1,6 @@
 """What a drill would do: who is hit, what comes up instead, how long that is expected to take."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from gpufleet.core.approvals import digest_of
@@ -11,19 +11,19 @@ from gpufleet.core.drills.failover import (
     failover,
     stand_ins,
 )
+from gpufleet.core.drills.scenario import Ends, Scenario
 from gpufleet.core.drills.scenarios import (
+    NODE_LOST,
     SCENARIOS,
     SITE_LOST,
-    STORE_LOST,
-    Scenario,
     scenario_of,
     targets_of,
 )
-from gpufleet.flows.drills.artifacts import known_snapshot
-from gpufleet.flows.drills.outlook import Weights, outlook_of, unproven, weights_of
+from gpufleet.flows.drills.outlook import outlook_of, unproven, weights_of
+from gpufleet.flows.drills.pool_plans import node_lost, one_pool
+from gpufleet.flows.drills.record_plans import records_lost
 from gpufleet.flows.drills.stage import free_at
 from gpufleet.flows.ground import Ground
-from gpufleet.flows.stores import places_of
 from gpufleet.local.platform import embedded_sites
 from gpufleet.spec.drills import DrillPlan, Possible
 from gpufleet.spec.errors import BadInput, Retryable
@@ -58,7 +58,7 @@ def plan_drill(ground: Ground, scenario: str, target: str = "") -> DrillPlan:
     for each in silent:
         if wanted != [each]:
             raise silent[each]
-    make = _site_lost if chosen is SITE_LOST else partial(_one_pool, chosen)
+    make = _maker(chosen)
     plans: list[DrillPlan] = []
     why_not: BadInput | None = None
     for each in wanted:
@@ -69,6 +69,16 @@ def plan_drill(ground: Ground, scenario: str, target: str = "") -> DrillPlan:
     if why_not and not plans:
         raise why_not
     return min(plans, key=lambda plan: (len(plan.unheld), -len(plan.use_cases)))
+
+
+def _maker(scenario: Scenario) -> Callable[[Ground, str, dict[str, list[int]]], DrillPlan]:
+    if scenario is SITE_LOST:
+        return _site_lost
+    if scenario is NODE_LOST:
+        return node_lost
+    if scenario.ends is Ends.NOTHING:
+        return partial(records_lost, scenario)
+    return partial(one_pool, scenario)
 
 
 def possible(ground: Ground) -> list[Possible]:
@@ -159,48 +169,3 @@ def _short(ground: Ground, lost: str, free: dict[str, list[int]], found: Failove
         batch = sorted({each.yields for each in yielding.placed if each.pool == pool} - {""})
         gives = f"; {', '.join(batch)} would make room for {count - left}" if left < count else ""
         yield f"pool {pool} lacks free GPUs for {count} of its replicas{gives}"
-
-
-def _one_pool(
-    scenario: Scenario, ground: Ground, target: str, free: dict[str, list[int]]
-) -> DrillPlan:
-    """One replica of a pool at a site, which comes back at the same site."""
-    fleet = ground.fleet
-    pool, _, site = target.partition("@")
-    here = {g: nodes for g, nodes in free.items() if fleet.node_groups[g].site == site}
-    lost = [each for each in stand_ins(fleet, site, here) if each.pool == pool]
-    if not lost:
-        what = f"no GPU is free at {site} for a stand-in of pool {pool}"
-        raise BadInput(what, where=target, mend="drill another pool, or when some are free")
-    hit = affected_use_cases(fleet, site, [pool])
-    weights = weights_of(ground, lost)
-    missing = [each for each in weights if not _has(ground, scenario, each)]
-    if scenario.needs_snapshot and missing:
-        where = "at another site" if scenario is STORE_LOST else f"at {site}"
-        raise BadInput(
-            f"there is no snapshot of {missing[0].revision} {where} to restore from",
-            where=target,
-            mend="./fleet snapshot.take makes one",
-        )
-    return DrillPlan(
-        fleet=fleet.fleet,
-        environment=fleet.environment,
-        fleet_digest=digest_of(fleet),
-        scenario=scenario.name,
-        target=target,
-        use_cases=hit,
-        lost=lost,
-        placed=lost,
-        unheld={},
-        # Those of a lost store come from another one.
-        notes=[*scenario.leaves_out, *(() if scenario is STORE_LOST else unproven(weights))],
-        outlook=outlook_of(ground, scenario, target, hit, lost, weights),
-    )
-
-
-def _has(ground: Ground, scenario: Scenario, weights: Weights) -> bool:
-    """Whether a store that the scenario restores from has a snapshot of a revision."""
-    if scenario is not STORE_LOST:
-        return weights.snapshot is not None
-    others = [site for site in places_of(ground) if site != weights.site]
-    return any(known_snapshot(ground, site, weights.revision) for site in others)

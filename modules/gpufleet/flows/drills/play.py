@@ -6,26 +6,30 @@ worker has too; each goes on from it by steady time, and a drill during which it
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any, Final
 
+from gpufleet.core.drills.scenario import Ends
+from gpufleet.core.drills.scenarios import scenario_of
 from gpufleet.core.drills.stage import drill_name, stage_fleet
-from gpufleet.edges.clock import Clock, Watch, steady_clock
-from gpufleet.flows.drills.losses import lost_s
+from gpufleet.flows.drills.objects import Where
+from gpufleet.flows.drills.onlooking import Onlooker
 from gpufleet.flows.drills.script import Script
 from gpufleet.flows.drills.stage import Stage, wait_until
 from gpufleet.flows.drills.story import Story
+from gpufleet.flows.drills.timing import Stopwatch
 from gpufleet.flows.durable import Run
 from gpufleet.flows.gateway_answers import Asking
 from gpufleet.spec.drills import DrillPlan, Phase, Placed, UseCaseRecovery
 from gpufleet.spec.errors import Failed, FleetError, Retryable
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.reports import AnswerRow
+from gpufleet.spec.simulation import FaultKind
 
 STEADY_WITHIN_S: Final = 300.0
 """What is to fail has to serve before; a pool that does not is left out of what is detected."""
@@ -33,9 +37,6 @@ _DETECTED_WITHIN_S: Final = 120.0
 _LEAST_PATIENCE_S: Final = 60.0
 _LOOK_EVERY_S: Final = 0.3
 _AT_ONCE: Final = 8
-_MOST_SET_S: Final = 5.0
-"""How far the clock may be set meanwhile: less is what time servers do."""
-_GONE_WITHIN_S: Final = 60.0
 
 
 @dataclass(frozen=True)
@@ -64,76 +65,62 @@ class Play:
         Raises:
             FleetError: a phase could not be carried through at all.
         """
-        run = self.run
-        self._demand_unset(0.0)
+        run, watch = self.run, self._stopwatch
+        watch.demand_unset()
         run.step("prepared", self.script.prepare)
         steady: list[str] = run.step("steady", self._steady)
         # A step of its own: however often the failure is tried, the clock runs from the first time.
-        failed_at = datetime.fromisoformat(run.step("declared", self._now))
+        failed_at = datetime.fromisoformat(run.step("declared", watch.now))
         failure: dict[str, Any] = run.step("failure", lambda: self._fail(steady, failed_at))
-        fact, records_s = str(failure["fact"]), float(failure["lost_s"])
         run.note("drill.failed", target=self.plan.target, at=failed_at.isoformat())
-        run.step("kept away", self._keep_away)
-        at = self._timed(Phase.DETECT, failed_at, lambda: self._detect(steady))
+        if self._ends is Ends.REPLICAS:
+            run.step("kept away", self._keep_away)
+        with Onlooker(self.asking, steady if self._ends is Ends.NOTHING else []) as onlooker:
+            self._come_back(steady, failed_at, failure, onlooker)
+
+    def _come_back(
+        self,
+        steady: Sequence[str],
+        failed_at: datetime,
+        failure: Mapping[str, Any],
+        onlooker: Onlooker,
+    ) -> None:
+        run, watch, fact = self.run, self._stopwatch, str(failure["fact"])
+        at = watch.timed(Phase.DETECT, failed_at, lambda: self._detect(steady, fact))
         decided: dict[str, Any] = run.step("decide", lambda: self._decide(fact))
-        at = self._told(Phase.DECIDE, at, decided)
+        at = watch.told(Phase.DECIDE, at, decided)
         placed = [Placed.model_validate(each) for each in decided["placed"]]
         stage = stage_fleet(self._fleet, placed)
-        avoid = self.script.avoids(fact)
-        at = self._timed(Phase.PROVISION, at, lambda: self._provision(stage, placed, avoid))
-        at = self._timed(
+        where = self.script.where(fact)
+        at = watch.timed(Phase.PROVISION, at, lambda: self._provision(stage, placed, fact))
+        at = watch.timed(
             Phase.ARTIFACTS, at, lambda: self.script.restore(placed, self.story.doubted)
         )
         served: dict[str, Any] = run.step(
-            "serve", lambda: self._serve(stage, placed, avoid, failed_at)
+            "serve", lambda: self._serve(stage, placed, where, failed_at)
         )
-        at = self._told(Phase.LOAD, at, {"at": served["loaded_at"], "detail": served["detail"]})
-        self._told(Phase.FIRST_TOKEN, at, served)
+        at = watch.told(Phase.LOAD, at, {"at": served["loaded_at"], "detail": served["detail"]})
+        if self._ends is Ends.NOTHING:
+            served = {**served, "detail": onlooker.told()}
+            for name, why in onlooker.refused.items():
+                self.story.doubted(f"{name} was refused meanwhile: {why}")
+        watch.told(Phase.FIRST_TOKEN, at, served)
+        records_s = failure["lost_s"]
+        if records_s is None:
+            records_s = run.step("lost", lambda: self.script.lost_s(fact, failed_at))
         run.step("compared", lambda: self._compare(served["answers"], failed_at, records_s))
 
     @property
     def _fleet(self) -> Fleet:
         return self.run.ground.fleet
 
-    @cached_property
-    def _clock(self) -> Clock:
-        return steady_clock(self.run.ground.clock)
+    @property
+    def _ends(self) -> Ends:
+        return scenario_of(self.plan.scenario).ends
 
     @cached_property
-    def _watch(self) -> Watch:
-        return Watch()
-
-    def _now(self) -> str:
-        return self._clock().isoformat()
-
-    def _demand_unset(self, passed_s: float) -> None:
-        """Refuse times of a clock that was set: they could be any.
-
-        Raises:
-            Failed: less than nothing has passed, or it was set while this process looked.
-        """
-        if passed_s < 0 or abs(self._watch.jumped().total_seconds()) > _MOST_SET_S:
-            raise Failed(
-                "the clock was set while the drill went on: its times say nothing",
-                where=f"flow {self.run.id}",
-                mend="drill again",
-            )
-
-    def _timed(self, phase: Phase, since: datetime, work: Callable[[], str]) -> datetime:
-        """Do a phase that says what it was made of; returns when it ended."""
-
-        def step() -> dict[str, str]:
-            detail = work()
-            return {"at": self._now(), "detail": detail}
-
-        return self._told(phase, since, self.run.step(phase.value, step))
-
-    def _told(self, phase: Phase, since: datetime, found: Mapping[str, Any]) -> datetime:
-        at = datetime.fromisoformat(found["at"])
-        passed_s = (at - since).total_seconds()
-        self._demand_unset(passed_s)
-        self.story.phase(phase, passed_s, found.get("detail", ""))
-        return at
+    def _stopwatch(self) -> Stopwatch:
+        return Stopwatch(self.run, self.story)
 
     def _steady(self) -> list[str]:
         """Let the stand-ins of what is to be lost serve; the use cases that do."""
@@ -144,7 +131,7 @@ class Play:
             return []
         stage = stage_fleet(self._fleet, lost)
         for site in _sites(lost):
-            self.stage.set_up(stage, site, started=True)
+            self.stage.set_up(stage, site, started=True, where=self.script.where(""))
         until = time.monotonic() + STEADY_WITHIN_S
         pools = {each.pool for each in lost}
         names = [name for pool in pools for name in self._hit(pool)]
@@ -170,8 +157,13 @@ class Play:
             Failed: a stand-in that served goes on, or none is there.
         """
         fact = self.script.fail()
+        if self._ends is Ends.NOTHING:
+            self.story.failed_at(at)
+            # How much is lost shows once something is restored.
+            return {"fact": fact, "lost_s": None}
+        kind = FaultKind.POWER if self._ends is Ends.NODE else FaultKind.CRASH
         for site in _sites(self.plan.lost):
-            hit = self.stage.fail(site)
+            hit = self.stage.fail(site, kind)
             here = {each.pool for each in self.plan.lost if each.site == site}
             served = {p for p in here if not set(steady).isdisjoint(self._fleet.pools[p].use_cases)}
             spared = sorted(pool for pool in served if drill_name(pool) not in hit)
@@ -179,7 +171,7 @@ class Play:
                 what = f"no stand-in of {', '.join(spared or sorted(here))} is there to fail"
                 raise Failed(what, where=f"site {site}", mend="./fleet status, then drill again")
         self.story.failed_at(at)
-        return {"fact": fact, "lost_s": lost_s(self.run.ground, self.plan, at)}
+        return {"fact": fact, "lost_s": self.script.lost_s(fact, at)}
 
     def _keep_away(self) -> None:
         """Let no controller begin anew at a site where, in earnest, there would be none."""
@@ -187,8 +179,10 @@ class Play:
         for site in _sites(self.plan.lost):
             self.stage.set_up(lost, site, started=False)
 
-    def _detect(self, steady: Sequence[str]) -> str:
+    def _detect(self, steady: Sequence[str], fact: str) -> str:
         """Until the gateway refuses for every use case that it has answered for."""
+        if self._ends is Ends.NOTHING:
+            return self.script.notice(fact, self.story.doubted)
         left = set(steady)
 
         def noticed() -> bool:
@@ -207,32 +201,36 @@ class Play:
 
     def _decide(self, fact: str) -> dict[str, Any]:
         """What comes up, from what is free now."""
+        if self._ends is Ends.NOTHING:
+            going_on = [each.model_dump(mode="json") for each in self.plan.lost]
+            detail = self.script.choose(fact)
+            return {"at": self._stopwatch.now(), "placed": going_on, "detail": detail}
         placed = self.script.decide(fact)
         self.story.decided(placed)
         replicas = sum(each.replicas for each in placed)
         sites = ", ".join(sorted({each.site for each in placed}))
         return {
-            "at": self._now(),
+            "at": self._stopwatch.now(),
             "placed": [each.model_dump(mode="json") for each in placed],
             "detail": f"replicas at {sites}: {replicas}" if replicas else "nothing can come up",
         }
 
-    def _provision(self, stage: Fleet, placed: Sequence[Placed], avoid: str) -> str:
+    def _provision(self, stage: Fleet, placed: Sequence[Placed], fact: str) -> str:
         """Make what replicas run in; what has failed where they come up goes first."""
-        here = [site for site in _sites(placed) if site in _sites(self.plan.lost)]
-        for site in here:
-            self.stage.clear(site)
-            wait_until(partial(self.stage.is_empty, site), _GONE_WITHIN_S, _LOOK_EVERY_S)
+        if self._ends is Ends.NOTHING:
+            return "nothing: the replicas go on"
+        room = self.script.make_room(fact)
         for site in _sites(placed):
-            self.stage.set_up(stage, site, started=False, avoid=avoid)
-        return "namespace, accounts, routes and workloads; replicas start once weights are there"
+            self.stage.set_up(stage, site, started=False, where=self.script.where(fact))
+        made = "namespace, accounts, routes and workloads; replicas start once weights are there"
+        return f"{room}; {made}" if room else made
 
     def _serve(
-        self, stage: Fleet, placed: Sequence[Placed], avoid: str, failed_at: datetime
+        self, stage: Fleet, placed: Sequence[Placed], where: Where, failed_at: datetime
     ) -> dict[str, Any]:
         """Start the replicas, and ask for every use case from when its pool has one."""
         for site in _sites(placed):
-            self.stage.set_up(stage, site, started=True, avoid=avoid)
+            self.stage.set_up(stage, site, started=True, where=where)
         until = time.monotonic() + self._patience_s(failed_at)
         pools = {each.pool for each in placed}
         ready: dict[str, str] = {}
@@ -247,7 +245,7 @@ class Play:
                         counts[pool] = counts.get(pool, 0) + count
                 for pool in sorted(pools - ready.keys()):
                     if counts.get(drill_name(pool)):
-                        ready[pool] = self._now()
+                        ready[pool] = self._stopwatch.now()
                         for name in self._held(pool):
                             asked[name] = threads.submit(self._answer, name, until)
                 return pools == ready.keys() and all(each.done() for each in asked.values())
@@ -256,10 +254,10 @@ class Play:
         self._doubt_lost(placed)
         answers = {name: future.result() for name, future in asked.items()}
         wanted = sum(each.replicas for each in placed)
-        loaded_at = max(ready.values(), default=self._now())
+        loaded_at = max(ready.values(), default=self._stopwatch.now())
         answered = [str(each["at"]) for each in answers.values()]
         return {
-            "at": max(loaded_at, *(answered or [self._now()])),
+            "at": max(loaded_at, *(answered or [self._stopwatch.now()])),
             "loaded_at": loaded_at,
             "detail": f"{sum(counts.values())} of {wanted} replicas are ready",
             "answers": answers,
@@ -283,7 +281,7 @@ class Play:
     def _patience_s(self, failed_at: datetime) -> float:
         """Until the longest objective has passed: then nobody waits any longer."""
         longest_s = max(self._fleet.use_cases[name].rto_s for name in self.plan.use_cases)
-        passed_s = (self._clock() - failed_at).total_seconds()
+        passed_s = (self._stopwatch.clock() - failed_at).total_seconds()
         return max(_LEAST_PATIENCE_S, longest_s - passed_s)
 
     def _answer(self, use_case: str, until: float) -> dict[str, Any]:
@@ -291,7 +289,7 @@ class Play:
         wanted = self._fleet.use_cases[use_case].model
         while True:
             found = self.asking.until_answered(drill_name(use_case), until, lambda: False)
-            at = self._now()
+            at = self._stopwatch.now()
             if isinstance(found, FleetError):
                 return {"at": at, "why_not": found.what}
             if (found.route, found.model) == ("primary", wanted) and found.text:

@@ -2,19 +2,22 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
-from gpufleet.core.drills import scenarios
+from gpufleet.core.drills import records, scenarios
 from gpufleet.core.drills.failover import stand_ins
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
-from gpufleet.flows.drills.artifacts import damage, not_shown, restore_newest, told
+from gpufleet.flows.drills.artifacts import damage, restore_newest, told
+from gpufleet.flows.drills.database_lost import DatabaseLost
 from gpufleet.flows.drills.drill_store import DrillStore
+from gpufleet.flows.drills.node_lost import NodeLost
+from gpufleet.flows.drills.objects import Where
 from gpufleet.flows.drills.planning import replacement
-from gpufleet.flows.drills.script import Doubted, Script
+from gpufleet.flows.drills.script import Common, Doubted, Script
 from gpufleet.flows.drills.stage import Stage, free_at
+from gpufleet.flows.drills.state_lost import StateLost
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.snapshots.requests import bucket_of
 from gpufleet.flows.snapshots.store import SnapshotStore
@@ -26,70 +29,7 @@ _NOBODY: Final = "http://127.0.0.1:9"
 """The discard port: nothing answers there."""
 
 
-@dataclass(frozen=True)
-class _Common:
-    """What scenarios have in common: nothing but replicas fails, and they come up where planned.
-
-    Args:
-        ground: the environment.
-        plan: what the drill does.
-        stage: where it plays.
-    """
-
-    ground: Ground
-    plan: DrillPlan
-    stage: Stage
-
-    def prepare(self) -> None:
-        """Nothing."""
-
-    def fail(self) -> str:
-        """Nothing but the replicas."""
-        return ""
-
-    def decide(self, fact: str) -> list[Placed]:
-        """As planned."""
-        del fact
-        return self.plan.placed
-
-    def avoids(self, fact: str) -> str:
-        """Nothing."""
-        del fact
-        return ""
-
-    def restore(self, placed: Sequence[Placed], doubted: Doubted) -> str:
-        """Each revision once for each site: its nodes would do so side by side."""
-        parts = []
-        for revision, site in self.wanted(placed):
-            found = restore_newest(self.ground, self.folder, site, revision)
-            if not found.snapshot:
-                doubted(not_shown(revision, site))
-            parts.append(told(found, site))
-        return "; ".join(parts)
-
-    def keep_newest(self, revision: str, site: str, *, reuse: bool = False) -> str:
-        """Restore the newest snapshot of a revision into the drill's folder; what came back.
-
-        Raises:
-            Failed: it is gone.
-        """
-        found = restore_newest(self.ground, self.folder, site, revision, keep=True, reuse=reuse)
-        if not found.snapshot:
-            raise Failed("its snapshot is gone", where=f"{revision} at {site}")
-        return told(found, site)
-
-    def wanted(self, placed: Sequence[Placed]) -> list[tuple[str, str]]:
-        """The revisions that are needed at each site."""
-        pools = self.ground.fleet.pools
-        return list(dict.fromkeys((pools[each.pool].model, each.site) for each in placed))
-
-    @property
-    def folder(self) -> Path:
-        """Of this drill alone; it goes with the stage."""
-        return self.stage.folder
-
-
-class SiteLost(_Common):
+class SiteLost(Common):
     """Replicas come up at the other sites, by what is free there now."""
 
     def decide(self, fact: str) -> list[Placed]:
@@ -100,7 +40,7 @@ class SiteLost(_Common):
         return list(found.placed)
 
 
-class GpuLost(_Common):
+class GpuLost(Common):
     """The node of the stand-in is not used again: its GPU is gone."""
 
     def fail(self) -> str:
@@ -117,12 +57,12 @@ class GpuLost(_Common):
         free = free_at(self.ground, [site], without=[fact])
         return [each for each in stand_ins(self.ground.fleet, site, free) if each.pool == pool]
 
-    def avoids(self, fact: str) -> str:
-        """That node."""
-        return fact
+    def where(self, fact: str) -> Where:
+        """On any node but that."""
+        return Where(avoid=fact)
 
 
-class CacheCorrupted(_Common):
+class CacheCorrupted(Common):
     """A restored tree of the revision is damaged on the disk, and is made good from the store."""
 
     def prepare(self) -> None:
@@ -143,7 +83,7 @@ class CacheCorrupted(_Common):
         )
 
 
-class StoreLost(_Common):
+class StoreLost(Common):
     """The object store of the site does not answer: the weights come from another site's."""
 
     def restore(self, placed: Sequence[Placed], doubted: Doubted) -> str:
@@ -171,7 +111,7 @@ class StoreLost(_Common):
         raise silent or Failed(f"no other store has a snapshot of {revision}", where=f"site {lost}")
 
 
-class BadSnapshot(_Common):
+class BadSnapshot(Common):
     """The newest snapshot is damaged in the store: the last good one is taken instead."""
 
     def prepare(self) -> None:
@@ -199,10 +139,13 @@ Made = Callable[[Ground, DrillPlan, Stage], Script]
 _SCRIPTS: Final[Mapping[str, Made]] = MappingProxyType(
     {
         scenarios.SITE_LOST.name: SiteLost,
+        scenarios.NODE_LOST.name: NodeLost,
         scenarios.GPU_LOST.name: GpuLost,
         scenarios.CACHE_CORRUPTED.name: CacheCorrupted,
         scenarios.STORE_LOST.name: StoreLost,
         scenarios.BAD_SNAPSHOT.name: BadSnapshot,
+        records.STATE_LOST.name: StateLost,
+        records.DATABASE_LOST.name: DatabaseLost,
     }
 )
 

@@ -15,6 +15,8 @@ from gpufleet.core.drills.failover import free_gpus
 from gpufleet.core.drills.stage import DRILL, NAMESPACE, PRIORITY_CLASS, stage_fleet
 from gpufleet.core.observed import is_ready
 from gpufleet.core.quotas import claims_gpus
+from gpufleet.edges.database_copy import kind_of
+from gpufleet.edges.database_spare import drop_spare
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import collection_path, object_path
 from gpufleet.flows.access import revoke
@@ -30,9 +32,11 @@ from gpufleet.local.platform import embedded_sites
 from gpufleet.spec.drills import DRILL_PREFIX
 from gpufleet.spec.errors import FleetError, Retryable
 from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.protection import DatabaseKind
 from gpufleet.spec.simulation import Fault, FaultKind
 
 _NAMESPACE_PATH: Final = f"/api/v1/namespaces/{NAMESPACE}"
+NODES_PATH: Final = "/api/v1/nodes"
 _PODS_PATH: Final = f"{_NAMESPACE_PATH}/pods"
 _PRIORITY_PATH: Final = f"/apis/scheduling.k8s.io/v1/priorityclasses/{PRIORITY_CLASS}"
 _GONE_WITHIN_S: Final = 120.0
@@ -60,14 +64,16 @@ class Stage:
         """Files of this drill alone."""
         return self.ground.state.root / "drills" / self.flow
 
-    def set_up(self, stage: Fleet, site: str, *, started: bool, avoid: str = "") -> None:
+    def set_up(
+        self, stage: Fleet, site: str, *, started: bool, where: objects.Where = objects.ANYWHERE
+    ) -> None:
         """Make what a site holds of a stage, or bring it to that.
 
         Args:
             stage: the fleet of the drill's stand-ins.
             site: of it.
             started: whether replicas start; otherwise their workloads stand, and have none.
-            avoid: a node on which none may run.
+            where: they may run.
 
         Raises:
             Retryable: the site does not answer, or is still busy removing another stage.
@@ -81,7 +87,7 @@ class Stage:
             for each in objects.namespace(self.flow, self.scenario):
                 cluster.apply(object_path(each), each)
             self._tell_engines(stage, site)
-            for each in objects.contents(stage, site, self.flow, started=started, avoid=avoid):
+            for each in objects.contents(stage, site, self.flow, started=started, where=where):
                 cluster.apply(object_path(each), each)
 
     def clear(self, site: str) -> None:
@@ -111,8 +117,16 @@ class Stage:
             Retryable: the site does not answer.
         """
         with self._entered(site) as cluster:
-            pods = cluster.items(_PODS_PATH, labels=f"{DRILL}={self.flow}")
-            return [str(pod["spec"].get("nodeName", "")) for pod in pods]
+            return [str(pod["spec"].get("nodeName", "")) for pod in self._pods(cluster)]
+
+    def pods(self, site: str) -> list[dict[str, Any]]:
+        """Every pod of the stage at a site, as the cluster shows it.
+
+        Raises:
+            Retryable: the site does not answer.
+        """
+        with self._entered(site) as cluster:
+            return self._pods(cluster)
 
     def ready_pools(self, site: str) -> dict[str, int]:
         """Replicas that are ready, by the name of their pool's stand-in.
@@ -124,20 +138,24 @@ class Stage:
             found: dict[str, int] = {}
             for pod in cluster.items(_PODS_PATH, labels=f"{names.POOL},{DRILL}={self.flow}"):
                 leads = pod["metadata"]["labels"].get(names.WORKER_INDEX, "0") == "0"
-                if leads and is_ready(pod):
+                if leads and is_ready(pod) and not _is_going(pod):
                     pool = pod["metadata"]["labels"][names.POOL]
                     found[pool] = found.get(pool, 0) + 1
             return found
 
-    def fail(self, site: str) -> set[str]:
+    def fail(self, site: str, kind: FaultKind) -> set[str]:
         """Let every replica of the stage at a site end, and stay away; returns whose pools' did.
+
+        Args:
+            site: of the stage.
+            kind: of its end.
 
         Raises:
             Retryable: the node agent does not answer.
         """
         agent = AgentClient(self.ground.state, site)
         faults = [
-            Fault(kind=FaultKind.CRASH, pool=each.pool, pod=each.pod, for_s=_DOWN_FOR_S)
+            Fault(kind=kind, pool=each.pool, pod=each.pod, for_s=_DOWN_FOR_S)
             for each in agent.replicas()
             if each.namespace == NAMESPACE
         ]
@@ -159,12 +177,22 @@ class Stage:
             *(partial(revoke, self.ground, key) for key in keys),
             *(partial(self._strike, site) for site in embedded_sites(self.ground.fleet)),
             *(store.empty for store in stores),
+            self._drop_database,
             partial(shutil.rmtree, self.folder, ignore_errors=True),
         )
+
+    def _pods(self, cluster: Cluster) -> list[dict[str, Any]]:
+        return cluster.items(_PODS_PATH, labels=f"{DRILL}={self.flow}")
+
+    def _drop_database(self) -> None:
+        if kind_of(self.ground.database) is DatabaseKind.POSTGRESQL:
+            drop_spare(self.ground.database, self.flow)
 
     def _strike(self, site: str) -> None:
         with self._entered(site) as cluster:
             self._clear(cluster, site)
+            for node in own_nodes(cluster, self.flow):
+                cluster.delete(f"{NODES_PATH}/{node}")
 
     def _clear(self, cluster: Cluster, site: str) -> None:
         standing = cluster.get(_NAMESPACE_PATH)
@@ -172,6 +200,7 @@ class Stage:
             cluster.delete(_NAMESPACE_PATH)
             until = time.monotonic() + _GONE_WITHIN_S
             while cluster.get(_NAMESPACE_PATH) is not None:
+                self._let_go(cluster)
                 if time.monotonic() > until:
                     raise Retryable("does not go", where=f"namespace {NAMESPACE} at {site}")
                 time.sleep(_LOOK_EVERY_S)
@@ -180,6 +209,13 @@ class Stage:
             # No other drill sets its stage up before this one's priority is gone.
             self._tell_engines(stage_fleet(self.ground.fleet, []), site)
             cluster.delete(_PRIORITY_PATH)
+
+    def _let_go(self, cluster: Cluster) -> None:
+        """Remove pods that a lost node of the drill's own will never let go."""
+        nodes = own_nodes(cluster, self.flow)
+        for pod in self._pods(cluster) if nodes else []:
+            if pod["spec"].get("nodeName") in nodes:
+                cluster.delete(f"{_PODS_PATH}/{pod['metadata']['name']}", at_once=True)
 
     def _tell_engines(self, stage: Fleet, site: str) -> None:
         """Let simulated replicas of the stage be as fast, and load as long, as declared ones."""
@@ -197,6 +233,16 @@ class Stage:
 def entered(ground: Ground, site: str) -> closing[Cluster]:
     """A site's cluster, which is closed at the end of a block."""
     return closing(cluster_of(ground.fleet, ground.state, site))
+
+
+def own_nodes(cluster: Cluster, flow: str) -> list[str]:
+    """The nodes that a drill has made in a cluster.
+
+    Raises:
+        FleetError: the cluster does not answer.
+    """
+    found = cluster.items(NODES_PATH, labels=f"{DRILL}={flow}")
+    return [str(node["metadata"]["name"]) for node in found]
 
 
 def free_at(
@@ -221,7 +267,7 @@ def free_at(
                 for pod in cluster.items("/api/v1/pods")
                 if pod["metadata"]["namespace"] != NAMESPACE
             ]
-            nodes = cluster.items("/api/v1/nodes")
+            nodes = cluster.items(NODES_PATH)
             found |= free_gpus(ground.fleet, site, nodes, pods, allocated(held), without)
     return found
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import aiohttp
 
-from gpufleet.core.serving import ENGINE_PORT, Probe
+from gpufleet.core.serving import ENGINE_PORT
 from gpufleet.local.engine.engine import Engine
 from gpufleet.local.engine.faults import Faults
 from gpufleet.local.engine.server import EngineServer
@@ -106,6 +106,7 @@ class Replica:
         self._hangs_since: float | None = None
         self._may_start = asyncio.Event()
         self._may_start.set()
+        self._is_dark = False
         self._clears: list[asyncio.TimerHandle] = []
         now = datetime.now(UTC)
         self._view = View(Phase.LOADING, restarts, now, has_started=False, last_death=last_death)
@@ -148,6 +149,13 @@ class Replica:
 
     def inject(self, fault: Fault) -> None:
         """Let something go wrong from now on."""
+        if fault.kind is FaultKind.POWER:
+            self._is_dark = True
+            self._may_start.clear()
+            if fault.for_s is not None:
+                self._clears.append(self._loop.call_later(fault.for_s, self._light))
+            self._die("Error", _KILLED)
+            return
         if fault.kind in {FaultKind.OOM, FaultKind.CRASH}:
             if fault.for_s is not None:
                 self._may_start.clear()
@@ -170,7 +178,7 @@ class Replica:
             if is_meant and self.faults.end(fault) and fault.kind is FaultKind.HANG:
                 self._go_on()
         if only is None:
-            self._may_start.set()
+            self._light()
         self._take_speed()
 
     def probe(self) -> None:
@@ -198,9 +206,14 @@ class Replica:
             running=batch.running if batch else 0,
             waiting=batch.waiting if batch else 0,
             kv_usage=batch.kv_usage(self._loop.time()) if batch else 0.0,
-            faults=[*self.faults.words(), *([] if self._may_start.is_set() else ["stays down"])],
+            faults=[*self.faults.words(), *self._down()],
             speed=settings.spec.speed.source if settings else "",
         )
+
+    def _down(self) -> list[str]:
+        if self._may_start.is_set():
+            return []
+        return ["no power" if self._is_dark else "stays down"]
 
     async def _any_life(self) -> Death | None:
         """A life; one that cannot begin or breaks off unforeseen is a death, and told why."""
@@ -320,23 +333,16 @@ class Replica:
         if self.engine:
             self.engine.take_speed()
 
+    def _light(self) -> None:
+        """Its machine runs: it may start, and what happened meanwhile is told."""
+        self._may_start.set()
+        if self._is_dark:
+            self._is_dark = False
+            self._on_change(self.identity, self._view)
+
     def _show(self, view: View) -> None:
         if view != self._view:
             self._view = view
-            self._on_change(self.identity, view)
-
-
-def probe_budget(declared: dict[str, int] | None, otherwise: Probe) -> Probe:
-    """A probe of a pod's container, as Kubernetes fills it in.
-
-    Args:
-        declared: the container's probe; None where it has none.
-        otherwise: then.
-    """
-    if declared is None:
-        return otherwise
-    return Probe(
-        declared.get("periodSeconds", otherwise.period_s),
-        declared.get("timeoutSeconds", otherwise.timeout_s),
-        declared.get("failureThreshold", otherwise.failures),
-    )
+            # Who has no power tells nothing; that it is gone is its host's own affair.
+            if not self._is_dark or view.phase is Phase.GONE:
+                self._on_change(self.identity, view)

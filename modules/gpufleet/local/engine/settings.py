@@ -49,6 +49,22 @@ class Probes:
     liveness: Probe
 
 
+def probe_budget(declared: dict[str, int] | None, otherwise: Probe) -> Probe:
+    """A probe of a pod's container, as Kubernetes fills it in.
+
+    Args:
+        declared: the container's probe; None where it has none.
+        otherwise: then.
+    """
+    if declared is None:
+        return otherwise
+    return Probe(
+        declared.get("periodSeconds", otherwise.period_s),
+        declared.get("timeoutSeconds", otherwise.timeout_s),
+        declared.get("failureThreshold", otherwise.failures),
+    )
+
+
 def stand_in(limit: int, why: str) -> ReplicaSpeed:
     """The speed of a replica of which nothing is known: 20 ms a step, 0.1 ms a prompt token.
 
