@@ -68,6 +68,13 @@ def state_is_lost(ground: Ground) -> StateLost:
     return StateLost(ground, plan(ground, STATE_LOST.name, f"pools@{site_of(ground)}"), stage)
 
 
+def brought_back(ground: Ground) -> str:
+    """What a database that is lost now comes back as."""
+    script = database_lost(ground)
+    script.fail()
+    return script.restore([], lambda _: None)
+
+
 def issue(ground: Ground) -> None:
     name, case = next(iter(ground.fleet.use_cases.items()))
     access.issue(ground, KeyRequest(team=case.team, use_cases=[name], expires_in_s=600))
@@ -106,6 +113,21 @@ def test_a_database_that_was_lost_comes_back_with_its_keys_and_journal(ground: G
     assert databases(ground) == []
 
 
+def test_a_set_that_is_taken_after_the_failure_comes_too_late(ground: Ground) -> None:
+    note(ground, 2)
+    first = protect(ground)
+    script = database_lost(ground)
+    fact = script.fail()
+    note(ground, 2)
+    next_second()
+    later = protect(ground)
+    (at_the_failure,), (too_late,) = first.snapshots.values(), later.snapshots.values()
+    assert too_late != at_the_failure
+    assert at_the_failure in script.choose(fact)
+    assert at_the_failure in script.restore([], lambda _: None)
+    assert script.lost_s(fact, first.at + timedelta(seconds=30)) == pytest.approx(30, abs=2)
+
+
 def test_a_key_that_did_not_come_back_is_a_drill_that_failed(ground: Ground) -> None:
     protect(ground)
     issue(ground)
@@ -113,7 +135,7 @@ def test_a_key_that_did_not_come_back_is_a_drill_that_failed(ground: Ground) -> 
     statement = sa.text("UPDATE fleet_api_keys SET created_at = '2020-01-01T00:00:00.000000+00:00'")
     ground.database.write(lambda connection: connection.execute(statement))
     with pytest.raises(Failed, match="a gateway key did not come back") as failed:
-        database_lost(ground).restore([], lambda _: None)
+        brought_back(ground)
     assert later.id in failed.value.where
     assert databases(ground) == []
 
@@ -126,7 +148,7 @@ def test_a_set_whose_journal_was_tampered_with_does_not_come_back_as_good(
     ground.database.write(lambda connection: connection.execute(gone))
     protect(ground)
     with pytest.raises(Failed, match="its journal does not verify"):
-        database_lost(ground).restore([], lambda _: None)
+        brought_back(ground)
 
 
 def test_without_a_protected_set_there_is_nothing_to_drill(ground: Ground) -> None:
@@ -265,6 +287,22 @@ def test_a_state_that_was_lost_comes_back_and_nothing_is_made_again(
     # It came back as it was: nothing is lost, however old it is.
     assert script.lost_s(fact, ground.clock() + timedelta(hours=1)) == 0
     assert files(ground) == live
+
+
+def test_a_state_that_is_kept_after_the_failure_comes_too_late(
+    ground: Ground, previews: list[tuple[str, bool]]
+) -> None:
+    write(ground, 1, 1)
+    back_up(ground)
+    next_second()
+    script = state_is_lost(ground)
+    fact = script.fail()
+    next_second()
+    write(ground, 2, 2)
+    back_up(ground)
+    assert script.choose(fact).count("kept after an update") == 1
+    assert "no older state was kept" in script.restore([], lambda _: None)
+    assert previews
 
 
 def test_a_state_that_changed_since_it_was_kept_is_lost_for_its_age(

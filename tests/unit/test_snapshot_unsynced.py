@@ -1,5 +1,6 @@
 """What a restore has written reaches the disk before it counts, many files at a time."""
 
+import ctypes
 import errno
 import os
 from collections.abc import Callable
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from gpufleet.edges.snapshots import unsynced
 from gpufleet.edges.snapshots.unsynced import MOST, Unsynced
 
 Opened = Callable[[int], list[int]]
@@ -50,11 +52,11 @@ def is_open(fd: int) -> bool:
 
 
 def test_every_file_is_synced_and_closed(opened: Opened, synced: list[int]) -> None:
-    unsynced, files = Unsynced(), opened(5)
+    held, files = Unsynced(), opened(5)
     for fd in files:
-        unsynced.add(fd)
+        held.add(fd)
     assert synced == []
-    unsynced.sync()
+    held.sync()
     assert synced == files
     assert not any(map(is_open, files))
 
@@ -62,9 +64,9 @@ def test_every_file_is_synced_and_closed(opened: Opened, synced: list[int]) -> N
 def test_no_more_descriptors_are_held_than_a_process_may_have(
     opened: Opened, synced: list[int]
 ) -> None:
-    unsynced = Unsynced()
+    held = Unsynced()
     for fd in opened(MOST):
-        unsynced.add(fd)
+        held.add(fd)
     assert len(synced) == MOST
 
 
@@ -75,18 +77,38 @@ def test_a_disk_that_does_not_take_it_is_told_and_nothing_stays_open(
         raise OSError(errno.ENOSPC, "full")
 
     monkeypatch.setattr(os, "fsync", full)
-    unsynced, files = Unsynced(), opened(3)
+    held, files = Unsynced(), opened(3)
     for fd in files:
-        unsynced.add(fd)
+        held.add(fd)
     with pytest.raises(OSError, match="full"):
-        unsynced.sync()
+        held.sync()
+    assert not any(map(is_open, files))
+
+
+def test_a_write_that_failed_before_is_told_though_the_sync_after_it_succeeds(
+    opened: Opened, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing:
+        """The kernel, which tells of it once."""
+
+        @staticmethod
+        def sync_file_range(*_: object) -> int:
+            ctypes.set_errno(errno.EIO)
+            return -1
+
+    monkeypatch.setattr(unsynced, "_libc", Failing)
+    held, files = Unsynced(), opened(2)
+    for fd in files:
+        held.add(fd)
+    with pytest.raises(OSError, match="Input/output error"):
+        held.sync()
     assert not any(map(is_open, files))
 
 
 def test_what_is_not_to_be_kept_is_closed(opened: Opened, synced: list[int]) -> None:
-    unsynced, files = Unsynced(), opened(3)
+    held, files = Unsynced(), opened(3)
     for fd in files:
-        unsynced.add(fd)
-    unsynced.drop()
+        held.add(fd)
+    held.drop()
     assert synced == []
     assert not any(map(is_open, files))

@@ -77,7 +77,10 @@ class Database:
         Raises:
             Retryable: the database cannot be reached.
         """
-        self.write(lambda connection: tables.create_all(connection, checkfirst=True))
+        known = self.read(lambda connection: set(sa.inspect(connection).get_table_names()))
+        # Whoever only looks waits for no writer.
+        if not known.issuperset(tables.tables):
+            self.write(lambda connection: tables.create_all(connection, checkfirst=True))
 
     def write(self, work: Callable[[sa.Connection], T]) -> T:
         """Run `work` in one transaction.

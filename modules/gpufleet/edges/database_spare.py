@@ -35,7 +35,7 @@ def restored_spare(database: Database, owner: str, dump: Path) -> Database:
 
 
 def drop_spare(database: Database, owner: str) -> None:
-    """Remove what `restored_spare` has made; nothing where there is none.
+    """Remove what `restored_spare` has made; nothing where there is none. From PostgreSQL 13 on.
 
     Raises:
         Failed: the user may not.
@@ -57,7 +57,7 @@ def _run(database: Database, statement: str) -> None:
         said = str(error.orig).strip()[:200]
         if isinstance(error, ProgrammingError):
             raise Failed(
-                f"no database can be made beside it: {said}",
+                f"the server refuses a database beside it: {said}",
                 where=database.shown,
                 mend="let its user make databases (ALTER ROLE ... CREATEDB)",
             ) from None

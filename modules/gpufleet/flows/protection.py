@@ -145,12 +145,13 @@ def newest_point(stores: Mapping[str, SnapshotStore]) -> datetime | None:
     return max(points, default=None)
 
 
-def bring_back(
+def bring_back(  # noqa: PLR0913 - what, from where, to where, and how new
     store: SnapshotStore,
     part: Part,
     to: Path,
     *,
     snapshot: str = "",
+    not_after: str = "",
     on_progress: OnProgress = quiet,
 ) -> BroughtBack:
     """Restore one part into a folder, every byte verified; nothing is put in place.
@@ -163,6 +164,7 @@ def bring_back(
         part: what.
         to: folder that is made, or replaced at once when all of it is there.
         snapshot: ID of one set; empty for the newest that can be read.
+        not_after: ID of a set: then of it and those before it.
         on_progress: told a few times a second.
 
     Raises:
@@ -170,7 +172,10 @@ def bring_back(
         Failed: what was chosen is lost or damaged; of several, the oldest one as well.
         Retryable: the store does not answer, or the disk is full.
     """
-    chosen = [snapshot] if snapshot else [each.id for each in protected_sets(store)]
+    found = [each.id for each in protected_sets(store)]
+    if not_after in found:
+        found = found[found.index(not_after) :]
+    chosen = [snapshot] if snapshot else found
     passed: dict[str, str] = {}
     last: FleetError | None = None
     for each in chosen:

@@ -6,6 +6,7 @@ write is that of all.
 """
 
 import ctypes
+import errno
 import os
 from contextlib import suppress
 from threading import Lock
@@ -17,6 +18,7 @@ _LARGE_BYTES: Final = 16 * 2**20
 """A file of so many bytes waits for no other."""
 _START: Final = 2
 _WAIT: Final = 1 | 2 | 4
+_LOST: Final = {errno.EIO, errno.ENOSPC, errno.EDQUOT}
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
@@ -65,10 +67,17 @@ class Unsynced:
                 os.close(fd)
 
 
+def _written(fd: int) -> None:
+    failed = _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _WAIT)
+    # The kernel tells once that a write has failed: the sync after it would say that all is well.
+    if failed and (number := ctypes.get_errno()) in _LOST:
+        raise OSError(number, os.strerror(number))
+
+
 def _sync(held: list[int]) -> None:
     try:
         for fd in held:
-            _libc.sync_file_range(fd, ctypes.c_int64(0), ctypes.c_int64(0), _WAIT)
+            _written(fd)
         for fd in held:
             os.fsync(fd)
     finally:

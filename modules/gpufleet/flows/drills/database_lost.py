@@ -1,5 +1,6 @@
 """gpufleet's database is lost: in one of the drill's own the newest protected set comes back."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -16,6 +17,7 @@ from gpufleet.edges.database_copy import kind_of
 from gpufleet.edges.database_spare import drop_spare, restored_spare
 from gpufleet.edges.journal_table import Journal
 from gpufleet.edges.key_table import KeyTable
+from gpufleet.edges.whole_files import write_whole
 from gpufleet.flows.drills.script import Common, Doubted
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.operations import open_flows
@@ -38,6 +40,7 @@ from gpufleet.spec.records import JournalReport
 from gpufleet.spec.snapshots import SnapshotKind, SnapshotSummary
 
 _BROUGHT: Final = "brought.json"
+_NEWEST: Final = "newest.json"
 
 
 def newest_set(ground: Ground) -> tuple[SnapshotStore, SnapshotSummary] | None:
@@ -57,12 +60,22 @@ def newest_set(ground: Ground) -> tuple[SnapshotStore, SnapshotSummary] | None:
 class DatabaseLost(Common):
     """The newest protected set is restored beside the environment's database, and proven."""
 
+    def fail(self) -> str:
+        """Nothing of the environment's own; which set is the newest now: a later one comes late."""
+        found = newest_set(self.ground)
+        if found is None:
+            raise Failed("there is no protected set", where=self.ground.fleet.slug)
+        store, newest = found
+        (site,) = (name for name, each in stores_of(self.ground).items() if each.name == store.name)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(self.folder / _NEWEST, json.dumps({"site": site, "snapshot": newest.id}))
+        return newest.id
+
     def notice(self, fact: str, doubted: Doubted) -> str:
         """An empty database lacks what the newest set says of the journal."""
         del fact
         store, newest = self._newest()
-        heads = heads_of(store, newest.id).journal
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        heads = heads_of(store, newest).journal
         with closing(Database(f"sqlite:///{self.folder / 'empty.db'}")) as empty:
             empty.migrate()
             # Nothing is written: the name is that of no writer.
@@ -76,14 +89,14 @@ class DatabaseLost(Common):
         """The newest good set."""
         del fact
         store, newest = self._newest()
-        return f"the protected set {newest.id} of {store.shown}"
+        return f"the protected set {newest} of {store.shown}"
 
     def restore(self, placed: Sequence[Placed], doubted: Doubted) -> str:
         """Bring it back beside the environment's, and prove journal, keys and flows."""
         del placed
-        store, _ = self._newest()
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        brought = bring_back(store, Part.DATABASE, self.folder / "database")
+        store, newest = self._newest()
+        to = self.folder / "database"
+        brought = bring_back(store, Part.DATABASE, to, not_after=newest)
         (self.folder / _BROUGHT).write_text(brought.model_dump_json(), encoding="utf-8")
         with self._opened(brought) as database:
             journal = brought.journal or _journal(database, store, brought.snapshot)
@@ -111,11 +124,10 @@ class DatabaseLost(Common):
         at = BroughtBack.model_validate_json(content).at
         return round(max(0.0, (failed_at - at).total_seconds()), 3)
 
-    def _newest(self) -> tuple[SnapshotStore, SnapshotSummary]:
-        found = newest_set(self.ground)
-        if found is None:
-            raise Failed("there is no protected set", where=self.ground.fleet.slug)
-        return found
+    def _newest(self) -> tuple[SnapshotStore, str]:
+        """The set that was the newest at the failure."""
+        kept = json.loads((self.folder / _NEWEST).read_text(encoding="utf-8"))
+        return stores_of(self.ground)[kept["site"]], str(kept["snapshot"])
 
     def _keys(self, database: Database, at: datetime) -> int:
         """How many keys came back.

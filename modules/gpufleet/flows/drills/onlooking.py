@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from gpufleet.core.drills.stage import drill_name
+from gpufleet.flows.drills.script import Doubted
 from gpufleet.flows.gateway_answers import Asking
 from gpufleet.spec.reports import AnswerRow
 
@@ -18,11 +19,12 @@ class Onlooker:
     Args:
         asking: a client of the gateway.
         use_cases: by their names in the fleet; nobody is asked where there are none.
+        doubted: told at once of a use case that is refused, and at the end if nothing was answered.
     """
 
-    def __init__(self, asking: Asking, use_cases: Sequence[str]) -> None:
-        self.refused: dict[str, str] = {}
-        """Why a use case was refused, by its name."""
+    def __init__(self, asking: Asking, use_cases: Sequence[str], doubted: Doubted) -> None:
+        self._refused: set[str] = set()
+        self._doubted = doubted
         self._asking = asking
         self._use_cases = use_cases
         self._answered = 0
@@ -46,6 +48,8 @@ class Onlooker:
 
     def told(self) -> str:
         """What was answered so far, in a few words."""
+        if not self._answered:
+            self._doubted("nobody was answered meanwhile")
         return f"{self._answered} questions were answered meanwhile"
 
     def _look(self) -> None:
@@ -54,6 +58,8 @@ class Onlooker:
                 found = self._asking.until_answered(drill_name(name), 0.0, lambda: True)
                 if isinstance(found, AnswerRow):
                     self._answered += 1
-                else:
-                    self.refused.setdefault(name, found.what)
+                elif name not in self._refused:
+                    self._refused.add(name)
+                    # A worker that is killed meanwhile forgets it; the report does not.
+                    self._doubted(f"{name} was refused meanwhile: {found.what}")
             self._ended.wait(_EVERY_S)

@@ -75,7 +75,8 @@ class Play:
         run.note("drill.failed", target=self.plan.target, at=failed_at.isoformat())
         if self._ends is Ends.REPLICAS:
             run.step("kept away", self._keep_away)
-        with Onlooker(self.asking, steady if self._ends is Ends.NOTHING else []) as onlooker:
+        asked = steady if self._ends is Ends.NOTHING else []
+        with Onlooker(self.asking, asked, self.story.doubted) as onlooker:
             self._come_back(steady, failed_at, failure, onlooker)
 
     def _come_back(
@@ -102,8 +103,6 @@ class Play:
         at = watch.told(Phase.LOAD, at, {"at": served["loaded_at"], "detail": served["detail"]})
         if self._ends is Ends.NOTHING:
             served = {**served, "detail": onlooker.told()}
-            for name, why in onlooker.refused.items():
-                self.story.doubted(f"{name} was refused meanwhile: {why}")
         watch.told(Phase.FIRST_TOKEN, at, served)
         records_s = failure["lost_s"]
         if records_s is None:

@@ -29,6 +29,7 @@ from gpufleet.local.agent_client import AgentClient
 from gpufleet.local.engine.settings import write_engines
 from gpufleet.local.gpu_board import write_gpus
 from gpufleet.local.platform import embedded_sites
+from gpufleet.spec.drill_cadence import ScenarioName
 from gpufleet.spec.drills import DRILL_PREFIX
 from gpufleet.spec.errors import FleetError, Retryable
 from gpufleet.spec.fleet import Fleet
@@ -178,15 +179,22 @@ class Stage:
             *(partial(self._strike, site) for site in embedded_sites(self.ground.fleet)),
             *(store.empty for store in stores),
             self._drop_database,
-            partial(shutil.rmtree, self.folder, ignore_errors=True),
+            self._remove_folder,
         )
 
     def _pods(self, cluster: Cluster) -> list[dict[str, Any]]:
         return cluster.items(_PODS_PATH, labels=f"{DRILL}={self.flow}")
 
     def _drop_database(self) -> None:
-        if kind_of(self.ground.database) is DatabaseKind.POSTGRESQL:
+        has_one = self.scenario == ScenarioName.DATABASE_LOST.value
+        if has_one and kind_of(self.ground.database) is DatabaseKind.POSTGRESQL:
             drop_spare(self.ground.database, self.flow)
+
+    def _remove_folder(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.folder.exists():
+            # It may hold a copy of the database.
+            raise Retryable("cannot be removed", where=str(self.folder))
 
     def _strike(self, site: str) -> None:
         with self._entered(site) as cluster:

@@ -30,6 +30,7 @@ from gpufleet.spec.errors import Failed
 from gpufleet.spec.reports import StackPreview
 
 _RESTORED: Final = "restored.json"
+_FAILED: Final = "failed.at"
 _NO_OLDER: Final = "no older state was kept: that a stale one is told apart is not shown"
 
 
@@ -82,6 +83,8 @@ class StateLost(Common):
         live = self._live
         if gone := [stack.shown for stack in self._stacks if stack not in live]:
             raise Failed("its state is lost already", where=f"stack {gone[0]}")
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(self.folder / _FAILED, self.ground.clock().isoformat())
         return json.dumps({stack.shown: digest(live[stack]) for stack in self._stacks})
 
     def notice(self, fact: str, doubted: Doubted) -> str:
@@ -116,7 +119,6 @@ class StateLost(Common):
             restored[stack] = content
             points[stack.shown] = {"at": kept.at.isoformat(), "digest": digest(content)}
             told.append(_stale(stack, states, content, doubted))
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         write_whole(self.folder / _RESTORED, json.dumps(points))
         for refreshed in (False, True):
             beside = "the cluster" if refreshed else "the state"
@@ -151,7 +153,10 @@ class StateLost(Common):
         return backend.previews(self._stacks, refreshed=refreshed)
 
     def _kept(self, stack: Stack) -> list[KeptState]:
-        return kept_states(self.ground, stack, self.folder)
+        """What was kept when it was lost: a later state would not be there."""
+        failed_at = datetime.fromisoformat((self.folder / _FAILED).read_text(encoding="ascii"))
+        found = kept_states(self.ground, stack, self.folder)
+        return [each for each in found if each.at <= failed_at]
 
     @cached_property
     def _stacks(self) -> list[Stack]:
