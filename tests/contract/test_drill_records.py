@@ -178,6 +178,7 @@ def test_a_database_that_a_killed_drill_left_goes_with_its_stage(
     monkeypatch.setattr(stages, "embedded_sites", lambda _: [])
     protect(ground)
     script = database_lost(ground)
+    script.fail()
     script.restore([], lambda _: None)
     dump = script.folder / "database" / "database" / "fleet.dump"
     with closing(restored_spare(ground.database, FLOW, dump)):
@@ -376,8 +377,9 @@ def test_a_stale_state_that_does_not_say_so_keeps_a_drill_from_being_met(
     next_second()
     write(ground, 2, 5)
     back_up(ground)
-    doubts: list[str] = []
-    state_is_lost(ground).restore([], doubts.append)
+    script, doubts = state_is_lost(ground), list[str]()
+    script.fail()
+    script.restore([], doubts.append)
     assert any("is not told from the newest" in each for each in doubts)
     assert previews
 

@@ -25,6 +25,8 @@ from gpufleet.spec.snapshots import SnapshotKind
 class KeptState:
     """A state of a stack, kept in a site's object store."""
 
+    id: str
+    """Of the object's version, or of the protected set, with the site."""
     at: datetime
     """What was there at this time is in it."""
     source: str
@@ -64,7 +66,9 @@ def _after_updates(ground: Ground, stack: Stack) -> Iterator[KeptState]:
         if row.stack == stack.shown:
             at = datetime.fromisoformat(row.kept_at)
             read = partial(content_of, ground, stack, row)
-            yield KeptState(at, f"kept after an update, at {row.site}", read)
+            yield KeptState(
+                f"{row.site} {row.version}", at, f"kept after an update, at {row.site}", read
+            )
 
 
 def _in_sets(ground: Ground, stack: Stack, folder: Path) -> Iterator[KeptState]:
@@ -73,7 +77,7 @@ def _in_sets(ground: Ground, stack: Stack, folder: Path) -> Iterator[KeptState]:
         if newest is not None:
             source = f"of the protected set {newest.id} at {site}"
             read = partial(_from_set, store, newest.id, stack, folder / "sets" / site)
-            yield KeptState(newest.created, source, read)
+            yield KeptState(f"{site} {newest.id}", newest.created, source, read)
 
 
 def _from_set(store: SnapshotStore, snapshot: str, stack: Stack, to: Path) -> bytes:

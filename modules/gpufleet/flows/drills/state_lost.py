@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from gpufleet.spec.errors import Failed
 from gpufleet.spec.reports import StackPreview
 
 _RESTORED: Final = "restored.json"
-_FAILED: Final = "failed.at"
+_THERE: Final = "there.json"
 _NO_OLDER: Final = "no older state was kept: that a stale one is told apart is not shown"
 
 
@@ -84,7 +84,12 @@ class StateLost(Common):
         if gone := [stack.shown for stack in self._stacks if stack not in live]:
             raise Failed("its state is lost already", where=f"stack {gone[0]}")
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_whole(self.folder / _FAILED, self.ground.clock().isoformat())
+        there = {
+            each.id: each.at.isoformat()
+            for stack in self._stacks
+            for each in kept_states(self.ground, stack, self.folder)
+        }
+        write_whole(self.folder / _THERE, json.dumps(there))
         return json.dumps({stack.shown: digest(live[stack]) for stack in self._stacks})
 
     def notice(self, fact: str, doubted: Doubted) -> str:
@@ -153,10 +158,16 @@ class StateLost(Common):
         return backend.previews(self._stacks, refreshed=refreshed)
 
     def _kept(self, stack: Stack) -> list[KeptState]:
-        """What was kept when it was lost: a later state would not be there."""
-        failed_at = datetime.fromisoformat((self.folder / _FAILED).read_text(encoding="ascii"))
-        found = kept_states(self.ground, stack, self.folder)
-        return [each for each in found if each.at <= failed_at]
+        """What was kept when it was lost, and since when: a later one would not be there."""
+        content = (self.folder / _THERE).read_text(encoding="utf-8")
+        there: dict[str, str] = json.loads(content)
+        # Some stores date a version anew when another one is put over it.
+        found = [
+            replace(each, at=datetime.fromisoformat(there[each.id]))
+            for each in kept_states(self.ground, stack, self.folder)
+            if each.id in there
+        ]
+        return sorted(found, key=lambda each: each.at, reverse=True)
 
     @cached_property
     def _stacks(self) -> list[Stack]:
