@@ -51,7 +51,10 @@ HEAL_WITHIN_S: Final = 20
 """A supervisor that runs gets this long to heal its processes before all is started anew."""
 START_WITHIN_S: Final = 180
 _RESTARTS_OF_A_START: Final = 5
-"""A process that ends that often while all is started will not come up by waiting."""
+"""A process that ends that often while all is started, and no other gets ready any more, will not
+come up by waiting."""
+_SETTLED_S: Final = 10.0
+"""Controllers end as long as the API server does not list their kinds: at its start, a moment."""
 _POLL_S: Final = 0.2
 _LOG_LINES: Final = 5
 
@@ -226,9 +229,9 @@ class Platform:
 
         Not for the gateway: it gets ready while the stacks are made, and `up` asks it at its end.
 
-        With `restarts`, those that were started that often come back at once.
+        With `restarts`, those that were started that often come back once no other gets ready.
         """
-        started = time.monotonic()
+        started = moved = time.monotonic()
         told: set[tuple[str, str]] = set()
         while True:
             states = supervisor.observe()
@@ -236,11 +239,13 @@ class Platform:
             for state in states:
                 if state.ready and (state.site, state.process) not in told:
                     told.add((state.site, state.process))
+                    moved = time.monotonic()
                     on_progress(ProcessProgress(state.site, state.process, "ready", elapsed_s))
             late = [state for state in states if not state.ready and state.process != GATEWAY]
             if states and not late:
                 return None
-            if restarts and (crashing := [state for state in late if state.restarts >= restarts]):
+            crashing = [state for state in late if restarts and state.restarts >= restarts]
+            if crashing and time.monotonic() - moved >= _SETTLED_S:
                 return crashing
             if elapsed_s > within_s or not supervisor.is_running():
                 return late or [ProcessState("", "supervisor", "ended", 0, 0, ready=False)]
