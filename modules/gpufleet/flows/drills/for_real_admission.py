@@ -1,0 +1,100 @@
+"""Whether a drill for real may hit production now: as a change of it may, and no sooner."""
+
+from collections.abc import Mapping
+from datetime import timedelta
+
+from gpufleet.core.approvals import digest_of
+from gpufleet.core.drills.production import demand_held, needless
+from gpufleet.core.freeze import Decision, refusal
+from gpufleet.flows.drills.for_real_plan import plan_for_real
+from gpufleet.flows.ground import ENVIRONMENT, Ground
+from gpufleet.flows.overrides import note_use, overrides_in_force
+from gpufleet.flows.playbook_guard import lease_of
+from gpufleet.flows.windows import decision_at
+from gpufleet.spec import load_fleet
+from gpufleet.spec.drills import DrillPlan
+from gpufleet.spec.errors import PolicyRefused
+
+_AGAIN = "plan it again: ./fleet dr.drill --for-real"
+
+
+def leases_of(plan: DrillPlan) -> list[str]:
+    """The leases of everybody who may change what a drill for real touches."""
+    return [ENVIRONMENT, *(lease_of(site) for site in plan.sites)]
+
+
+def demand_quiet(ground: Ground, plan: DrillPlan) -> None:
+    """Refuse while somebody changes what would be hit.
+
+    Raises:
+        PolicyRefused: says who does.
+    """
+    wanted = leases_of(plan)
+    for lease in ground.leases.held():
+        if lease.target in wanted:
+            raise PolicyRefused(
+                f"held by {lease.holder}: nothing else may change while production is hit",
+                where=f"lease `{lease.target}`",
+                mend="wait for it: ./fleet flows.list",
+            )
+
+
+def demand_open(ground: Ground, plan: DrillPlan, *, actor: str = "", flow: str = "") -> None:
+    """Refuse in a freeze of any site that is touched.
+
+    Raises:
+        PolicyRefused: names the window and the next opening.
+    """
+    for site, decision in decisions(ground, plan, flow).items():
+        if not decision.admitted:
+            raise refusal(site, decision)
+        if flow:
+            note_use(ground, decision, actor=actor, target=site, flow=flow)
+
+
+def decisions(ground: Ground, plan: DrillPlan, flow: str = "") -> Mapping[str, Decision]:
+    """What the calendars say now of each site, with the time to give production back."""
+    fleet = load_fleet(ground.fleet_file)
+    takes_s = 2 * plan.for_real.at_most_s if plan.for_real else 0.0
+    return {
+        site: decision_at(
+            fleet,
+            ground.fleet_file,
+            site,
+            ground.clock(),
+            needs=timedelta(seconds=takes_s),
+            flow=flow,
+            overrides=lambda: overrides_in_force(ground),
+        )
+        for site in plan.sites
+    }
+
+
+def demand_same_fleet(ground: Ground, plan: DrillPlan) -> None:
+    """Refuse a plan that was made, and signed, for another fleet file.
+
+    Raises:
+        PolicyRefused: it was changed since.
+    """
+    if digest_of(load_fleet(ground.fleet_file)) != plan.fleet_digest:
+        raise PolicyRefused(
+            "the fleet file is not the one that was planned and approved",
+            where=str(ground.fleet_file),
+            mend=_AGAIN,
+        )
+
+
+def demand_as_approved(ground: Ground, plan: DrillPlan) -> None:
+    """Refuse where more would be hit by now than was signed.
+
+    Raises:
+        PolicyRefused: says what.
+        Retryable: a site does not answer.
+    """
+    accepted = plan.for_real.accepted if plan.for_real else []
+    now = plan_for_real(ground, plan.scenario, plan.target, accepted)
+    demand_held(now)
+    if more := needless(plan, now):
+        raise PolicyRefused(
+            f"more would be hit than was approved: {more}", where=plan.target, mend=_AGAIN
+        )

@@ -1,0 +1,163 @@
+"""When production may be hit by a drill at all, on both kinds of database, with real keys."""
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gpufleet.core.approvals import digest_of
+from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.approvals import Signer, give
+from gpufleet.flows.drills import for_real_request
+from gpufleet.flows.drills.for_real_admission import demand_open, demand_quiet, demand_same_fleet
+from gpufleet.flows.drills.for_real_request import request_for_real
+from gpufleet.flows.drills.requests import begin, planned
+from gpufleet.flows.ground import ENVIRONMENT, Ground
+from gpufleet.flows.playbook_guard import lease_of
+from gpufleet.spec.drills import DrillPlan, ForReal, Outlook, Placed
+from gpufleet.spec.errors import BadInput, PolicyRefused
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+NOON = datetime(2026, 10, 20, 12, tzinfo=UTC)
+FROZEN_NOON = datetime(2026, 9, 30, 12, tzinfo=UTC)
+FREEZE = (
+    "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//test//EN\r\nBEGIN:VEVENT\r\nUID:1@test\r\n"
+    "DTSTAMP:20260901T000000Z\r\nSUMMARY:Quarter end\r\nDTSTART:20260929T000000Z\r\n"
+    "DTEND:20261002T000000Z\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n"
+)
+
+
+@pytest.fixture
+def ground(workspace: Workspace, fleet_file: Path, keys: dict[str, Path]) -> Ground:
+    """An environment with a freeze at the end of a quarter, and two people who may approve."""
+    people = "".join(
+        f"  {name}:\n    name: {name}\n    email: {name}@example.com\n    roles: [platform]\n"
+        f"    ssh_keys: [{keys[name].with_suffix('.pub').read_text().strip()}]\n"
+        for name in ("mara", "jonas")
+    )
+    text = fleet_file.read_text().replace("identities:\n", f"identities:\n{people}")
+    text = text.replace(
+        "freeze_calendars:\n",
+        "freeze_calendars:\n  quarter: {file: quarter.ics, stale_after_s: 2y}\n",
+    )
+    fleet_file.write_text(text)
+    (fleet_file.parent / "quarter.ics").write_text(FREEZE)
+    return replace(Ground.open(workspace, fleet_file), clock=lambda: NOON)
+
+
+def plan(ground: Ground, **more: object) -> DrillPlan:
+    lost = Placed(
+        pool="answers",
+        site="main",
+        node_group="h100",
+        replicas=1,
+        nodes_per_replica=1,
+        gpus_per_node=1,
+    )
+    return DrillPlan(
+        fleet=ground.fleet.fleet,
+        environment=ground.fleet.environment,
+        fleet_digest=digest_of(ground.fleet),
+        scenario="gpu-lost",
+        target="answers@main",
+        use_cases=["answers"],
+        lost=[lost],
+        placed=[lost],
+        unheld={},
+        notes=[],
+        outlook=Outlook(phases=[], recovered_s=1, rto_s=60, source="", remedies=[]),
+        for_real=ForReal(at_most_s=600, approvals_needed=1),
+    ).model_copy(update=more)
+
+
+@pytest.fixture
+def submitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What the worker was handed."""
+    orders: list[dict[str, Any]] = []
+    monkeypatch.setattr(for_real_request, "submit", lambda *args: orders.append(args[-1]))
+    return orders
+
+
+def test_a_drill_for_real_is_signed_by_somebody_else_before_it_begins(
+    ground: Ground, keys: dict[str, Path], submitted: list[dict[str, Any]]
+) -> None:
+    assert ground.fleet.governance.approvals_required == 0
+    mara, jonas = (Signer(name, keys[name]) for name in ("mara", "jonas"))
+    flow = request_for_real(ground, plan(ground), mara, "the yearly one")
+    (order,) = submitted
+    assert order["actor"] == "mara"
+    request, _ = ground.approvals.request(flow)
+    assert request.plan_digest == digest_of(DrillPlan.model_validate(order["plan"]))
+    assert any("FOR REAL" in str(line) for line in request.summary["hits"])  # type: ignore[union-attr]
+    with pytest.raises(PolicyRefused, match="nobody approves a request of their own"):
+        give(ground, mara, flow)
+    assert give(ground, jonas, flow).signer == "jonas"
+
+
+def test_nobody_begins_a_drill_for_real_without_signing_it(ground: Ground) -> None:
+    with pytest.raises(BadInput, match="somebody has to sign"):
+        begin(ground, plan(ground), "", None)
+
+
+def test_a_freeze_refuses_a_drill_for_real_and_nothing_is_asked(
+    ground: Ground, keys: dict[str, Path], submitted: list[dict[str, Any]]
+) -> None:
+    frozen = replace(ground, clock=lambda: FROZEN_NOON)
+    with pytest.raises(PolicyRefused, match="Quarter end"):
+        request_for_real(frozen, plan(ground), Signer("mara", keys["mara"]))
+    assert submitted == []
+    assert ground.approvals.requests() == []
+    # One that would not be given back before the freeze is refused as well.
+    late = replace(ground, clock=lambda: datetime(2026, 9, 28, 23, 45, tzinfo=UTC))
+    with pytest.raises(PolicyRefused, match="Quarter end"):
+        demand_open(late, plan(ground))
+
+
+@pytest.mark.parametrize("target", [ENVIRONMENT, lease_of("main")])
+def test_a_drill_for_real_is_refused_while_somebody_changes_what_it_hits(
+    ground: Ground, target: str
+) -> None:
+    with (
+        ground.holding(target, why="up"),
+        pytest.raises(PolicyRefused, match="held by up by"),
+    ):
+        demand_quiet(ground, plan(ground))
+    with ground.holding(lease_of("elsewhere"), why="patch"):
+        demand_quiet(ground, plan(ground))
+
+
+def test_a_use_case_that_would_be_down_refuses_a_drill_for_real(
+    ground: Ground, keys: dict[str, Path], submitted: list[dict[str, Any]]
+) -> None:
+    mara = Signer("mara", keys["mara"])
+    down = plan(ground, unheld={"answers": "no GPUs are free"})
+    with pytest.raises(PolicyRefused, match="--accept-loss answers"):
+        request_for_real(ground, down, mara)
+    accepted = ForReal(at_most_s=600, approvals_needed=1, accepted=["answers"])
+    request_for_real(ground, down.model_copy(update={"for_real": accepted}), mara)
+    assert len(submitted) == 1
+
+
+def test_a_fleet_file_that_was_changed_since_refuses_what_was_signed(ground: Ground) -> None:
+    approved = plan(ground)
+    demand_same_fleet(ground, approved)
+    text = ground.fleet_file.read_text()
+    ground.fleet_file.write_text(text.replace("pue: 1.3", "pue: 1.4"))
+    with pytest.raises(PolicyRefused, match="not the one that was planned and approved"):
+        demand_same_fleet(ground, approved)
+
+
+def test_a_drill_for_real_names_what_it_hits_and_what_can_be_given_back(ground: Ground) -> None:
+    asked: list[tuple[Callable[[], object], str]] = [
+        (lambda: planned(ground, "gpu-lost", for_real=True), "names what it hits"),
+        (lambda: planned(ground, "bad-snapshot", "answers@main", for_real=True), "not drilled"),
+        (lambda: planned(ground, "gpu-lost", "answers@moon", for_real=True), "no such"),
+        (lambda: planned(ground, "gpu-lost", accept_loss="answers"), "in isolation"),
+    ]
+    for ask, told in asked:
+        with pytest.raises(BadInput, match=told):
+            ask()
