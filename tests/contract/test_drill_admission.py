@@ -8,16 +8,30 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gpufleet.core.approvals import digest_of
+from gpufleet.core.leases import DRILL_LEASE, ENVIRONMENT, lease_of
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.approvals import Signer, give
 from gpufleet.flows.drills import for_real_request
-from gpufleet.flows.drills.for_real_admission import demand_open, demand_quiet, demand_same_fleet
+from gpufleet.flows.drills.for_real_admission import (
+    demand_as_approved,
+    demand_open,
+    demand_quiet,
+    demand_same_fleet,
+)
 from gpufleet.flows.drills.for_real_request import request_for_real
 from gpufleet.flows.drills.requests import begin, planned
-from gpufleet.flows.ground import ENVIRONMENT, Ground
-from gpufleet.flows.playbook_guard import lease_of
-from gpufleet.spec.drills import DrillPlan, ForReal, Outlook, Placed
-from gpufleet.spec.errors import BadInput, PolicyRefused
+from gpufleet.flows.ground import Ground
+from gpufleet.spec.drills import (
+    Cordoned,
+    DrillPlan,
+    DrillReport,
+    DrillState,
+    ForReal,
+    Outlook,
+    Placed,
+)
+from gpufleet.spec.errors import BadInput, PolicyRefused, Retryable
+from gpufleet.spec.records import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -128,6 +142,65 @@ def test_a_drill_for_real_is_refused_while_somebody_changes_what_it_hits(
         demand_quiet(ground, plan(ground))
     with ground.holding(lease_of("elsewhere"), why="patch"):
         demand_quiet(ground, plan(ground))
+
+
+def hit(ground: Ground, flow: str = "drill-for-real-0") -> None:
+    """Another drill has taken a replica at `main`, and has not given it back."""
+    lost = Cordoned(site="main", node="n1", pool="answers", namespace="any", pod="a-1", before=1)
+    ground.drills.begin(
+        DrillReport(
+            flow=flow,
+            scenario="gpu-lost",
+            target="answers@main",
+            actor="mara",
+            state=DrillState.FAILED,
+            begun_at=NOON,
+            ended_at=NOON,
+            outlook=plan(ground).outlook,
+            for_real=ForReal(at_most_s=600, approvals_needed=1, cordoned=lost),
+        )
+    )
+
+
+def given_back(report: DrillReport) -> DrillReport:
+    return report.model_copy(update={"given_back_at": NOON})
+
+
+def test_production_that_is_not_given_back_is_hit_by_no_other_drill(
+    ground: Ground, keys: dict[str, Path], submitted: list[dict[str, Any]]
+) -> None:
+    hit(ground)
+    told = "not given back yet after gpu-lost answers@main for real"
+    with pytest.raises(PolicyRefused, match=told):
+        request_for_real(ground, plan(ground), Signer("mara", keys["mara"]))
+    assert submitted == []
+    # One that was signed before is refused when it is admitted.
+    with pytest.raises(PolicyRefused, match=told):
+        demand_as_approved(ground, plan(ground))
+    ground.drills.change("drill-for-real-0", given_back)
+    request_for_real(ground, plan(ground), Signer("mara", keys["mara"]))
+
+
+def test_until_production_is_given_back_nobody_changes_patches_or_drills_it(
+    ground: Ground,
+) -> None:
+    hit(ground)
+    targets = [ENVIRONMENT, DRILL_LEASE, lease_of("main")]
+    for target in targets:
+        with pytest.raises(Retryable, match="production is not given back yet"):
+            ground.leases.acquire(Claim(target=target, owner="change-1", holder="mara"))
+    # The drill itself goes on, and so does what it does not touch.
+    for target, owner in (
+        (ENVIRONMENT, "drill-for-real-0"),
+        (lease_of("elsewhere"), "patch-1"),
+        ("snapshot:answers", "snapshot-1"),
+    ):
+        ground.leases.release(
+            ground.leases.acquire(Claim(target=target, owner=owner, holder="any"))
+        )
+    ground.drills.change("drill-for-real-0", given_back)
+    for target in targets:
+        ground.leases.acquire(Claim(target=target, owner="change-1", holder="mara"))
 
 
 def test_a_use_case_that_would_be_down_refuses_a_drill_for_real(

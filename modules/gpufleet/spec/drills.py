@@ -253,6 +253,17 @@ class DrillReport(Spec):
     given_back_at: datetime | None = None
     """When production was as before, every replica ready; none before."""
 
+    @property
+    def hits_production(self) -> bool:
+        """Whether something may be taken from production that is not given back yet."""
+        return self.for_real is not None and self.given_back_at is None
+
+    @property
+    def sites(self) -> list[str]:
+        """Every site where one for real takes something, or lets something come up."""
+        real = self.for_real.sites if self.for_real else []
+        return list(dict.fromkeys([*real, *(each.site for each in self.placed)]))
+
 
 class Trend(Spec):
     """How the drills of one scenario and target went, over time."""

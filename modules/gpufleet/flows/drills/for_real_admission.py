@@ -6,10 +6,10 @@ from datetime import timedelta
 from gpufleet.core.approvals import digest_of
 from gpufleet.core.drills.production import demand_held, needless
 from gpufleet.core.freeze import Decision, refusal
+from gpufleet.core.leases import ENVIRONMENT, lease_of
 from gpufleet.flows.drills.for_real_plan import plan_for_real
-from gpufleet.flows.ground import ENVIRONMENT, Ground
+from gpufleet.flows.ground import Ground
 from gpufleet.flows.overrides import note_use, overrides_in_force
-from gpufleet.flows.playbook_guard import lease_of
 from gpufleet.flows.windows import decision_at
 from gpufleet.spec import load_fleet
 from gpufleet.spec.drills import DrillPlan
@@ -24,11 +24,12 @@ def leases_of(plan: DrillPlan) -> list[str]:
 
 
 def demand_quiet(ground: Ground, plan: DrillPlan) -> None:
-    """Refuse while somebody changes what would be hit.
+    """Refuse while somebody changes what would be hit, or production is hit by another drill.
 
     Raises:
         PolicyRefused: says who does.
     """
+    demand_unhit(ground)
     wanted = leases_of(plan)
     for lease in ground.leases.held():
         if lease.target in wanted:
@@ -36,6 +37,21 @@ def demand_quiet(ground: Ground, plan: DrillPlan) -> None:
                 f"held by {lease.holder}: nothing else may change while production is hit",
                 where=f"lease `{lease.target}`",
                 mend="wait for it: ./fleet flows.list",
+            )
+
+
+def demand_unhit(ground: Ground) -> None:
+    """Refuse while another drill for real has not given production back.
+
+    Raises:
+        PolicyRefused: says which.
+    """
+    for each in ground.drills.reports(only_open=True):
+        if each.hits_production:
+            raise PolicyRefused(
+                f"production is not given back yet after {each.scenario} {each.target} for real",
+                where=f"drill {each.flow}",
+                mend="wait until it is: ./fleet status tells what it waits for",
             )
 
 
@@ -85,12 +101,13 @@ def demand_same_fleet(ground: Ground, plan: DrillPlan) -> None:
 
 
 def demand_as_approved(ground: Ground, plan: DrillPlan) -> None:
-    """Refuse where more would be hit by now than was signed.
+    """Refuse where more would be hit by now than was signed, or another drill hits production.
 
     Raises:
         PolicyRefused: says what.
         Retryable: a site does not answer.
     """
+    demand_unhit(ground)
     accepted = plan.for_real.accepted if plan.for_real else []
     now = plan_for_real(ground, plan.scenario, plan.target, accepted)
     demand_held(now)

@@ -26,7 +26,7 @@ from gpufleet.flows.ground import Ground
 from gpufleet.flows.windows import decision_at
 from gpufleet.local.agent_client import AgentClient
 from gpufleet.spec.drills import Cordoned, Scaled
-from gpufleet.spec.errors import Retryable
+from gpufleet.spec.errors import Failed, Retryable
 from gpufleet.spec.simulation import Fault, FaultKind
 
 MANAGER: Final = "gpufleet-drill"
@@ -76,10 +76,12 @@ class Production:
         """Make a workload smaller, and keep every controller from making it larger.
 
         Raises:
+            Failed: another drill has taken it: what it was before only that one knows.
             Retryable: the site does not answer.
         """
         marked = {TAKEN_BY: mark_of(self.flow)}
         with entered(self.ground, self.site) as cluster:
+            self._demand_free(cluster, taken)
             if taken.autoscaled:
                 paused = {**marked, PAUSED: str(taken.left)}
                 _annotate(cluster, _scaler_path(taken), paused)
@@ -89,6 +91,17 @@ class Production:
                     _annotate(cluster, path, {GOES_FIRST: _CHEAP})
             body = {"metadata": {"annotations": marked}, "spec": {"replicas": taken.left}}
             cluster.set_fields(_workload_path(taken), body, MANAGER)
+
+    def _demand_free(self, cluster: Cluster, taken: Scaled) -> None:
+        for path in _paths(taken):
+            found = (cluster.get(path) or {}).get("metadata", {})
+            by = (found.get("annotations") or {}).get(TAKEN_BY, mark_of(self.flow))
+            if by != mark_of(self.flow):
+                raise Failed(
+                    f"{by} has taken it, and has not given it back",
+                    where=f"pool {taken.pool} at {taken.site}",
+                    mend="wait until it is given back: ./fleet status",
+                )
 
     def give_back(self, taken: Scaled) -> None:
         """Tell a workload its earlier number again, once; it is its stack's and KEDA's as before.
@@ -120,9 +133,8 @@ class Production:
         Raises:
             Retryable: the site does not answer.
         """
-        paths = [_workload_path(taken), *([_scaler_path(taken)] if taken.autoscaled else [])]
         with entered(self.ground, self.site) as cluster:
-            found = [cluster.get(path) for path in paths]
+            found = [cluster.get(path) for path in _paths(taken)]
         mark = mark_of(self.flow)
         return not any(
             (each["metadata"].get("annotations") or {}).get(TAKEN_BY) == mark
@@ -240,6 +252,11 @@ def _workload_path(taken: Scaled) -> str:
 
 def _scaler_path(taken: Scaled) -> str:
     return f"{collection_path(*SCALER, taken.namespace)}/{taken.pool}"
+
+
+def _paths(taken: Scaled) -> list[str]:
+    """What carries the mark of a drill that has taken a workload."""
+    return [_workload_path(taken), *([_scaler_path(taken)] if taken.autoscaled else [])]
 
 
 def _node_path(lost: Cordoned) -> str:
