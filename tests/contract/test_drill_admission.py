@@ -1,7 +1,7 @@
 """When production may be hit by a drill at all, on both kinds of database, with real keys."""
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,12 +11,13 @@ from gpufleet.core.approvals import digest_of
 from gpufleet.core.leases import DRILL_LEASE, ENVIRONMENT, lease_of
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.approvals import Signer, give
-from gpufleet.flows.drills import for_real_request
+from gpufleet.flows.drills import for_real_admission, for_real_request
 from gpufleet.flows.drills.for_real_admission import (
     demand_as_approved,
     demand_open,
     demand_quiet,
     demand_same_fleet,
+    demand_told,
 )
 from gpufleet.flows.drills.for_real_request import request_for_real
 from gpufleet.flows.drills.requests import begin, planned
@@ -31,7 +32,10 @@ from gpufleet.spec.drills import (
     Placed,
 )
 from gpufleet.spec.errors import BadInput, PolicyRefused, Retryable
+from gpufleet.spec.overrides import Override
 from gpufleet.spec.records import Claim
+from gpufleet.spec.reports import FreezeRow
+from gpufleet.spec.windows import ChangeKind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -129,6 +133,49 @@ def test_a_freeze_refuses_a_drill_for_real_and_nothing_is_asked(
     late = replace(ground, clock=lambda: datetime(2026, 9, 28, 23, 45, tzinfo=UTC))
     with pytest.raises(PolicyRefused, match="Quarter end"):
         demand_open(late, plan(ground))
+
+
+def test_an_override_that_is_for_one_flow_lifts_no_freeze_for_a_drill(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flow = "drill-for-real-1"
+    frozen = replace(ground, clock=lambda: FROZEN_NOON)
+    override = Override(
+        id="override-1",
+        sites=["main"],
+        changes=list(ChangeKind),
+        begins_at=FROZEN_NOON - timedelta(hours=1),
+        ends_at=FROZEN_NOON + timedelta(hours=8),
+        why="the yearly one",
+        requester="mara",
+    )
+    given: list[Override] = []
+    monkeypatch.setattr(for_real_admission, "overrides_in_force", lambda _: given)
+    monkeypatch.setattr(for_real_admission, "note_use", lambda *_args, **_more: None)
+    # The site's cluster, which is told of no such override, would refuse what is taken.
+    given[:] = [override.model_copy(update={"flow": flow})]
+    with pytest.raises(PolicyRefused, match="Quarter end"):
+        demand_open(frozen, plan(ground), actor="mara", flow=flow)
+    given[:] = [override]
+    demand_open(frozen, plan(ground), actor="mara", flow=flow)
+
+
+def test_nothing_fails_where_a_cluster_is_frozen_or_does_not_know(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+    rows: list[FreezeRow] = [FreezeRow(site="main", frozen=False, message="open")]
+
+    def sync(_: Ground, sites: list[str]) -> list[FreezeRow]:
+        asked.append(sites)
+        return rows
+
+    monkeypatch.setattr(for_real_admission, "sync", sync)
+    demand_told(ground, plan(ground))
+    assert asked == [["main"]]
+    rows[:] = [FreezeRow(site="main", frozen=True, message="Quarter end")]
+    with pytest.raises(PolicyRefused, match="Quarter end"):
+        demand_told(ground, plan(ground))
 
 
 @pytest.mark.parametrize("target", [ENVIRONMENT, lease_of("main")])

@@ -8,6 +8,7 @@ from gpufleet.core.drills.production import demand_held, needless
 from gpufleet.core.freeze import Decision, refusal
 from gpufleet.core.leases import ENVIRONMENT, lease_of
 from gpufleet.flows.drills.for_real_plan import plan_for_real
+from gpufleet.flows.freeze_sync import sync
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.overrides import note_use, overrides_in_force
 from gpufleet.flows.windows import decision_at
@@ -58,18 +59,27 @@ def demand_unhit(ground: Ground) -> None:
 def demand_open(ground: Ground, plan: DrillPlan, *, actor: str = "", flow: str = "") -> None:
     """Refuse in a freeze of any site that is touched.
 
+    Args:
+        ground: the environment.
+        plan: what is touched.
+        actor: on whose behalf, where it is more than a question.
+        flow: of the drill; then the use of overrides is journalled.
+
     Raises:
         PolicyRefused: names the window and the next opening.
     """
-    for site, decision in decisions(ground, plan, flow).items():
+    for site, decision in decisions(ground, plan).items():
         if not decision.admitted:
             raise refusal(site, decision)
         if flow:
             note_use(ground, decision, actor=actor, target=site, flow=flow)
 
 
-def decisions(ground: Ground, plan: DrillPlan, flow: str = "") -> Mapping[str, Decision]:
-    """What the calendars say now of each site, with the time to give production back."""
+def decisions(ground: Ground, plan: DrillPlan) -> Mapping[str, Decision]:
+    """What the calendars say now of each site, with the time to give production back.
+
+    As each site's own cluster decides: it is told of no override that is for one flow.
+    """
     fleet = load_fleet(ground.fleet_file)
     takes_s = 2 * plan.for_real.at_most_s if plan.for_real else 0.0
     return {
@@ -79,11 +89,28 @@ def decisions(ground: Ground, plan: DrillPlan, flow: str = "") -> Mapping[str, D
             site,
             ground.clock(),
             needs=timedelta(seconds=takes_s),
-            flow=flow,
             overrides=lambda: overrides_in_force(ground),
         )
         for site in plan.sites
     }
+
+
+def demand_told(ground: Ground, plan: DrillPlan) -> None:
+    """Tell each site's cluster now whether it is frozen, and refuse where one is.
+
+    After the failure it is the cluster that admits what is taken and what comes up.
+
+    Raises:
+        PolicyRefused: names the freeze.
+        FleetError: a cluster cannot be told: it would refuse what it does not know.
+    """
+    for row in sync(ground, plan.sites):
+        if row.frozen:
+            raise PolicyRefused(
+                f"its cluster is frozen: {row.message}",
+                where=f"site {row.site}",
+                mend="./fleet freeze.next tells when it opens",
+            )
 
 
 def demand_same_fleet(ground: Ground, plan: DrillPlan) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Final
 
 from gpufleet.core.drills.production import production_fleet
-from gpufleet.flows.drills.for_real_admission import demand_open
+from gpufleet.flows.drills.for_real_admission import demand_open, demand_told
 from gpufleet.flows.drills.play import Play
 from gpufleet.flows.drills.production_stage import ProductionStage
 from gpufleet.flows.drills.stage import wait_until
@@ -53,8 +53,10 @@ class ForRealPlay(Play):
 
         Raises:
             PolicyRefused: a freeze has begun.
+            Retryable: a site's cluster cannot be told that there is none.
         """
         demand_open(self.run.ground, self.plan, actor=self.run.actor, flow=self.run.id)
+        demand_told(self.run.ground, self.plan)
         return super()._fail(steady, at)
 
     def _keep_away(self) -> None:
