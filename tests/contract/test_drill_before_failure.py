@@ -1,24 +1,38 @@
 """What a drill for real finds out before it hits production; clusters stand in for real ones."""
 
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from tests.conftest import small_fleet
 from tests.contract.stand_in_cluster import StandIn
 
 from gpufleet.core.drills.production import TAKEN_BY, mark_of
+from gpufleet.core.drills.stage import NAMESPACE
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
+from gpufleet.flows.drills import for_real_play, production
 from gpufleet.flows.drills import stage as stages
+from gpufleet.flows.drills.for_real_play import ForRealPlay
+from gpufleet.flows.drills.for_real_scripts import for_real_script
 from gpufleet.flows.drills.production import Production
+from gpufleet.flows.drills.production_stage import ProductionStage
+from gpufleet.flows.drills.stage import Stage
+from gpufleet.flows.drills.story import Story
 from gpufleet.flows.ground import Ground
-from gpufleet.spec.drills import Reason, Scaled
-from gpufleet.spec.errors import Failed
+from gpufleet.spec.drills import DrillPlan, ForReal, Outlook, Placed, Reason, Scaled
+from gpufleet.spec.errors import Failed, FleetError, Retryable
+from gpufleet.spec.reports import AnswerRow
+from gpufleet.spec.simulation import Fault, SimulatedReplica
+
+if TYPE_CHECKING:
+    from gpufleet.flows.durable import Run
+    from gpufleet.flows.gateway_answers import Asking
 
 FLOW, OTHER = "drill-for-real-1", "drill-for-real-0"
 EAST, WEST = "east", "west"
+NAMESPACE_PATH = f"/api/v1/namespaces/{NAMESPACE}"
 WORKLOAD = "/apis/apps/v1/namespaces/gpufleet-interactive/deployments/answers"
 
 
@@ -72,3 +86,157 @@ def test_what_another_drill_has_taken_is_taken_by_no_second_one(
         Production(ground, FLOW, EAST).scale_away(taken(before=0))
     found = clusters[EAST].objects[WORKLOAD]
     assert found["metadata"]["annotations"][TAKEN_BY] == mark_of(OTHER)
+
+
+@dataclass
+class Flow:
+    """A flow of which nobody reads the journal."""
+
+    ground: Ground
+    id: str = FLOW
+    actor: str = "mara"
+
+    def note(self, event: str, **_: object) -> None:
+        """Nobody reads it."""
+
+
+@dataclass
+class Gateway:
+    """A gateway that answers for everything."""
+
+    def until_answered(
+        self, use_case: str, until: float, stopped: Callable[[], bool]
+    ) -> AnswerRow | FleetError:
+        del until, stopped
+        return AnswerRow(
+            use_case=use_case,
+            route="primary",
+            reason="",
+            model="any",
+            request_id="r",
+            ttft_s=0.1,
+            seconds=0.2,
+            text="Yes.",
+        )
+
+
+@dataclass
+class Agent:
+    """What runs at a site, and what was ended there."""
+
+    running: list[SimulatedReplica] = field(default_factory=list)
+    ended: list[Fault] = field(default_factory=list)
+
+    def replicas(self) -> list[SimulatedReplica]:
+        return self.running
+
+    def inject(self, fault: Fault) -> list[SimulatedReplica]:
+        self.ended.append(fault)
+        return [each for each in self.running if each.pod == fault.pod]
+
+
+@pytest.fixture
+def agent(monkeypatch: pytest.MonkeyPatch) -> Agent:
+    made = Agent()
+    monkeypatch.setattr(production, "AgentClient", lambda _state, _site: made)
+    return made
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The sites whose clusters were told that there is no freeze."""
+    found: list[str] = []
+    monkeypatch.setattr(for_real_play, "demand_open", lambda *_args, **_more: None)
+    monkeypatch.setattr(
+        for_real_play, "demand_told", lambda _ground, plan: found.extend(plan.sites)
+    )
+    return found
+
+
+def replica(pool: str, pod: str, namespace: str = "gpufleet-interactive") -> SimulatedReplica:
+    return SimulatedReplica(
+        pool=pool,
+        namespace=namespace,
+        pod=pod,
+        model="any",
+        address="127.0.0.2",
+        state="ready",
+        restarts=0,
+        running=0,
+        waiting=0,
+        kv_usage=0,
+        faults=[],
+        speed="",
+    )
+
+
+def placed(pool: str, site: str) -> Placed:
+    return Placed(
+        pool=pool,
+        site=site,
+        node_group=f"{site}-h100",
+        replicas=1,
+        nodes_per_replica=1,
+        gpus_per_node=1,
+    )
+
+
+def playing(ground: Ground, *pools: str) -> ForRealPlay:
+    """A drill of the loss of `east` that has begun, and has taken nothing yet."""
+    plan = DrillPlan(
+        fleet=ground.fleet.fleet,
+        environment=ground.fleet.environment,
+        fleet_digest=f"sha256:{'0' * 64}",
+        scenario="site-lost",
+        target=EAST,
+        use_cases=["answers"],
+        lost=[placed(pool, EAST) for pool in pools],
+        placed=[placed(pool, WEST) for pool in pools],
+        unheld={},
+        notes=[],
+        outlook=Outlook(phases=[], recovered_s=1, rto_s=60, source="", remedies=[]),
+        for_real=ForReal(
+            scaled=[taken(pool=pool) for pool in pools], at_most_s=600, approvals_needed=1
+        ),
+    )
+    run = cast("Run", Flow(ground))
+    story = Story(run, plan, "")
+    story.begin()
+    story.visited()
+    stage = ProductionStage(ground, FLOW, plan.scenario)
+    script = for_real_script(ground, plan, stage, story)
+    return ForRealPlay(run, plan, story, stage, cast("Asking", Gateway()), script)
+
+
+def test_what_is_in_the_way_of_the_stage_is_found_before_anything_fails(
+    ground: Ground, clusters: dict[str, Fields]
+) -> None:
+    play = playing(ground, "answers")
+    Stage(ground, OTHER, "site-lost").announce(WEST)
+    with pytest.raises(Retryable, match="another drill is still there"):
+        play._steady()
+    clusters[WEST].objects.clear()
+    clusters[WEST].is_silent = True
+    with pytest.raises(Retryable, match="does not answer"):
+        play._steady()
+    clusters[WEST].is_silent = False
+    assert play._steady() == ["answers"]
+    assert all(NAMESPACE_PATH in each.objects for each in clusters.values())
+
+
+def test_a_pool_without_a_replica_keeps_every_other_from_failing(
+    ground: Ground, agent: Agent, told: list[str]
+) -> None:
+    answers = ground.fleet.pools["answers"]
+    pools = {"answers": answers, "search": answers.model_copy(update={"use_cases": []})}
+    fleet = ground.fleet.model_copy(update={"pools": pools})
+    play = playing(replace(ground, fleet=fleet), "answers", "search")
+    agent.running = [replica("answers", "a-1"), replica("search", "s-1", "gpufleet-drill")]
+    with pytest.raises(Failed, match="no replica that could fail is there of search"):
+        play._fail(["answers"], ground.clock())
+    assert agent.ended == []
+    agent.running.append(replica("search", "s-2"))
+    play._fail(["answers"], ground.clock())
+    assert {each.pod for each in agent.ended} == {"a-1", "s-2"}
+    # Both times, and before: what is taken next is admitted by the clusters.
+    assert told == 2 * [EAST, WEST]

@@ -13,6 +13,7 @@ from gpufleet.flows.drills.play import Play
 from gpufleet.flows.drills.production_stage import ProductionStage
 from gpufleet.flows.drills.stage import wait_until
 from gpufleet.spec.drills import Placed, Reason
+from gpufleet.spec.errors import Failed
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.reports import AnswerRow
 
@@ -36,7 +37,15 @@ class ForRealPlay(Play):
         return production_fleet(self._fleet, placed)
 
     def _steady(self) -> list[str]:
-        """The use cases that the gateway answers for before the failure."""
+        """The use cases that the gateway answers for before the failure.
+
+        The stage is announced at every site first: what is in its way is found while nothing fails.
+
+        Raises:
+            Retryable: a site does not answer, or the stage of another drill is still there.
+        """
+        for site in self.plan.sites:
+            self.stage.announce(site)
         until = time.monotonic() + _SERVES_WITHIN_S
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             answered = {
@@ -53,11 +62,24 @@ class ForRealPlay(Play):
 
         Raises:
             PolicyRefused: a freeze has begun.
+            Failed: a pool has no replica that could fail; none of another has failed then.
             Retryable: a site's cluster cannot be told that there is none.
         """
         demand_open(self.run.ground, self.plan, actor=self.run.actor, flow=self.run.id)
         demand_told(self.run.ground, self.plan)
+        self._demand_there()
         return super()._fail(steady, at)
+
+    def _demand_there(self) -> None:
+        for site in dict.fromkeys(each.site for each in self.plan.lost):
+            there = self.stage.there(site)
+            pools = (each.pool for each in self.plan.lost if each.site == site)
+            if gone := sorted(set(pools) - there):
+                raise Failed(
+                    f"no replica that could fail is there of {', '.join(gone)}",
+                    where=f"site {site}",
+                    mend="plan it again: ./fleet dr.drill --for-real",
+                )
 
     def _keep_away(self) -> None:
         self.stage.keep_away()

@@ -27,7 +27,7 @@ from gpufleet.flows.windows import decision_at
 from gpufleet.local.agent_client import AgentClient
 from gpufleet.spec.drills import Cordoned, Scaled
 from gpufleet.spec.errors import Failed, Retryable
-from gpufleet.spec.simulation import Fault, FaultKind
+from gpufleet.spec.simulation import Fault, FaultKind, SimulatedReplica
 
 MANAGER: Final = "gpufleet-drill"
 """Owns the fields that a drill changes, for as long as it does."""
@@ -65,12 +65,19 @@ class Production:
         agent = AgentClient(self.ground.state, self.site)
         faults = [
             Fault(kind=kind, pool=each.pool, pod=each.pod, for_s=_AWAY_S)
-            for each in agent.replicas()
-            if each.pool in pools
-            and each.namespace == names.INTERACTIVE_NAMESPACE
-            and pod in {"", each.pod}
+            for each in _of_production(agent)
+            if each.pool in pools and pod in {"", each.pod}
         ]
         return {hit.pool for fault in faults for hit in agent.inject(fault)}
+
+    def pools_there(self, lost: Cordoned | None = None) -> set[str]:
+        """The pools of which a replica is there; only that one, where one alone is to be lost.
+
+        Raises:
+            Retryable: the node agent does not answer.
+        """
+        found = _of_production(AgentClient(self.ground.state, self.site))
+        return {each.pool for each in found if lost is None or each.pod == lost.pod}
 
     def scale_away(self, taken: Scaled) -> None:
         """Make a workload smaller, and keep every controller from making it larger.
@@ -243,6 +250,11 @@ class Production:
                 yield exempt
             finally:
                 exempt.close()
+
+
+def _of_production(agent: AgentClient) -> list[SimulatedReplica]:
+    """The interactive replicas of production that a node agent runs."""
+    return [each for each in agent.replicas() if each.namespace == names.INTERACTIVE_NAMESPACE]
 
 
 def _workload_path(taken: Scaled) -> str:

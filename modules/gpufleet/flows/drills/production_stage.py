@@ -51,6 +51,14 @@ class ProductionStage(Stage):
         if self.real.cordoned is None:
             super().set_up(stage, site, started=started, where=where)
 
+    def there(self, site: str) -> set[str]:
+        """The pools at a site of which a replica is there that could fail, or has.
+
+        Raises:
+            Retryable: the node agent does not answer.
+        """
+        return self._at(site).pools_there(self.real.cordoned)
+
     def fail(self, site: str, kind: FaultKind) -> set[str]:
         """Let what is to fail end, its node cordoned first; returns whose pools' replicas did.
 
