@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -240,3 +241,19 @@ def test_a_pool_without_a_replica_keeps_every_other_from_failing(
     assert {each.pod for each in agent.ended} == {"a-1", "s-2"}
     # Both times, and before: what is taken next is admitted by the clusters.
     assert told == 2 * [EAST, WEST]
+
+
+@pytest.mark.parametrize("later", [timedelta(0), timedelta(minutes=11)])
+def test_a_drill_that_was_interrupted_before_the_failure_hits_nothing(
+    ground: Ground, agent: Agent, told: list[str], later: timedelta
+) -> None:
+    now = ground.clock() + later
+    play = playing(ground, "answers")
+    agent.running = [replica("answers", "a-1")]
+    if not later:
+        play.story.visited()
+    resumed = replace(play, run=cast("Run", Flow(replace(ground, clock=lambda: now))))
+    with pytest.raises(Failed, match="was interrupted before the failure"):
+        resumed._fail(["answers"], now)
+    assert agent.ended == []
+    assert told == []

@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Final
 
 from gpufleet.core.drills.production import production_fleet
@@ -19,6 +19,8 @@ from gpufleet.spec.reports import AnswerRow
 
 _SERVES_WITHIN_S: Final = 60.0
 """Production serves; the keys that ask are a moment old."""
+_FAILS_WITHIN: Final = timedelta(minutes=10)
+"""From its begin until production is hit; what it has seen of production is no older then."""
 _NOTICED_WITHIN_S: Final = 120.0
 _LOOK_EVERY_S: Final = 0.3
 _AT_ONCE: Final = 8
@@ -62,13 +64,26 @@ class ForRealPlay(Play):
 
         Raises:
             PolicyRefused: a freeze has begun.
-            Failed: a pool has no replica that could fail; none of another has failed then.
+            Failed: it was interrupted since it began; or a pool has no replica that could fail.
+                None has failed then.
             Retryable: a site's cluster cannot be told that there is none.
         """
+        self._demand_uninterrupted()
         demand_open(self.run.ground, self.plan, actor=self.run.actor, flow=self.run.id)
         demand_told(self.run.ground, self.plan)
         self._demand_there()
         return super()._fail(steady, at)
+
+    def _demand_uninterrupted(self) -> None:
+        """Refuse to hit production by numbers from before, at an hour that nobody expects."""
+        report = self.story.report()
+        is_old = self.run.ground.clock() - report.begun_at > _FAILS_WITHIN
+        if report.workers > 1 or is_old:
+            raise Failed(
+                "was interrupted before the failure",
+                where=f"flow {self.run.id}",
+                mend="ask again: ./fleet dr.drill --for-real --apply",
+            )
 
     def _demand_there(self) -> None:
         for site in dict.fromkeys(each.site for each in self.plan.lost):
