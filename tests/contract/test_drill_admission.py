@@ -178,6 +178,19 @@ def test_nothing_fails_where_a_cluster_is_frozen_or_does_not_know(
         demand_told(ground, plan(ground))
 
 
+def test_what_does_not_fit_any_more_as_it_was_approved_is_planned_again(
+    ground: Ground, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [plan(ground)]
+    monkeypatch.setattr(for_real_admission, "plan_for_real", lambda *_: now[0])
+    demand_as_approved(ground, plan(ground))
+    (one,) = plan(ground).placed
+    now[0] = plan(ground, placed=[one.model_copy(update={"node_group": "spare"})])
+    with pytest.raises(PolicyRefused, match="something else than was approved") as refused:
+        demand_as_approved(ground, plan(ground))
+    assert "plan it again" in (refused.value.mend or "")
+
+
 @pytest.mark.parametrize("target", [ENVIRONMENT, lease_of("main")])
 def test_a_drill_for_real_is_refused_while_somebody_changes_what_it_hits(
     ground: Ground, target: str

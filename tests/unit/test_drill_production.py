@@ -19,6 +19,7 @@ from gpufleet.core.drills.production import (
     demand_held,
     demand_offered,
     mark_of,
+    moved,
     needless,
     next_return,
     production_fleet,
@@ -264,6 +265,19 @@ def test_more_of_batch_or_another_pool_than_was_approved_is_found() -> None:
     assert "documents" in needless(approved, plan(scaled(Reason.YIELDS, 4, 2, pool="documents")))
     assert "code" in needless(approved, plan(scaled(pool="code")))
     assert "new" in needless(approved, plan(use_cases=["new"]))
+
+
+def test_what_would_come_up_elsewhere_or_in_another_number_is_found() -> None:
+    approved = plan(placed=[placed(replicas=2), placed(pool="code")])
+    assert moved(approved, approved) == ""
+    # In which order, and in how many rows, is all the same.
+    assert moved(approved, plan(placed=[placed(pool="code"), placed(), placed()])) == ""
+    fewer = moved(approved, plan(placed=[placed(), placed(pool="code")]))
+    assert fewer == "1 replicas of pool chat at fra1 on fra1-documents, not 2"
+    away = placed(pool="code").model_copy(update={"node_group": "fra1-spare", "yields": ""})
+    told = moved(approved, plan(placed=[placed(replicas=2), away]))
+    assert "0 replicas of pool code at fra1 on fra1-documents, not 1" in told
+    assert "1 replicas of pool code at fra1 on fra1-spare, not 0" in told
 
 
 def test_a_drill_for_real_takes_somebody_else_whatever_the_fleet_file_says() -> None:

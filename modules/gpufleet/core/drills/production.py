@@ -5,6 +5,7 @@ their earlier number again; a node is cordoned under a mark, and uncordoned by w
 """
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
@@ -101,6 +102,27 @@ def needless(approved: DrillPlan, now: DrillPlan) -> str:
     ]
     more += [name for name in now.use_cases if name not in approved.use_cases]
     return ", ".join(more)
+
+
+def moved(approved: DrillPlan, now: DrillPlan) -> str:
+    """What would come up elsewhere, or in another number, than was approved; empty where nothing.
+
+    What was approved is what comes up: where it does not fit any more it would push others out.
+    """
+
+    def coming(plan: DrillPlan) -> Counter[tuple[str, str, str]]:
+        found: Counter[tuple[str, str, str]] = Counter()
+        for each in plan.placed:
+            found[each.pool, each.site, each.node_group] += each.replicas
+        return found
+
+    before, after = coming(approved), coming(now)
+    return ", ".join(
+        f"{after[place]} replicas of pool {place[0]} at {place[1]} on {place[2]}, not "
+        f"{before[place]}"
+        for place in sorted(before.keys() | after.keys())
+        if before[place] != after[place]
+    )
 
 
 def demand_accepted_known(accepted: Sequence[str], hit: Sequence[str]) -> None:

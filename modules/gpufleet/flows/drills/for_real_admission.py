@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 
 from gpufleet.core.approvals import digest_of
-from gpufleet.core.drills.production import demand_held, needless
+from gpufleet.core.drills.production import demand_held, moved, needless
 from gpufleet.core.freeze import Decision, refusal
 from gpufleet.core.leases import ENVIRONMENT, lease_of
 from gpufleet.flows.drills.for_real_plan import plan_for_real
@@ -128,7 +128,9 @@ def demand_same_fleet(ground: Ground, plan: DrillPlan) -> None:
 
 
 def demand_as_approved(ground: Ground, plan: DrillPlan) -> None:
-    """Refuse where more would be hit by now than was signed, or another drill hits production.
+    """Refuse where more would be hit, or other replicas come up, by now than was signed.
+
+    And where another drill hits production.
 
     Raises:
         PolicyRefused: says what.
@@ -141,4 +143,10 @@ def demand_as_approved(ground: Ground, plan: DrillPlan) -> None:
     if more := needless(plan, now):
         raise PolicyRefused(
             f"more would be hit than was approved: {more}", where=plan.target, mend=_AGAIN
+        )
+    if other := moved(plan, now):
+        raise PolicyRefused(
+            f"by now there fits something else than was approved: {other}",
+            where=plan.target,
+            mend=_AGAIN,
         )
