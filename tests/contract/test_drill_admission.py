@@ -206,7 +206,9 @@ def test_a_drill_for_real_is_refused_while_somebody_changes_what_it_hits(
 
 def hit(ground: Ground, flow: str = "drill-for-real-0") -> None:
     """Another drill has taken a replica at `main`, and has not given it back."""
-    lost = Cordoned(site="main", node="n1", pool="answers", namespace="any", pod="a-1", before=1)
+    lost = Cordoned(
+        site="main", node="n1", pool="answers", namespace="any", pod="a-1", uid="1", before=1
+    )
     ground.drills.begin(
         DrillReport(
             flow=flow,

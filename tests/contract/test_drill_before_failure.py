@@ -12,9 +12,11 @@ from tests.contract.stand_in_cluster import StandIn
 
 from gpufleet.core.drills.production import TAKEN_BY, mark_of
 from gpufleet.core.drills.stage import NAMESPACE
+from gpufleet.core.vocabulary import POOL
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows.drills import for_real_play, production
 from gpufleet.flows.drills import stage as stages
+from gpufleet.flows.drills.for_real_plan import plan_for_real
 from gpufleet.flows.drills.for_real_play import ForRealPlay
 from gpufleet.flows.drills.for_real_scripts import for_real_script
 from gpufleet.flows.drills.production import Production
@@ -22,8 +24,8 @@ from gpufleet.flows.drills.production_stage import ProductionStage
 from gpufleet.flows.drills.stage import Stage
 from gpufleet.flows.drills.story import Story
 from gpufleet.flows.ground import Ground
-from gpufleet.spec.drills import DrillPlan, ForReal, Outlook, Placed, Reason, Scaled
-from gpufleet.spec.errors import Failed, FleetError, Retryable
+from gpufleet.spec.drills import Cordoned, DrillPlan, ForReal, Outlook, Placed, Reason, Scaled
+from gpufleet.spec.errors import BadInput, Failed, FleetError, Retryable
 from gpufleet.spec.reports import AnswerRow
 from gpufleet.spec.simulation import Fault, SimulatedReplica
 
@@ -257,3 +259,57 @@ def test_a_drill_that_was_interrupted_before_the_failure_hits_nothing(
         resumed._fail(["answers"], now)
     assert agent.ended == []
     assert told == []
+
+
+def lost_pod(**more: object) -> Cordoned:
+    about = {
+        "site": EAST,
+        "node": "n1",
+        "pool": "answers",
+        "namespace": "gpufleet-interactive",
+        "pod": "a-1",
+        "uid": "first",
+        "before": 1,
+    }
+    return Cordoned.model_validate({**about, **more})
+
+
+def pod(uid: str) -> dict[str, Any]:
+    """A ready replica, always of the same name."""
+    return {
+        "metadata": {
+            "name": "a-1",
+            "namespace": "gpufleet-interactive",
+            "uid": uid,
+            "labels": {POOL: "answers"},
+        },
+        "spec": {"nodeName": "n1"},
+        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+    }
+
+
+def test_a_replica_that_is_made_again_is_known_from_the_lost_one_whatever_its_name(
+    ground: Ground, clusters: dict[str, Fields]
+) -> None:
+    play = playing(ground, "answers")
+    real = ForReal(cordoned=lost_pod(), at_most_s=600, approvals_needed=1)
+    play.story.took(real)
+    path = "/api/v1/namespaces/gpufleet-interactive/pods/a-1"
+    clusters[EAST].objects[path] = pod("first")
+    assert play.stage.ready_pools(EAST) == {}
+    Production(ground, FLOW, EAST).remove(lost_pod())
+    assert path not in clusters[EAST].objects
+    # Tried again it finds the new one, which stays and counts.
+    clusters[EAST].objects[path] = pod("second")
+    Production(ground, FLOW, EAST).remove(lost_pod())
+    assert path in clusters[EAST].objects
+    assert play.stage.ready_pools(EAST) == {"answers": 1}
+
+
+def test_a_replica_that_spans_nodes_is_no_lost_gpu_of_production(ground: Ground) -> None:
+    answers = ground.fleet.pools["answers"]
+    wide = {g: p.model_copy(update={"nodes_per_replica": 2}) for g, p in answers.placements.items()}
+    pools = {"answers": answers.model_copy(update={"placements": wide})}
+    spanning = replace(ground, fleet=ground.fleet.model_copy(update={"pools": pools}))
+    with pytest.raises(BadInput, match="spans nodes"):
+        plan_for_real(spanning, "gpu-lost", f"answers@{EAST}")

@@ -298,7 +298,9 @@ def test_the_plan_says_in_words_what_is_hit_and_how_it_is_given_back() -> None:
         "signatures of others: 1",
     ):
         assert wanted in told
-    lost = Cordoned(site="fra1", node="n1", pool="chat", namespace="any", pod="chat-7", before=2)
+    lost = Cordoned(
+        site="fra1", node="n1", pool="chat", namespace="any", pod="chat-7", uid="7", before=2
+    )
     real = ForReal(cordoned=lost, at_most_s=60, approvals_needed=2)
     one = "\n".join(words(plan(for_real=real)))
     assert "pod chat-7" in one

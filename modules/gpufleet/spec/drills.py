@@ -106,6 +106,8 @@ class Cordoned(Spec):
     pool: str
     namespace: str
     pod: str
+    uid: str = ""
+    """Of the pod: a later one may have its name."""
     before: int
     """Ready replicas of the pool at the site: as many have to be there again."""
 

@@ -56,7 +56,7 @@ class GpuLostForReal(GpuLost):
         real = _real(self.plan)
         lost = real.cordoned
         ready = Hits(self.ground, lost.site).ready_of(lost) if lost else []
-        if lost is None or lost.pod not in ready:
+        if lost is None or lost.uid not in ready:
             raise Failed(
                 "the replica that was to be lost is not ready any more",
                 where=self.plan.target,

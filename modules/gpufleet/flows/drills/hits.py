@@ -91,10 +91,16 @@ class Hits:
         """A replica of a pool on a node that nobody has cordoned; whether it fits elsewhere.
 
         Raises:
-            BadInput: there is none.
+            BadInput: there is none; or its replicas span nodes.
             Retryable: the site does not answer.
         """
         (at,) = (each for each in pools_at(self.ground.fleet, self.site) if each.name == pool)
+        if at.spans_nodes:
+            raise BadInput(
+                f"a replica of pool {pool} spans nodes: made again it has the lost one's name",
+                where="--target",
+                mend="choose a pool whose replicas stand on one node each",
+            )
         with entered(self.ground, self.site) as cluster:
             nodes = cluster.items("/api/v1/nodes")
             pods = cluster.items("/api/v1/pods")
@@ -121,12 +127,13 @@ class Hits:
             pool=pool,
             namespace=at.namespace,
             pod=str(pod["metadata"]["name"]),
+            uid=str(pod["metadata"]["uid"]),
             before=len(ready),
         )
         return lost, len(fitting) >= at.nodes_per_replica
 
     def ready_of(self, lost: Cordoned) -> list[str]:
-        """Pods of the ready replicas of the pool of one that is lost, it too while it is ready.
+        """Uids of the ready replicas of the pool of one that is lost, it too while it is ready.
 
         Raises:
             Retryable: the site does not answer.
@@ -136,7 +143,7 @@ class Hits:
         path = collection_path("v1", "Pod", lost.namespace)
         with entered(self.ground, self.site) as cluster:
             pods = cluster.items(path, labels=f"{names.POOL}={lost.pool}")
-        return [str(pod["metadata"]["name"]) for pod in pods if _leads(pod, pool) and is_ready(pod)]
+        return [str(pod["metadata"]["uid"]) for pod in pods if _leads(pod, pool) and is_ready(pod)]
 
     def _observed(
         self, cluster: Cluster, pool: PoolAtSite, reason: Reason, pods: Sequence[str] = ()

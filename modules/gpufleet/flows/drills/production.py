@@ -206,13 +206,18 @@ class Production:
         return node is not None and self._is_ours(node)
 
     def remove(self, lost: Cordoned) -> None:
-        """Take the pod of a lost replica away: its workload makes it again elsewhere.
+        """Take the pod of a lost replica away, and no later one of its name.
+
+        Its workload makes it again elsewhere.
 
         Raises:
             Retryable: the site does not answer.
         """
         with entered(self.ground, self.site) as cluster:
-            cluster.delete(f"{collection_path('v1', 'Pod', lost.namespace)}/{lost.pod}")
+            path = f"{collection_path('v1', 'Pod', lost.namespace)}/{lost.pod}"
+            pod = cluster.get(path)
+            if pod and pod["metadata"]["uid"] == lost.uid:
+                cluster.delete(path)
 
     def _is_ours(self, node: Mapping[str, Any]) -> bool:
         annotations = node["metadata"].get("annotations") or {}

@@ -103,7 +103,7 @@ class ProductionStage(Stage):
             Retryable: the site does not answer.
         """
         if lost := self.real.cordoned:
-            ready = [each for each in Hits(self.ground, site).ready_of(lost) if each != lost.pod]
+            ready = [each for each in Hits(self.ground, site).ready_of(lost) if each != lost.uid]
             return {lost.pool: len(ready)} if len(ready) >= lost.before else {}
         found: dict[str, int] = {}
         with entered(self.ground, site) as cluster:
@@ -119,7 +119,7 @@ class ProductionStage(Stage):
         """Pools whose lost replicas the gateway still asks, each with its site."""
         if lost := self.real.cordoned:
             here = serving(self.ground, lost.pool)
-            gone = [each for each in here if each.name == lost.pod and each.site == lost.site]
+            gone = [each for each in here if each.uid == lost.uid and each.site == lost.site]
             return [f"{lost.pool} at {lost.site}"] if gone else []
         return [
             f"{each.pool} at {each.site}"
