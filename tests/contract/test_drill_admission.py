@@ -10,10 +10,11 @@ import pytest
 from gpufleet.core.approvals import digest_of
 from gpufleet.core.leases import DRILL_LEASE, ENVIRONMENT, lease_of
 from gpufleet.edges.workspace import Workspace
-from gpufleet.flows.approvals import Signer, give
+from gpufleet.flows.approvals import Question, Signer, ask, give
 from gpufleet.flows.drills import for_real_admission, for_real_request
 from gpufleet.flows.drills.for_real_admission import (
     demand_as_approved,
+    demand_in_time,
     demand_open,
     demand_quiet,
     demand_same_fleet,
@@ -22,6 +23,7 @@ from gpufleet.flows.drills.for_real_admission import (
 from gpufleet.flows.drills.for_real_request import request_for_real
 from gpufleet.flows.drills.requests import begin, planned
 from gpufleet.flows.ground import Ground
+from gpufleet.spec.approvals import Action, Scope
 from gpufleet.spec.drills import (
     Cordoned,
     DrillPlan,
@@ -114,6 +116,31 @@ def test_a_drill_for_real_is_signed_by_somebody_else_before_it_begins(
     with pytest.raises(PolicyRefused, match="nobody approves a request of their own"):
         give(ground, mara, flow)
     assert give(ground, jonas, flow).signer == "jonas"
+
+
+def test_a_signature_for_a_drill_for_real_counts_for_an_hour(
+    ground: Ground, keys: dict[str, Path], submitted: list[dict[str, Any]]
+) -> None:
+    mara, jonas = (Signer(name, keys[name]) for name in ("mara", "jonas"))
+    flow = request_for_real(ground, plan(ground), mara)
+    assert submitted
+    soon = replace(ground, clock=lambda: NOON + timedelta(minutes=59))
+    late = replace(ground, clock=lambda: NOON + timedelta(minutes=61))
+    with pytest.raises(PolicyRefused, match="expired"):
+        give(late, jonas, flow)
+    assert give(soon, jonas, flow).expires_at == NOON + timedelta(hours=1)
+    demand_in_time(soon, flow)
+    # Signed in time, and admitted too late: its worker was away.
+    with pytest.raises(PolicyRefused, match="has ended at 2026-10-20 13:00:00 UTC"):
+        demand_in_time(late, flow)
+    # Whatever a request says of itself, the worker counts from when it was asked for.
+    scope = Scope(
+        fleet=ground.fleet.fleet, environment=ground.fleet.environment, action=Action.DRILL
+    )
+    week = Question("drill-for-real-7", scope, digest_of(plan(ground)), {})
+    ask(ground, mara, week)
+    with pytest.raises(PolicyRefused, match="has ended"):
+        demand_in_time(late, "drill-for-real-7")
 
 
 def test_nobody_begins_a_drill_for_real_without_signing_it(ground: Ground) -> None:
@@ -293,6 +320,6 @@ def test_a_drill_for_real_names_what_it_hits_and_what_can_be_given_back(ground: 
         (lambda: planned(ground, "gpu-lost", "answers@moon", for_real=True), "no such"),
         (lambda: planned(ground, "gpu-lost", accept_loss="answers"), "in isolation"),
     ]
-    for ask, told in asked:
+    for plan_it, told in asked:
         with pytest.raises(BadInput, match=told):
-            ask()
+            plan_it()

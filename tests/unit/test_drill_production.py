@@ -296,6 +296,7 @@ def test_the_plan_says_in_words_what_is_hit_and_how_it_is_given_back() -> None:
         "at most 10 min",
         "then batch has its GPUs again",
         "signatures of others: 1",
+        "they count for 60 min",
     ):
         assert wanted in told
     lost = Cordoned(

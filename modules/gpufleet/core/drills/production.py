@@ -8,6 +8,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Final
@@ -32,6 +33,8 @@ TAKEN_BY: Final = f"{names.GROUP}/drilled-by"
 """Annotation of what a drill has made smaller, with its mark."""
 GOES_FIRST: Final = "controller.kubernetes.io/pod-deletion-cost"
 """Kubernetes' annotation of a pod: the cheapest ones go first when a workload gets smaller."""
+SIGNED_WITHIN: Final = timedelta(hours=1)
+"""From when it was asked for until it begins: whoever has asked for it is still there."""
 _MARK: Final = "drill/"
 _NOTICED_S: Final = 120.0
 _LEAST_PATIENCE_S: Final = 60.0

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from gpufleet.core.drills.production import SIGNED_WITHIN
 from gpufleet.spec.drills import Cordoned, DrillPlan, ForReal, Reason
 
 
@@ -36,7 +37,11 @@ def _words(plan: DrillPlan, real: ForReal) -> Iterator[str]:
         "come back as it was"
     )
     yield from _way_back(real)
-    yield f"it needs the signatures of others: {real.approvals_needed}"
+    signed_within_min = SIGNED_WITHIN.total_seconds() / 60
+    yield (
+        f"it needs the signatures of others: {real.approvals_needed}, and begins with the last; "
+        f"they count for {signed_within_min:.0f} min from when it is asked for"
+    )
 
 
 def _lost_gpu(cordoned: Cordoned) -> Iterator[str]:

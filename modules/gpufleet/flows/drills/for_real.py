@@ -13,6 +13,7 @@ from gpufleet.flows.approved import wait_approved
 from gpufleet.flows.drills.drilling import DRILL
 from gpufleet.flows.drills.for_real_admission import (
     demand_as_approved,
+    demand_in_time,
     demand_open,
     demand_same_fleet,
     leases_of,
@@ -139,6 +140,7 @@ def _demand_not_ended(run: Run, story: Story) -> None:
 
 
 def _demand_admitted(run: Run, plan: DrillPlan) -> None:
+    demand_in_time(run.ground, run.id)
     demand_same_fleet(run.ground, plan)
     demand_open(run.ground, plan, actor=run.actor, flow=run.id)
     demand_as_approved(run.ground, plan)

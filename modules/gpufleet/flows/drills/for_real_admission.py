@@ -1,10 +1,10 @@
 """Whether a drill for real may hit production now: as a change of it may, and no sooner."""
 
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 from gpufleet.core.approvals import digest_of
-from gpufleet.core.drills.production import demand_held, moved, needless
+from gpufleet.core.drills.production import SIGNED_WITHIN, demand_held, moved, needless
 from gpufleet.core.freeze import Decision, refusal
 from gpufleet.core.leases import ENVIRONMENT, lease_of
 from gpufleet.flows.drills.for_real_plan import plan_for_real
@@ -124,6 +124,22 @@ def demand_same_fleet(ground: Ground, plan: DrillPlan) -> None:
             "the fleet file is not the one that was planned and approved",
             where=str(ground.fleet_file),
             mend=_AGAIN,
+        )
+
+
+def demand_in_time(ground: Ground, flow: str) -> None:
+    """Refuse what was asked for too long ago, however it was signed.
+
+    Raises:
+        PolicyRefused: says when its time was over.
+    """
+    request, _ = ground.approvals.request(flow)
+    ends = min(request.requested_at + SIGNED_WITHIN, request.expires_at)
+    if ground.clock() > ends:
+        raise PolicyRefused(
+            f"what was signed for it has ended at {ends.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC",
+            where=f"flow {flow}",
+            mend="ask again: ./fleet dr.drill --for-real --apply",
         )
 
 

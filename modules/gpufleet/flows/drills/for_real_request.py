@@ -3,7 +3,7 @@
 from typing import Any
 
 from gpufleet.core.approvals import digest_of
-from gpufleet.core.drills.production import demand_held
+from gpufleet.core.drills.production import SIGNED_WITHIN, demand_held
 from gpufleet.core.drills.words import words
 from gpufleet.flows import approvals
 from gpufleet.flows.approvals import Question, Signer
@@ -37,7 +37,8 @@ def request_for_real(ground: Ground, plan: DrillPlan, signer: Signer, why: str =
         targets=[plan.target],
     )
     summary: dict[str, Any] = {"scenario": plan.scenario, "why": why, "hits": list(words(plan))}
-    approvals.ask(ground, signer, Question(flow, scope, digest_of(plan), summary))
+    ends = ground.clock() + SIGNED_WITHIN
+    approvals.ask(ground, signer, Question(flow, scope, digest_of(plan), summary, ends))
     order: dict[str, Any] = {
         "actor": signer.identity,
         "plan": plan.model_dump(mode="json"),
