@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from gpufleet.core.approvals import digest_of, needed_for
-from gpufleet.core.drills.failover import affected_pools, affected_use_cases, failover
+from gpufleet.core.drills.failover import affected_pools, affected_use_cases, failover, unyielding
 from gpufleet.core.drills.production import at_most_s, demand_accepted_known, demand_offered
 from gpufleet.core.drills.scenario import Scenario
 from gpufleet.core.drills.scenarios import SITE_LOST, scenario_of
@@ -16,6 +16,7 @@ from gpufleet.flows.ground import Ground
 from gpufleet.spec.approvals import Action
 from gpufleet.spec.drills import Cordoned, DrillPlan, ForReal, Placed, Scaled
 from gpufleet.spec.errors import BadInput
+from gpufleet.spec.fleet import Fleet
 
 _ONLY_REPLICAS = "the site's API server and object store go on: only its replicas are gone"
 
@@ -58,7 +59,7 @@ def _site_lost(ground: Ground, lost: str, accepted: Sequence[str]) -> DrillPlan:
         taken += Hits(ground, site).yielding(found.placed)
     notes = [
         _ONLY_REPLICAS,
-        *(f"pool {pool} comes back with {n} replicas fewer" for pool, n in found.short.items()),
+        *(_short(ground.fleet, pool, n, others) for pool, n in found.short.items()),
     ]
     return _plan(
         ground,
@@ -72,6 +73,12 @@ def _site_lost(ground: Ground, lost: str, accepted: Sequence[str]) -> DrillPlan:
         real=(taken, None),
         accepted=accepted,
     )
+
+
+def _short(fleet: Fleet, pool: str, count: int, sites: Sequence[str]) -> str:
+    wide = ", ".join(unyielding(fleet, pool, sites))
+    kept = f"; replicas of batch pool {wide} span nodes and do not yield" if wide else ""
+    return f"pool {pool} comes back with {count} replicas fewer{kept}"
 
 
 def _gpu_lost(
