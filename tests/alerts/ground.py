@@ -102,6 +102,11 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
         },
         {"scenario": "site-lost", "target": "fra1"},
     ),
+    ("DrillForReal", "ticket"): one(
+        {'gpufleet_drill_for_real{scenario="site-lost",target="fra1"}': "1x60"},
+        {'gpufleet_drill_for_real{scenario="site-lost",target="fra1"}': "0x60"},
+        {"scenario": "site-lost", "target": "fra1"},
+    ),
     ("FreezeStateStale", "ticket"): one(
         {f"{FREEZE_KNOWN_UNTIL}{_FRA1}": "90+60x30 1890x30"},
         # Renewed a while ahead each minute.

@@ -1,5 +1,6 @@
 """A fleet of two sites with little in it: what one of them is lost with comes up at the other."""
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from tests.e2e import serving
@@ -10,12 +11,21 @@ LEFT: Final = "west"
 _RTO_S: Final = 120
 
 
-def fleet(*, restricted: bool = False, rto_s: float = _RTO_S) -> dict[str, Any]:
+def fleet(
+    *,
+    restricted: bool = False,
+    rto_s: float = _RTO_S,
+    crowded: bool = False,
+    signers: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
     """Two pools at `east`: `chat` is at `west` too, `search` has to come up on a spare group there.
 
     Args:
         restricted: with a use case whose data may not be processed at `west`.
         rto_s: of every interactive use case.
+        crowded: without the spare group: batch holds every other GPU at `west`; `chat` scales, and
+            has a second node at `east`.
+        signers: public keys of more identities by their names, who may approve drills.
     """
     content = serving.fleet(degrades=False)
     groups = {
@@ -25,6 +35,9 @@ def fleet(*, restricted: bool = False, rto_s: float = _RTO_S) -> dict[str, Any]:
         "west-spare": _group(LEFT, ["w1"]),
         "west-mail": _group(LEFT, ["w1"]),
     }
+    if crowded:
+        del groups["west-spare"]
+        groups["east-chat"]["nodes"] = 2
     use_cases = {
         "answers": _use_case("support", rto_s),
         "search": _use_case("legal", rto_s) | {"model": "small-1b"},
@@ -33,6 +46,15 @@ def fleet(*, restricted: bool = False, rto_s: float = _RTO_S) -> dict[str, Any]:
     if restricted:
         use_cases["contracts"] = _use_case("legal", 3600) | {"residency": ["de"]}
     chat = ["answers", "contracts"] if restricted else ["answers"]
+    pools = {
+        "chat": _pool("large-8b", chat, {"east-chat": 2, "west-chat": 1}),
+        "search": _pool("small-1b", ["search"], {"east-search": 1}),
+        "mail": _pool("small-1b", ["mail"], {"west-mail": 1}) | {"class": "batch"},
+    }
+    if crowded:
+        pools["chat"]["placements"]["east-chat"]["max_replicas"] = 3
+        pools["mail"]["placements"]["west-mail"] = {"replicas": 2, "gpus_per_node": 4}
+    more = {name: _signer(name, key) for name, key in (signers or {}).items()}
     return content | {
         "fleet": "drills",
         "sites": {LOST: _site("de"), LEFT: _site("ie")},
@@ -42,12 +64,18 @@ def fleet(*, restricted: bool = False, rto_s: float = _RTO_S) -> dict[str, Any]:
         },
         "node_groups": groups,
         "use_cases": use_cases,
-        "pools": {
-            "chat": _pool("large-8b", chat, {"east-chat": 2, "west-chat": 1}),
-            "search": _pool("small-1b", ["search"], {"east-search": 1}),
-            "mail": _pool("small-1b", ["mail"], {"west-mail": 1}) | {"class": "batch"},
-        },
+        "pools": pools,
+        "identities": {**content["identities"], **more},
         "measurements": {},
+    }
+
+
+def _signer(name: str, key: str) -> dict[str, Any]:
+    return {
+        "name": name.title(),
+        "email": f"{name}@example.com",
+        "roles": ["platform"],
+        "ssh_keys": [key],
     }
 
 

@@ -17,11 +17,11 @@ from tests.hosts.nodes import SITE, nodes, populate
 from tests.hosts.requirements import why_not
 from tests.playbooks import PLAYBOOKS, Running, Told, start_playbook
 
+from gpufleet.core.leases import lease_of
 from gpufleet.core.patching.nodes import QUARANTINED
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.workspace import Workspace
 from gpufleet.flows.ground import Ground, whoami
-from gpufleet.flows.playbook_guard import lease_of
 from gpufleet.spec.errors import Retryable
 from gpufleet.spec.fence import Fence
 from gpufleet.spec.records import Fact

@@ -13,6 +13,7 @@ from gpufleet.core.drills.failover import (
     failover,
     free_gpus,
     stand_ins,
+    unyielding,
 )
 from gpufleet.core.drills.stage import drill_name, stage_fleet, stage_routes, with_drills
 from gpufleet.core.gateway.routes import routes_of
@@ -111,6 +112,23 @@ def test_batch_gives_way_only_where_it_is_asked_to(
     for each in more.placed:
         if each.yields:
             assert each.node_group in SAMPLE.pools[each.yields].placements
+
+
+def test_batch_whose_replicas_span_nodes_does_not_yield_and_that_is_the_reason() -> None:
+    documents = SAMPLE.pools["documents"]
+    wide = {
+        g: p.model_copy(update={"nodes_per_replica": 2}) for g, p in documents.placements.items()
+    }
+    pools = {**SAMPLE.pools, "documents": documents.model_copy(update={"placements": wide})}
+    fleet = SAMPLE.model_copy(update={"pools": pools})
+    free = {name: [0] * len(nodes) for name, nodes in all_free(fleet, without="dub1").items()}
+    assert "documents" in {each.yields for each in failover(SAMPLE, "dub1", free).placed}
+    found = failover(fleet, "dub1", free)
+    assert "documents" not in {each.yields for each in found.placed}
+    why = found.unheld["support-chat"]
+    assert "replicas of batch pool documents span nodes and do not yield" in why
+    assert unyielding(fleet, "chat", ["fra1"]) == ["documents"]
+    assert unyielding(SAMPLE, "chat", ["fra1"]) == []
 
 
 def test_every_pool_gets_one_replica_before_any_gets_a_second() -> None:

@@ -220,6 +220,7 @@ OF_THE_WORKER = {
     "FreezeStateStale",
     "ChoresFail",
     "PatchOverdue",
+    "DrillForReal",
     "DrillOverdue",
     "PrewarmMissing",
     "PrewarmStale",

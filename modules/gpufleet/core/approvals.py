@@ -35,9 +35,13 @@ def digest_of(content: BaseModel) -> str:
 def needed_for(action: Action, governance: Governance) -> int:
     """How many others have to sign.
 
-    An override is always signed by one; what it lets through still needs its own approvals.
+    An override is always signed by one; what it lets through still needs its own approvals. A drill
+    that hits production is signed by one at least.
     """
-    return 1 if action is Action.OVERRIDE else governance.approvals_required
+    if action is Action.OVERRIDE:
+        return 1
+    least = 1 if action is Action.DRILL else 0
+    return max(least, governance.approvals_required)
 
 
 def standing(

@@ -169,6 +169,17 @@ class Cluster:
         """Strategic merge patch."""
         return self._call("PATCH", path, body=body, kind="application/strategic-merge-patch+json")
 
+    def set_fields(self, path: str, body: Object, manager: str) -> Object:
+        """JSON merge patch, which every kind of object takes; the fields are then the manager's.
+
+        Raises:
+            Retryable: it names a `resourceVersion`, and was changed since.
+        """
+        query = [("fieldManager", manager)]
+        return self._call(
+            "PATCH", path, body=body, query=query, kind="application/merge-patch+json"
+        )
+
     def merge_existing(self, path: str, body: Object) -> bool:
         """Strategic merge patch of an object that may not be there; False if it is not."""
         try:
@@ -264,6 +275,10 @@ class Cluster:
         message = _message(data)
         if status == _CONFLICT and method == "POST":
             return _ConflictError(path)
+        if status == _CONFLICT and method == "PATCH":
+            return Retryable(
+                f"was changed meanwhile: {message[:200]}", where=f"cluster {self.name}"
+            )
         if status in _UNAVAILABLE:
             return self._lost(message)
         return Failed(

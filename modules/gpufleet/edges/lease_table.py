@@ -45,6 +45,7 @@ class LeaseTable:
         granted: decides on a claim, given the lease as it is recorded, the time, and whether its
             holder is known to be dead.
         lasts: how long a lease holds that is not renewed.
+        demand_free: asked before every claim; raises where something else is in its way.
     """
 
     def __init__(
@@ -53,18 +54,22 @@ class LeaseTable:
         clock: Callable[[], datetime],
         granted: Callable[[Lease | None, Claim, datetime, bool], Lease],
         lasts: timedelta,
+        demand_free: Callable[[Claim], None] = lambda _: None,
     ) -> None:
         self._database = database
         self._clock = clock
         self._granted = granted
         self._lasts = lasts
+        self._demand_free = demand_free
 
     def acquire(self, claim: Claim) -> Fence:
         """Take a lease, or take it again.
 
         Raises:
-            Retryable: somebody else holds it; or the database does not answer.
+            Retryable: somebody else holds it; something else is in its way; or the database does
+                not answer.
         """
+        self._demand_free(claim)
 
         def work(connection: sa.Connection) -> Fence:
             row = connection.execute(

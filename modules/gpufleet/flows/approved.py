@@ -6,10 +6,11 @@ from gpufleet.flows.durable import Run
 from gpufleet.spec import load_fleet
 from gpufleet.spec.approvals import ApprovalRequest
 from gpufleet.spec.changes import ChangePlan
+from gpufleet.spec.drills import DrillPlan
 from gpufleet.spec.errors import PolicyRefused
 from gpufleet.spec.patching import PatchPlan
 
-Plan = ChangePlan | PatchPlan
+Plan = ChangePlan | PatchPlan | DrillPlan
 
 
 def wait_approved(run: Run, plan: Plan, *, needed: int, event: str, again: str) -> None:

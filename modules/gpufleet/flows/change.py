@@ -9,11 +9,12 @@ from pydantic import JsonValue
 from gpufleet.core.approvals import digest_of
 from gpufleet.core.changes import expected_s, pool_changes
 from gpufleet.core.freeze import Decision, refusal
+from gpufleet.core.leases import ENVIRONMENT
 from gpufleet.edges.declared_files import write_declared
 from gpufleet.flows.approved import wait_approved
 from gpufleet.flows.durable import WINDOW, Run, flow
 from gpufleet.flows.environment import Environment, OnProgress
-from gpufleet.flows.ground import ENVIRONMENT, Ground
+from gpufleet.flows.ground import Ground
 from gpufleet.flows.outlook import outlook
 from gpufleet.flows.overrides import note_use, overrides_in_force
 from gpufleet.flows.provision import previews, update_site

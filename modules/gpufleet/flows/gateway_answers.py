@@ -205,6 +205,7 @@ def asked_with(
     use_cases: Sequence[str],
     *,
     lasts_s: float = _KEY_LASTS_S,
+    rate_rpm: int | None = None,
     on_issued: Callable[[str], None] | None = None,
 ) -> Iterator[Asking]:
     """A client with keys that are made for it, one for each team, and revoked at the end.
@@ -213,6 +214,7 @@ def asked_with(
         ground: the environment.
         use_cases: that are asked for.
         lasts_s: how long the keys are valid if nobody revokes them.
+        rate_rpm: most requests of each key in a minute; no limit where it is not given.
         on_issued: told the id of each key, by which others can revoke it if this process ends.
     """
     address = address_of(ground.state)
@@ -224,7 +226,10 @@ def asked_with(
     client = GatewayClient(address.url, address.authority, _SILENCE_S)
     try:
         for team, names in by_team.items():
-            made = issue(ground, KeyRequest(team=team, use_cases=names, expires_in_s=lasts_s))
+            request = KeyRequest(
+                team=team, use_cases=names, rate_rpm=rate_rpm, expires_in_s=lasts_s
+            )
+            made = issue(ground, request)
             issued.append(made.key.id)
             if on_issued:
                 on_issued(made.key.id)

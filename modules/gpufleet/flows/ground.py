@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final, Self
+from typing import Self
 
 from pydantic import JsonValue
 
 from gpufleet.core.journal import sealed
-from gpufleet.core.leases import LEASE_FOR, RENEW_EVERY, granted
+from gpufleet.core.leases import LEASE_FOR, RENEW_EVERY, demand_given_back, granted
 from gpufleet.edges.applied_table import AppliedTable
 from gpufleet.edges.approval_table import ApprovalTable
 from gpufleet.edges.clock import Clock, clock_of
@@ -35,9 +35,6 @@ from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.errors import FleetError
 from gpufleet.spec.fence import Fence
 from gpufleet.spec.records import Claim, Fact
-
-ENVIRONMENT: Final = "environment"
-"""The lease of whoever changes an environment's stacks."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +73,10 @@ class Ground:
     @cached_property
     def leases(self) -> LeaseTable:
         """Who changes what."""
-        return LeaseTable(self.database, self.clock, granted, LEASE_FOR)
+        return LeaseTable(self.database, self.clock, granted, LEASE_FOR, self._demand_free)
+
+    def _demand_free(self, claim: Claim) -> None:
+        demand_given_back(claim, self.drills.reports(only_open=True))
 
     @cached_property
     def approvals(self) -> ApprovalTable:

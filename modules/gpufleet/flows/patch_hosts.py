@@ -8,13 +8,13 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from gpufleet.core.freeze import Purpose
+from gpufleet.core.leases import lease_of
 from gpufleet.edges.ansible_collections import LOCK, ansible_collections
 from gpufleet.edges.playbook_events import PlaybookResult
 from gpufleet.edges.playbook_process import shortened
 from gpufleet.edges.playbooks import Playbook, run_playbook
 from gpufleet.flows.durable import Run
 from gpufleet.flows.environment import variables_of
-from gpufleet.flows.playbook_guard import lease_of
 from gpufleet.local.host_access import host_access
 from gpufleet.spec.governance import PatchTarget
 from gpufleet.spec.patching import HostState, PatchPlan

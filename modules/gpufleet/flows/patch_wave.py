@@ -11,6 +11,7 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from gpufleet.core.freeze import Purpose
+from gpufleet.core.leases import lease_of
 from gpufleet.core.patching.breaker import Action, decide
 from gpufleet.core.patching.outcomes import (
     Judged,
@@ -36,7 +37,6 @@ from gpufleet.flows.patch_hosts import (
 )
 from gpufleet.flows.patch_plan import closed, no_longer_declared
 from gpufleet.flows.patch_story import PAUSED, Story
-from gpufleet.flows.playbook_guard import lease_of
 from gpufleet.flows.pool_load import load_of
 from gpufleet.spec.errors import Failed, FleetError, PolicyRefused, Retryable
 from gpufleet.spec.patching import HostOutcome, HostState, PatchPlan, Wave

@@ -14,6 +14,7 @@ from typing import Any, Final
 from pydantic import JsonValue
 
 from gpufleet.core.freeze import Purpose, refusal
+from gpufleet.core.leases import lease_of
 from gpufleet.core.patching.by_hand import breaker_refusal, hosts_refusal
 from gpufleet.core.patching.hosts import STATES, Host, demand_patchable
 from gpufleet.edges.workspace import Workspace
@@ -140,11 +141,6 @@ def demand_held(ground: Ground, site: str, flow: str, fence: int) -> None:
         LeaseLost: another flow has taken over.
     """
     ground.leases.check(Fence(lease_of(site), flow, fence))
-
-
-def lease_of(site: str) -> str:
-    """The lease of whoever patches a site."""
-    return f"patch:{site}"
 
 
 def note(  # noqa: PLR0913 - a fact has that many parts

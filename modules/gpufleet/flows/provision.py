@@ -9,6 +9,7 @@ from typing import Final, TypeVar
 
 from gpufleet.core.approvals import digest_of
 from gpufleet.core.freeze import Purpose, refusal_of_update
+from gpufleet.core.leases import ENVIRONMENT
 from gpufleet.edges.pulumi import PulumiCli
 from gpufleet.edges.stack_states import PLATFORM, Stack, StackStates
 from gpufleet.edges.workspace import Workspace
@@ -17,7 +18,7 @@ from gpufleet.flows.environment import Environment, OnProgress
 from gpufleet.flows.exemptions import exempted
 from gpufleet.flows.freeze_sync import sync
 from gpufleet.flows.gateway_answers import address_of, ask_each, use_cases_at_rest
-from gpufleet.flows.ground import ENVIRONMENT, Ground, whoami
+from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.lost_objects import lost_objects
 from gpufleet.flows.overrides import overrides_in_force
 from gpufleet.flows.pending_objects import settle_pending

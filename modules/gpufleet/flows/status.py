@@ -9,6 +9,7 @@ from gpufleet.core.quotas import claims_gpus
 from gpufleet.core.vocabulary import MANAGED
 from gpufleet.edges.kube_paths import collection_path
 from gpufleet.edges.workspace import Workspace
+from gpufleet.flows.drills.hits import hits_production
 from gpufleet.flows.drills.stage import running_drill
 from gpufleet.flows.environment import Environment
 from gpufleet.flows.lost_objects import lost_objects
@@ -33,7 +34,7 @@ def status(workspace: Workspace, fleet_file: Path) -> StatusReport:
     environment = Environment.load(workspace, fleet_file, lambda _: None)
     pools: list[PoolRow] = []
     drift: list[DriftRow] = []
-    drills: dict[str, str] = {}
+    drills: dict[str, bool] = {}
     for site in environment.fleet.sites:
         try:
             rows, differences = _site(environment, site, drills)
@@ -49,9 +50,15 @@ def status(workspace: Workspace, fleet_file: Path) -> StatusReport:
         drift=drift,
         warnings=[
             *([told] if (told := outdated(fleet_file)) else []),
-            *(f"drill {flow} is under way: what is named drill-* is its" for flow in drills),
+            *(_drill_told(flow, for_real=for_real) for flow, for_real in drills.items()),
         ],
     )
+
+
+def _drill_told(flow: str, *, for_real: bool) -> str:
+    if for_real:
+        return f"drill {flow} hits production, as others have approved: ./fleet dr.report"
+    return f"drill {flow} is under way: what is named drill-* is its"
 
 
 def _down(site: str, why: str) -> DriftRow:
@@ -60,7 +67,7 @@ def _down(site: str, why: str) -> DriftRow:
 
 
 def _site(
-    environment: Environment, site: str, drills: dict[str, str]
+    environment: Environment, site: str, drills: dict[str, bool]
 ) -> tuple[list[PoolRow], list[DriftRow]]:
     """Pools and drift of a site; a drill whose stage stands there is added to `drills`."""
     fleet = environment.fleet
@@ -82,7 +89,7 @@ def _site(
         *lost,
     ]
     if flow := running_drill(cluster):
-        drills[flow] = site
+        drills[flow] = hits_production(cluster)
     cluster.close()
     return pools, drift
 

@@ -28,8 +28,8 @@ from gpufleet.flows.batch_files import sweep
 from gpufleet.flows.chores import Chore, Chores
 from gpufleet.flows.cordons import clear_stale_marks
 from gpufleet.flows.declared import LiveGround
-from gpufleet.flows.drills import drilling  # noqa: F401
-from gpufleet.flows.drills.keeper import strike_left
+from gpufleet.flows.drills import drilling, for_real  # noqa: F401
+from gpufleet.flows.drills.keeper import hitting, strike_left
 from gpufleet.flows.drills.schedule import DrillKeeper
 from gpufleet.flows.durable import Host
 from gpufleet.flows.freeze_sync import FreezeKeeper
@@ -111,6 +111,13 @@ class Worker:
             registry=self._registry,
         )
         drills = DrillKeeper(live, self._set_due)
+        self._for_real = Gauge(
+            platform.DRILL_FOR_REAL,
+            "1 while a drill for real hits production, until it is given back",
+            ["scenario", "target"],
+            registry=self._registry,
+        )
+        self._hitting: set[tuple[str, str]] = set()
         cadences = PatchCycleKeeper(live, self._set_overdue, oldest.set)
         self._chores = [
             Chore("adopt", 2, self._host.adopt),
@@ -129,6 +136,7 @@ class Worker:
             Chore("snapshot retention", 3600, lambda: keep_retention(live.now())),
             Chore("cordons", 30, lambda: clear_stale_marks(live.now())),
             Chore("drills", 10, lambda: strike_left(live.now())),
+            Chore("drills for real", 5, lambda: self._tell_hitting(live.now())),
             Chore("drills due", 60, drills.keep),
         ]
 
@@ -197,6 +205,14 @@ class Worker:
 
     def _set_due(self, row: Due) -> None:
         self._due.labels(row.scenario, row.target).set(row.due_at.timestamp())
+
+    def _tell_hitting(self, ground: Ground) -> None:
+        found = hitting(ground)
+        for gone in self._hitting - found:
+            self._for_real.remove(*gone)
+        for scenario, target in found:
+            self._for_real.labels(scenario, target).set(1)
+        self._hitting = found
 
     def _count(self) -> None:
         """Count the flows, and journal those that this code refuses to replay."""

@@ -67,6 +67,70 @@ class Placed(Spec):
         return self.replicas * self.nodes_per_replica * self.gpus_per_node
 
 
+class Reason(StrEnum):
+    """Why a drill for real takes something of production."""
+
+    LOST = "lost"
+    """It is what fails."""
+    YIELDS = "yields"
+    """Batch work whose GPUs interactive work needs meanwhile."""
+
+
+class Scaled(Spec):
+    """A workload of production that a drill for real makes smaller, and how it was before."""
+
+    pool: str
+    site: str
+    node_group: str
+    reason: Reason
+    kind: str
+    """Deployment or LeaderWorkerSet."""
+    namespace: str
+    before: int
+    """Replicas that it is to have; by the plan, and then as it was found."""
+    left: int
+    """Replicas that it keeps meanwhile."""
+    autoscaled: bool = False
+    """Whether KEDA owns its number: then it is paused."""
+    paused: str | None = None
+    """What KEDA was paused at before; none where it was not."""
+    pods: list[str] = Field(default_factory=list)
+    """Those of its pods that go first; any where none is named."""
+
+
+class Cordoned(Spec):
+    """A node on which a drill for real lets nothing new begin, and the replica on it that ends."""
+
+    site: str
+    node: str
+    pool: str
+    namespace: str
+    pod: str
+    uid: str = ""
+    """Of the pod: a later one may have its name."""
+    before: int
+    """Ready replicas of the pool at the site: as many have to be there again."""
+
+
+class ForReal(Spec):
+    """What a drill for real does to production, and how long at most."""
+
+    scaled: list[Scaled] = Field(default_factory=list)
+    cordoned: Cordoned | None = None
+    accepted: list[str] = Field(default_factory=list)
+    """Use cases that are accepted to be down meanwhile."""
+    at_most_s: float
+    """From the failure until production is told to come back as it was, s."""
+    approvals_needed: int
+    """Signatures of others; never fewer than one."""
+
+    @property
+    def sites(self) -> list[str]:
+        """Where something of production is taken."""
+        cordoned = [self.cordoned.site] if self.cordoned else []
+        return list(dict.fromkeys([*(each.site for each in self.scaled), *cordoned]))
+
+
 class Outlook(Spec):
     """What is said before a drill begins."""
 
@@ -106,6 +170,15 @@ class DrillPlan(Spec):
     notes: list[str]
     """What the drill does not show."""
     outlook: Outlook
+    for_real: ForReal | None = None
+    """What production is hit by; none in isolation."""
+
+    @property
+    def sites(self) -> list[str]:
+        """Every site where something ends or comes up."""
+        real = self.for_real.sites if self.for_real else []
+        placed = [each.site for each in (*self.lost, *self.placed)]
+        return list(dict.fromkeys([*real, *placed]))
 
 
 class UseCaseRecovery(Spec):
@@ -176,6 +249,22 @@ class DrillReport(Spec):
     """Those of the notes for which it is not met, though every use case met its own."""
     keys: list[str] = Field(default_factory=list)
     """Ids of the gateway keys that were made for it."""
+    for_real: ForReal | None = None
+    """What was taken from production, as it was before; none in isolation."""
+    approved_by: list[str] = Field(default_factory=list)
+    given_back_at: datetime | None = None
+    """When production was as before, every replica ready; none before."""
+
+    @property
+    def hits_production(self) -> bool:
+        """Whether something may be taken from production that is not given back yet."""
+        return self.for_real is not None and self.given_back_at is None
+
+    @property
+    def sites(self) -> list[str]:
+        """Every site where one for real takes something, or lets something come up."""
+        real = self.for_real.sites if self.for_real else []
+        return list(dict.fromkeys([*real, *(each.site for each in self.placed)]))
 
 
 class Trend(Spec):
@@ -183,6 +272,8 @@ class Trend(Spec):
 
     scenario: str
     target: str
+    for_real: bool = False
+    """Whether they were production's: those in isolation have a trend of their own."""
     drills: int
     met: int
     last_at: datetime

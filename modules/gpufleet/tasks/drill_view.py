@@ -53,14 +53,8 @@ def tell_plan(plan: "DrillPlan", *, json: bool) -> None:
     if json:
         print_json(plan.model_dump(mode="json"))
         return
-    from gpufleet.core.drills.scenario import Ends
-    from gpufleet.core.drills.scenarios import scenario_of
-
     facts.print(f"{plan.scenario}: {plan.target} is lost to {', '.join(plan.use_cases)}")
-    goes_on = scenario_of(plan.scenario).ends is Ends.NOTHING
-    for each in plan.lost:
-        told = "goes on" if goes_on else "is lost"
-        facts.print(f"stands in at {each.site}, and {told}: {_placed(each)}", soft_wrap=True)
+    _tell_lost(plan)
     for each in plan.placed:
         facts.print(f"comes up at {each.site}: {_placed(each)}", soft_wrap=True)
     for name, why in plan.unheld.items():
@@ -77,14 +71,25 @@ def tell_plan(plan: "DrillPlan", *, json: bool) -> None:
         facts.print(f"not shown: {note}", markup=False, soft_wrap=True)
 
 
-def do_drill(
-    ground: "Ground", plan: "DrillPlan", why: str, *, detach: bool, json: bool
-) -> "DrillReport | None":
-    """Hand a drill to the worker, and follow it to its end; None where nobody follows it."""
-    from gpufleet.flows.drills.requests import request_drill
+def _tell_lost(plan: "DrillPlan") -> None:
+    """What fails: production, or what stands in for it."""
+    from gpufleet.core.drills.scenario import Ends
+    from gpufleet.core.drills.scenarios import scenario_of
+    from gpufleet.core.drills.words import words
+
+    for line in words(plan):
+        facts.print(Text(line, style="red" if line.startswith("FOR REAL") else ""), soft_wrap=True)
+    if plan.for_real is not None:
+        return
+    told = "goes on" if scenario_of(plan.scenario).ends is Ends.NOTHING else "is lost"
+    for each in plan.lost:
+        facts.print(f"stands in at {each.site}, and {told}: {_placed(each)}", soft_wrap=True)
+
+
+def follow_drill(ground: "Ground", flow: str, *, detach: bool, json: bool) -> "DrillReport | None":
+    """Follow a drill to its end; None where nobody follows it."""
     from gpufleet.spec.drills import DrillReport
 
-    flow = request_drill(ground, plan, why)
     if detach:
         flow_view.tell_flow(flow, json=json)
         return None
@@ -110,6 +115,8 @@ def show_report(report: "DrillReport") -> None:
     facts.print(Text(report.state.value, style=_STYLES[report.state.value]))
     if report.why:
         facts.print(report.why, markup=False, soft_wrap=True)
+    if report.for_real:
+        _tell_for_real(report)
     if report.phases:
         facts.print(f"phases: {_phases(report.phases)}", soft_wrap=True)
     for each in report.phases:
@@ -123,6 +130,15 @@ def show_report(report: "DrillReport") -> None:
         facts.print("something of it is left; the worker removes it", style="yellow")
     for note in report.notes:
         facts.print(f"not shown: {note}", markup=False, soft_wrap=True)
+
+
+def _tell_for_real(report: "DrillReport") -> None:
+    """That production was hit, by whose approval, and whether it is as before."""
+    signed = ", ".join(report.approved_by) or "nobody"
+    back = f"given back {report.given_back_at:%Y-%m-%d %H:%M:%S}" if report.given_back_at else ""
+    facts.print(f"for real: production was hit, as signed by {signed}", soft_wrap=True)
+    style = "green" if back else "yellow"
+    facts.print(Text(back or "production is not given back yet", style=style), soft_wrap=True)
 
 
 def _use_cases(report: "DrillReport") -> "Table":
@@ -151,7 +167,8 @@ def show_trends(found: "Sequence[Trend]") -> None:
         change = "" if each.change_s is None else f", {each.change_s:+.1f} s against those before"
         counted = f"{each.met} of {each.drills} met, last proven {proven}"
         times = f"{_seconds(each.last_s)} last, {_seconds(each.best_s)} to {_seconds(each.worst_s)}"
-        told = f"{each.scenario} {each.target}: {counted}; {times}{change}"
+        kind = " for real" if each.for_real else ""
+        told = f"{each.scenario} {each.target}{kind}: {counted}; {times}{change}"
         facts.print(told, soft_wrap=True)
 
 

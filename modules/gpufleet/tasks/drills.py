@@ -11,6 +11,7 @@ from gpufleet.tasks.command import (
     opened_ground,
     print_json,
 )
+from gpufleet.tasks.signing import IDENTITY_HELP, KEY_HELP, required, signer
 
 _COMMON = {"fleet": FLEET_HELP, "json": JSON_HELP}
 
@@ -36,7 +37,11 @@ def scenarios(_: Context, fleet: str = "", json: bool = False) -> None:
         "scenario": "What fails, such as site-lost: dr.scenarios lists them.",
         "target": "What is lost, such as a site. Default: whose loss leaves most.",
         "why": "For the journal and the report.",
+        "for-real": "Hit production itself; it takes the signature of somebody else.",
+        "accept-loss": "Use cases that may be down in a drill for real, with commas.",
         "apply": APPLY_HELP,
+        "identity": IDENTITY_HELP,
+        "key": KEY_HELP,
         "detach": "Do not follow it: print the flow's id and end.",
         **_COMMON,
     }
@@ -46,28 +51,35 @@ def drill(
     scenario: str,
     target: str = "",
     why: str = "",
+    for_real: bool = False,
+    accept_loss: str = "",
     apply: bool = False,
     detach: bool = False,
+    identity: str = "",
+    key: str = "",
     fleet: str = "",
     json: bool = False,
 ) -> None:
     """Say what a drill would do and how long it takes; with --apply do it. Exit 5: missed.
 
-    It plays in a namespace of its own, on free GPUs, and touches nothing of production.
+    It plays in a namespace of its own, on free GPUs, and touches nothing of production. With
+    --for-real production itself is hit, once somebody else has signed; exit 3: refused.
 
     Example: ./fleet dr.drill --scenario site-lost --apply
     """
-    from gpufleet.flows.drills.planning import plan_drill
+    from gpufleet.flows.drills.requests import begin, planned
     from gpufleet.spec.errors import EXIT_TARGET_MISSED
     from gpufleet.tasks import drill_view
 
     ground = opened_ground(fleet)
-    plan = plan_drill(ground, scenario, target)
+    plan = planned(ground, scenario, target, for_real=for_real, accept_loss=accept_loss)
     if not apply or not json:
         drill_view.tell_plan(plan, json=json)
     if not apply:
         return
-    report = drill_view.do_drill(ground, plan, why, detach=detach, json=json)
+    signs = required(signer(identity, key)) if for_real else None
+    flow = begin(ground, plan, why, signs)
+    report = drill_view.follow_drill(ground, flow, detach=detach, json=json)
     if report is not None and not report.met:
         raise Exit(code=EXIT_TARGET_MISSED)
 

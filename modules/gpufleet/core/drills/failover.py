@@ -220,12 +220,34 @@ def _yielded(fleet: Fleet, free: Free) -> dict[str, list[int]]:
 
 
 def _batch_groups(fleet: Fleet) -> dict[str, str]:
+    """The batch pool of each group that yields: replicas that span nodes do not.
+
+    Such a workload gets smaller from its end, and not where room is needed.
+    """
+    return {group: name for group, (name, nodes) in _all_batch_groups(fleet).items() if nodes == 1}
+
+
+def _all_batch_groups(fleet: Fleet) -> dict[str, tuple[str, int]]:
+    """The batch pool of each of its groups, and how many nodes a replica takes there."""
     return {
-        group: name
+        group: (name, placement.nodes_per_replica)
         for name, pool in fleet.pools.items()
         if pool.class_ is ServingClass.BATCH
-        for group in pool.placements
+        for group, placement in pool.placements.items()
     }
+
+
+def unyielding(fleet: Fleet, pool: str, sites: Iterable[str]) -> list[str]:
+    """Batch pools with GPUs that a pool runs on, which do not yield: their replicas span nodes.
+
+    Args:
+        fleet: as declared.
+        pool: that would need them.
+        sites: where.
+    """
+    wide = {group: name for group, (name, n) in _all_batch_groups(fleet).items() if n > 1}
+    found = _with_gpus_of(fleet, fleet.pools[pool], sites, wide)
+    return sorted({spot.yields for spot in found})
 
 
 def _spare(fleet: Fleet, pool: Pool, sites: Iterable[str]) -> Iterator[_Spot]:
@@ -284,13 +306,17 @@ def _unheld(
             near = [s for s in _left(fleet, lost) if fleet.sites[s].region in residency]
             if not near:
                 yield name, f"no other site is in its residency ({', '.join(residency)}): add one"
-            elif not any(spot.site in near for spot in spots[pool]):
-                yield name, f"no GPUs that pool {pool} runs on at {', '.join(near)}: add some there"
+                continue
+            where = ", ".join(near)
+            wide = ", ".join(unyielding(fleet, pool, near))
+            kept = f" (replicas of batch pool {wide} span nodes and do not yield)" if wide else ""
+            if not any(spot.site in near for spot in spots[pool]):
+                why = f"no GPUs that pool {pool} runs on at {where}{kept}"
+                yield name, f"{why}: add some there"
             else:
                 shape = next(spot.shape for spot in spots[pool] if spot.site in near)
                 gpus = f"{shape.gpus_per_replica} GPUs"
-                where = ", ".join(near)
-                why = f"no {gpus} are free for a replica of pool {pool} at {where}"
+                why = f"no {gpus} are free for a replica of pool {pool} at {where}{kept}"
                 yield name, f"{why}: keep as many spare there"
 
 

@@ -23,6 +23,8 @@ PRIORITY: Final = -1000
 DRILL: Final = names.DRILL
 SCENARIO: Final = f"{names.GROUP}/drill-scenario"
 """Annotation of the namespace: what is drilled."""
+FOR_REAL: Final = f"{names.GROUP}/drill-for-real"
+"""Annotation of the namespace where production is hit."""
 _LONGEST: Final = 40
 _KEPT: Final = 25
 
@@ -39,17 +41,8 @@ def stage_fleet(fleet: Fleet, placed: Iterable[Placed]) -> Fleet:
     """The fleet of a drill's stand-ins: the same revisions, limits and residency, other names.
 
     No answer comes from a cache, a smaller model or a hosted API: each is from the pool itself.
-    Objects of one pool on one node group are counted together.
     """
-    placements: dict[str, dict[str, Placement]] = {}
-    for each in placed:
-        on = placements.setdefault(each.pool, {})
-        before = on[each.node_group].replicas if each.node_group in on else 0
-        on[each.node_group] = Placement(
-            replicas=before + each.replicas,
-            nodes_per_replica=each.nodes_per_replica,
-            gpus_per_node=each.gpus_per_node,
-        )
+    placements = placements_of(placed)
     pools = {
         drill_name(name): fleet.pools[name].model_copy(
             update={
@@ -68,6 +61,20 @@ def stage_fleet(fleet: Fleet, placed: Iterable[Placed]) -> Fleet:
         for name in fleet.pools[pool].use_cases
     }
     return fleet.model_copy(update={"pools": pools, "use_cases": use_cases})
+
+
+def placements_of(placed: Iterable[Placed]) -> dict[str, dict[str, Placement]]:
+    """What comes up as placements by pool; those on one node group are counted together."""
+    placements: dict[str, dict[str, Placement]] = {}
+    for each in placed:
+        on = placements.setdefault(each.pool, {})
+        before = on[each.node_group].replicas if each.node_group in on else 0
+        on[each.node_group] = Placement(
+            replicas=before + each.replicas,
+            nodes_per_replica=each.nodes_per_replica,
+            gpus_per_node=each.gpus_per_node,
+        )
+    return placements
 
 
 def with_drills(routes: Routes, drills: Iterable[Routes]) -> Routes:

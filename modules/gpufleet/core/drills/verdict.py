@@ -52,13 +52,17 @@ def tally(found: Sequence[UseCaseRecovery]) -> Tally:
 
 
 def trends(reports: Iterable[DrillReport]) -> list[Trend]:
-    """How the ended drills of each scenario and target went, the latest first."""
-    by_kind: defaultdict[tuple[str, str], list[DrillReport]] = defaultdict(list)
+    """How the ended drills of each scenario and target went, the latest first.
+
+    Those for real, and those in isolation, have a trend each.
+    """
+    by_kind: defaultdict[tuple[str, str, bool], list[DrillReport]] = defaultdict(list)
     for report in reports:
         if report.state in {DrillState.MET, DrillState.MISSED}:
-            by_kind[report.scenario, report.target].append(report)
+            kind = report.scenario, report.target, report.for_real is not None
+            by_kind[kind].append(report)
     found = []
-    for (scenario, target), drills in by_kind.items():
+    for (scenario, target, for_real), drills in by_kind.items():
         drills.sort(key=lambda drill: drill.begun_at)
         times = [drill.recovered_s for drill in drills if drill.recovered_s is not None]
         last = drills[-1]
@@ -68,6 +72,7 @@ def trends(reports: Iterable[DrillReport]) -> list[Trend]:
             Trend(
                 scenario=scenario,
                 target=target,
+                for_real=for_real,
                 drills=len(drills),
                 met=len(proven),
                 last_at=last.begun_at,

@@ -12,6 +12,7 @@ CHORE_FAILURES: Final = "gpufleet_chore_failures_total"
 FLOWS: Final = "gpufleet_flows"
 PATCH_OVERDUE_S: Final = "gpufleet_patch_overdue_seconds"
 """By component: how long it has been due; 0 while it is not."""
+DRILL_FOR_REAL: Final = "gpufleet_drill_for_real"
 DRILL_DUE_AT: Final = "gpufleet_drill_due_timestamp_seconds"
 """By scenario (or `restore`) and target: when it has to be proven again at the latest."""
 OLDEST_CRITICAL_S: Final = "gpufleet_oldest_critical_seconds"
@@ -51,11 +52,7 @@ def platform_alerts(
         (
             *_scraping(),
             *((_chores(),) if has_worker or has_gateway else ()),
-            *(
-                (*_worker(), _patch_overdue(), *_snapshots(), _drill_overdue())
-                if has_worker
-                else ()
-            ),
+            *((*_worker(), _patch_overdue(), *_snapshots(), *_drills()) if has_worker else ()),
             *((_prewarm_stale(),) if has_worker and has_peaks else ()),
             *(() if embedded else (_swapping(),)),
         ),
@@ -192,18 +189,34 @@ def _snapshots() -> tuple[Alert, ...]:
     )
 
 
-def _drill_overdue() -> Alert:
-    return Alert(
-        name="DrillOverdue",
-        expr=f"time() - max by (scenario, target) ({DRILL_DUE_AT}) > 0",
-        severity=Severity.TICKET,
-        for_s=600,
-        runbook="platform#drills",
-        summary=(
-            "{{ $labels.scenario }} of {{ $labels.target }}: not proven, overdue for "
-            "{{ $value | humanizeDuration }}"
+def _drills() -> tuple[Alert, ...]:
+    return (
+        Alert(
+            name="DrillOverdue",
+            expr=f"time() - max by (scenario, target) ({DRILL_DUE_AT}) > 0",
+            severity=Severity.TICKET,
+            for_s=600,
+            runbook="platform#drills",
+            summary=(
+                "{{ $labels.scenario }} of {{ $labels.target }}: not proven, overdue for "
+                "{{ $value | humanizeDuration }}"
+            ),
+            description=(
+                "Nobody has proven for longer than declared that service comes back from it."
+            ),
         ),
-        description="Nobody has proven for longer than declared that service comes back from it.",
+        Alert(
+            name="DrillForReal",
+            expr=f"max by (scenario, target) ({DRILL_FOR_REAL}) > 0",
+            severity=Severity.TICKET,
+            for_s=0,
+            runbook="platform#drills",
+            summary="{{ $labels.scenario }} of {{ $labels.target }} is drilled for real",
+            description=(
+                "Others have approved it: other alerts of what it hits are its doing. It ends when "
+                "production was given back."
+            ),
+        ),
     )
 
 

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from gpufleet.core.approvals import digest_of
 from gpufleet.core.drills.stage import stage_fleet
+from gpufleet.core.leases import DRILL_LEASE
 from gpufleet.flows.drills.play import STEADY_WITHIN_S, Play
 from gpufleet.flows.drills.scripts import script_of
 from gpufleet.flows.drills.stage import Stage, staged
@@ -17,7 +18,7 @@ from gpufleet.flows.gateway_answers import asked_with
 from gpufleet.spec.drills import DrillPlan, DrillReport, DrillState, Placed
 from gpufleet.spec.errors import FleetError, PolicyRefused
 
-DRILL: Final = "drill"
+DRILL: Final = DRILL_LEASE
 """The flow's kind, and its lease: there is one stage."""
 _WAITS_FOR_ANOTHER: Final = timedelta(minutes=30)
 

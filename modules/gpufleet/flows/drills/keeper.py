@@ -1,18 +1,27 @@
-"""Strikes the stages of drills that nobody works on any more."""
+"""Strikes the stages of drills that nobody works on any more, and gives production back."""
 
 from functools import partial
+from typing import Final
 
-from gpufleet.flows.drills.stage import Stage, in_spite_of_errors
+from gpufleet.flows.drills.attempts import in_spite_of_errors
+from gpufleet.flows.drills.returning import Returning
+from gpufleet.flows.drills.stage import Stage
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.operations import open_flows
 from gpufleet.spec.drills import DrillReport, DrillState
+from gpufleet.spec.errors import Retryable
+
+_KEEPER: Final = "worker"
 
 
 def strike_left(ground: Ground) -> list[str]:
     """Remove what drills have left whose flow was cancelled or has failed; returns those drills.
 
+    What one for real has taken from production is given back first, however often it takes.
+
     Raises:
-        FleetError: a site or the database does not answer; what does is struck before.
+        FleetError: a site or the database does not answer, or production is not ready again yet;
+            what can be struck is struck before.
     """
     left = ground.drills.reports(only_open=True)
     if not left:
@@ -21,12 +30,28 @@ def strike_left(ground: Ground) -> list[str]:
     struck: list[str] = []
 
     def strike(report: DrillReport) -> None:
-        Stage(ground, report.flow, report.scenario).strike()
+        if back := Returning.of(ground, report):
+            if waits := back.proceed():
+                raise Retryable(waits, where=f"drill {report.flow}")
+            if report.given_back_at is None:
+                ground.note("drill.given_back", actor=_KEEPER, target=report.target)
+        else:
+            Stage(ground, report.flow, report.scenario).strike()
         ground.drills.change(report.flow, partial(_struck, ground))
         struck.append(report.flow)
 
     in_spite_of_errors(*(partial(strike, each) for each in left if each.flow not in working))
     return struck
+
+
+def hitting(ground: Ground) -> set[tuple[str, str]]:
+    """Scenario and target of each drill that production is hit by, until it is given back.
+
+    Raises:
+        Retryable: the database does not answer.
+    """
+    left = ground.drills.reports(only_open=True)
+    return {(each.scenario, each.target) for each in left if each.for_real is not None}
 
 
 def _struck(ground: Ground, report: DrillReport) -> DrillReport:
@@ -37,5 +62,6 @@ def _struck(ground: Ground, report: DrillReport) -> DrillReport:
             "cleaned": True,
             "state": DrillState.CANCELLED if cut_short else report.state,
             "ended_at": report.ended_at or ground.clock(),
+            "given_back_at": report.given_back_at or (ground.clock() if report.for_real else None),
         }
     )

@@ -9,6 +9,7 @@ from gpufleet.core import claims
 from gpufleet.core import vocabulary as names
 from gpufleet.core.drills.stage import (
     DRILL,
+    FOR_REAL,
     NAMESPACE,
     PRIORITY,
     PRIORITY_CLASS,
@@ -42,8 +43,9 @@ class Where:
 ANYWHERE: Final = Where()
 
 
-def namespace(flow: str, scenario: str) -> list[Object]:
+def namespace(flow: str, scenario: str, *, for_real: bool = False) -> list[Object]:
     """What has to stand first: the namespace, which says what it is for, and its priority."""
+    told = {SCENARIO: scenario} | ({FOR_REAL: "true"} if for_real else {})
     return [
         {
             "apiVersion": "v1",
@@ -51,7 +53,7 @@ def namespace(flow: str, scenario: str) -> list[Object]:
             "metadata": {
                 "name": NAMESPACE,
                 "labels": {DRILL: flow, **names.POD_SECURITY},
-                "annotations": {SCENARIO: scenario},
+                "annotations": told,
             },
         },
         {
@@ -66,8 +68,14 @@ def namespace(flow: str, scenario: str) -> list[Object]:
     ]
 
 
-def contents(
-    stage: Fleet, site: str, flow: str, *, started: bool, where: Where = ANYWHERE
+def contents(  # noqa: PLR0913 - of what, where, whose, and how
+    stage: Fleet,
+    site: str,
+    flow: str,
+    *,
+    started: bool,
+    where: Where = ANYWHERE,
+    for_real: bool = False,
 ) -> Iterator[Object]:
     """Everything in the namespace of a site: no more GPUs than planned, workloads, routes.
 
@@ -77,6 +85,7 @@ def contents(
         flow: of the drill.
         started: whether replicas start; otherwise their workloads stand, and have none.
         where: they may run.
+        for_real: whether they are production's: then they yield to nothing, and drain as it does.
     """
     pools = pools_at(stage, site)
     gpus = sum(pool.replicas * pool.gpus_per_replica for pool in pools)
@@ -92,16 +101,21 @@ def contents(
             spec = claims.claim_template(pool)
             kind = "ResourceClaimTemplate"
             yield _object("resource.k8s.io/v1", kind, pool.claim_template, flow, spec=spec)
-        yield _placed(workload(pool, stage.images.gpufleet, flow, started=started), where, flow)
+        made = workload(pool, stage.images.gpufleet, flow, started=started, for_real=for_real)
+        yield _placed(made, where, flow)
 
 
-def workload(pool: PoolAtSite, image: str, flow: str, *, started: bool) -> Object:
+def workload(
+    pool: PoolAtSite, image: str, flow: str, *, started: bool, for_real: bool = False
+) -> Object:
     """What runs the replicas of a pool on one node group."""
     replicas = pool.replicas if started else 0
     labels = {names.POOL: pool.name, PLACE: pool.group_name}
     name = f"{pool.name}-on-{pool.group_name}"[:63].rstrip("-")
     if pool.spans_nodes:
-        leader, worker = (_template(pool, image, flow, leader=each) for each in (True, False))
+        leader, worker = (
+            _template(pool, image, flow, leader=each, for_real=for_real) for each in (True, False)
+        )
         spec: Object = {
             "replicas": replicas,
             "startupPolicy": "LeaderCreated",
@@ -117,7 +131,7 @@ def workload(pool: PoolAtSite, image: str, flow: str, *, started: bool) -> Objec
     spec = {
         "replicas": replicas,
         "selector": {"matchLabels": labels},
-        "template": _template(pool, image, flow),
+        "template": _template(pool, image, flow, for_real=for_real),
     }
     return _object("apps/v1", "Deployment", name, flow, labels=labels, spec=spec)
 
@@ -149,12 +163,14 @@ def _bind(pod: Object, where: Where, flow: str) -> None:
         pod["tolerations"] = [*pod["tolerations"], own]
 
 
-def _template(pool: PoolAtSite, image: str, flow: str, *, leader: bool = True) -> Object:
+def _template(
+    pool: PoolAtSite, image: str, flow: str, *, leader: bool = True, for_real: bool = False
+) -> Object:
     about = metadata(pool)
-    spec = pod_spec(pool, image, leader=leader) | {
-        "priorityClassName": PRIORITY_CLASS,
-        "terminationGracePeriodSeconds": _GRACE_S,
-    }
+    spec = pod_spec(pool, image, leader=leader)
+    if not for_real:
+        spec["priorityClassName"] = PRIORITY_CLASS
+        spec["terminationGracePeriodSeconds"] = _GRACE_S
     return {
         "metadata": about | {"labels": {**about["labels"], DRILL: flow, PLACE: pool.group_name}},
         "spec": spec,

@@ -69,8 +69,12 @@ def outlook_of(  # noqa: PLR0913, PLR0917 - everything that times follow from
     placed: Sequence[Placed],
     weights: Sequence[Weights],
     waits: Mapping[Phase, float] = NO_WAITS,
+    *,
+    for_real: bool = False,
 ) -> Outlook:
     """What is expected, against the shortest objective of the use cases that are hit.
+
+    By drills of the same kind: those for real tell nothing of those in isolation.
 
     Args:
         ground: the environment.
@@ -80,6 +84,7 @@ def outlook_of(  # noqa: PLR0913, PLR0917 - everything that times follow from
         placed: what comes up.
         weights: that have to come back.
         waits: seconds of phases that the scenario knows better.
+        for_real: whether production itself is hit.
     """
     fleet = ground.fleet
     use_cases = [fleet.use_cases[name] for name in hit]
@@ -95,8 +100,9 @@ def outlook_of(  # noqa: PLR0913, PLR0917 - everything that times follow from
         Phase.FIRST_TOKEN: max(each.slo.ttft_p95_s for each in use_cases),
         **waits,
     }
+    earlier = ground.drills.reports(scenario.name, target)
     return predicted(
-        ground.drills.reports(scenario.name, target),
+        [each for each in earlier if (each.for_real is not None) == for_real],
         model,
         rto_s=min(each.rto_s for each in use_cases),
         restore=(Work(size), Rates(rate, rate)) if size else None,

@@ -43,17 +43,9 @@ def plan_drill(ground: Ground, scenario: str, target: str = "") -> DrillPlan:
         Retryable: a site does not answer.
     """
     chosen = scenario_of(scenario)
-    _demand_embedded(ground.fleet, chosen)
-    targets = targets_of(ground.fleet, chosen.name)
-    if target and target not in targets:
-        known = ", ".join(targets) or "none"
-        what = f"{chosen.name} knows no such {chosen.target}"
-        raise BadInput(what, where=target[:80], mend=f"there are: {known}")
-    if not targets:
-        what = "it takes an interactive pool"
-        two = ", and two sites" if chosen is SITE_LOST else ""
-        raise BadInput(f"{what}{two}", where=ground.fleet.slug)
-    free, silent = _free_gpus(ground)
+    demand_embedded(ground.fleet, chosen)
+    targets = targets_for(ground.fleet, chosen, target)
+    free, silent = free_by_group(ground)
     wanted = [target] if target else targets
     for each in silent:
         if wanted != [each]:
@@ -69,6 +61,24 @@ def plan_drill(ground: Ground, scenario: str, target: str = "") -> DrillPlan:
     if why_not and not plans:
         raise why_not
     return min(plans, key=lambda plan: (len(plan.unheld), -len(plan.use_cases)))
+
+
+def targets_for(fleet: Fleet, scenario: Scenario, target: str = "") -> list[str]:
+    """What a scenario can be drilled on, at least one.
+
+    Raises:
+        BadInput: there is nothing, or no such target.
+    """
+    targets = targets_of(fleet, scenario.name)
+    if target and target not in targets:
+        known = ", ".join(targets) or "none"
+        what = f"{scenario.name} knows no such {scenario.target}"
+        raise BadInput(what, where=target[:80], mend=f"there are: {known}")
+    if not targets:
+        what = "it takes an interactive pool"
+        two = ", and two sites" if scenario is SITE_LOST else ""
+        raise BadInput(f"{what}{two}", where=fleet.slug)
+    return targets
 
 
 def _maker(scenario: Scenario) -> Callable[[Ground, str, dict[str, list[int]]], DrillPlan]:
@@ -98,7 +108,7 @@ def _possible(ground: Ground, scenario: Scenario) -> Iterable[Possible]:
         "proves": scenario.proves,
     }
     try:
-        _demand_embedded(ground.fleet, scenario)
+        demand_embedded(ground.fleet, scenario)
         targets = targets_of(ground.fleet, scenario.name) if scenario is SITE_LOST else []
         plans = [plan_drill(ground, scenario.name, target) for target in targets or [""]]
     except BadInput as error:
@@ -117,7 +127,7 @@ def replacement(ground: Ground, lost: str, free: dict[str, list[int]]) -> Failov
     return failover(ground.fleet, lost, others, batch_yields=False)
 
 
-def _free_gpus(ground: Ground) -> tuple[dict[str, list[int]], dict[str, Retryable]]:
+def free_by_group(ground: Ground) -> tuple[dict[str, list[int]], dict[str, Retryable]]:
     """Free GPUs by node group, and the sites that do not answer: one may be lost already."""
     free: dict[str, list[int]] = {}
     silent: dict[str, Retryable] = {}
@@ -129,7 +139,12 @@ def _free_gpus(ground: Ground) -> tuple[dict[str, list[int]], dict[str, Retryabl
     return free, silent
 
 
-def _demand_embedded(fleet: Fleet, scenario: Scenario) -> None:
+def demand_embedded(fleet: Fleet, scenario: Scenario) -> None:
+    """Refuse a fleet with sites that gpufleet does not run itself.
+
+    Raises:
+        BadInput: names one.
+    """
     others = sorted(set(fleet.sites).difference(embedded_sites(fleet)))
     if others:
         raise BadInput(

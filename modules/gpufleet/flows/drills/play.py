@@ -91,7 +91,7 @@ class Play:
         decided: dict[str, Any] = run.step("decide", lambda: self._decide(fact))
         at = watch.told(Phase.DECIDE, at, decided)
         placed = [Placed.model_validate(each) for each in decided["placed"]]
-        stage = stage_fleet(self._fleet, placed)
+        stage = self._staged(placed)
         where = self.script.where(fact)
         at = watch.timed(Phase.PROVISION, at, lambda: self._provision(stage, placed, fact))
         at = watch.timed(
@@ -113,6 +113,14 @@ class Play:
     def _fleet(self) -> Fleet:
         return self.run.ground.fleet
 
+    def _name(self, name: str) -> str:
+        """How the gateway knows a use case or pool of the plan."""
+        return drill_name(name)
+
+    def _staged(self, placed: Sequence[Placed]) -> Fleet:
+        """The fleet of what plays."""
+        return stage_fleet(self._fleet, placed)
+
     @property
     def _ends(self) -> Ends:
         return scenario_of(self.plan.scenario).ends
@@ -128,7 +136,7 @@ class Play:
             told = f"nothing stands in for {self.plan.target}: no GPU is free there"
             self.story.noted([f"{told}, so that how long it takes to notice was not timed"])
             return []
-        stage = stage_fleet(self._fleet, lost)
+        stage = self._staged(lost)
         for site in _sites(lost):
             self.stage.set_up(stage, site, started=True, where=self.script.where(""))
         until = time.monotonic() + STEADY_WITHIN_S
@@ -137,7 +145,7 @@ class Play:
         with ThreadPoolExecutor(_AT_ONCE) as threads:
             answered = {
                 name: threads.submit(
-                    self.asking.until_answered, drill_name(name), until, lambda: False
+                    self.asking.until_answered, self._name(name), until, lambda: False
                 )
                 for name in names
             }
@@ -165,7 +173,7 @@ class Play:
             hit = self.stage.fail(site, kind)
             here = {each.pool for each in self.plan.lost if each.site == site}
             served = {p for p in here if not set(steady).isdisjoint(self._fleet.pools[p].use_cases)}
-            spared = sorted(pool for pool in served if drill_name(pool) not in hit)
+            spared = sorted(pool for pool in served if self._name(pool) not in hit)
             if spared or not hit:
                 what = f"no stand-in of {', '.join(spared or sorted(here))} is there to fail"
                 raise Failed(what, where=f"site {site}", mend="./fleet status, then drill again")
@@ -174,7 +182,7 @@ class Play:
 
     def _keep_away(self) -> None:
         """Let no controller begin anew at a site where, in earnest, there would be none."""
-        lost = stage_fleet(self._fleet, self.plan.lost)
+        lost = self._staged(self.plan.lost)
         for site in _sites(self.plan.lost):
             self.stage.set_up(lost, site, started=False)
 
@@ -196,7 +204,7 @@ class Play:
         return f"{len(steady) - len(left)} of {len(steady)} use cases are refused"
 
     def _asked(self, use_case: str) -> AnswerRow | FleetError:
-        return self.asking.until_answered(drill_name(use_case), 0.0, lambda: True)
+        return self.asking.until_answered(self._name(use_case), 0.0, lambda: True)
 
     def _decide(self, fact: str) -> dict[str, Any]:
         """What comes up, from what is free now."""
@@ -243,7 +251,7 @@ class Play:
                     for pool, count in self.stage.ready_pools(site).items():
                         counts[pool] = counts.get(pool, 0) + count
                 for pool in sorted(pools - ready.keys()):
-                    if counts.get(drill_name(pool)):
+                    if counts.get(self._name(pool)):
                         ready[pool] = self._stopwatch.now()
                         for name in self._held(pool):
                             asked[name] = threads.submit(self._answer, name, until)
@@ -287,7 +295,7 @@ class Play:
         """Ask until the pool of a use case has answered, with the revision that it is to serve."""
         wanted = self._fleet.use_cases[use_case].model
         while True:
-            found = self.asking.until_answered(drill_name(use_case), until, lambda: False)
+            found = self.asking.until_answered(self._name(use_case), until, lambda: False)
             at = self._stopwatch.now()
             if isinstance(found, FleetError):
                 return {"at": at, "why_not": found.what}

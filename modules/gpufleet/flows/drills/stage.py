@@ -12,6 +12,7 @@ from typing import Any, Final
 from gpufleet.core import vocabulary as names
 from gpufleet.core.claims import CLAIMS_PATH, allocated
 from gpufleet.core.drills.failover import free_gpus
+from gpufleet.core.drills.production import longest_grace_s, with_places
 from gpufleet.core.drills.stage import DRILL, NAMESPACE, PRIORITY_CLASS, stage_fleet
 from gpufleet.core.observed import is_ready
 from gpufleet.core.quotas import claims_gpus
@@ -21,6 +22,7 @@ from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import collection_path, object_path
 from gpufleet.flows.access import revoke
 from gpufleet.flows.drills import objects
+from gpufleet.flows.drills.attempts import in_spite_of_errors
 from gpufleet.flows.drills.drill_store import DrillStore
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
@@ -31,7 +33,7 @@ from gpufleet.local.gpu_board import write_gpus
 from gpufleet.local.platform import embedded_sites
 from gpufleet.spec.drill_cadence import ScenarioName
 from gpufleet.spec.drills import DRILL_PREFIX
-from gpufleet.spec.errors import FleetError, Retryable
+from gpufleet.spec.errors import Retryable
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.protection import DatabaseKind
 from gpufleet.spec.simulation import Fault, FaultKind
@@ -54,11 +56,13 @@ class Stage:
         ground: of the environment.
         flow: of the drill.
         scenario: that it plays.
+        for_real: whether what comes up has production's names, and answers for it.
     """
 
     ground: Ground
     flow: str
     scenario: str
+    for_real: bool = False
 
     @property
     def folder(self) -> Path:
@@ -79,16 +83,27 @@ class Stage:
         Raises:
             Retryable: the site does not answer, or is still busy removing another stage.
         """
+        self.announce(site)
+        with self._entered(site) as cluster:
+            self._tell_engines(stage, site)
+            for each in objects.contents(
+                stage, site, self.flow, started=started, where=where, for_real=self.for_real
+            ):
+                cluster.apply(object_path(each), each)
+
+    def announce(self, site: str) -> None:
+        """Make the namespace, by which everybody sees that there is a drill, and whose.
+
+        Raises:
+            Retryable: as `set_up`.
+        """
         with self._entered(site) as cluster:
             for path in (_NAMESPACE_PATH, _PRIORITY_PATH):
                 there = cluster.get(path)
                 if there and (_is_going(there) or _flow_of(there) != self.flow):
                     what = "the stage of another drill is still there"
                     raise Retryable(what, where=f"site {site}")
-            for each in objects.namespace(self.flow, self.scenario):
-                cluster.apply(object_path(each), each)
-            self._tell_engines(stage, site)
-            for each in objects.contents(stage, site, self.flow, started=started, where=where):
+            for each in objects.namespace(self.flow, self.scenario, for_real=self.for_real):
                 cluster.apply(object_path(each), each)
 
     def clear(self, site: str) -> None:
@@ -162,6 +177,20 @@ class Stage:
         ]
         return {hit.pool for fault in faults for hit in agent.inject(fault)}
 
+    def stands(self) -> bool:
+        """Whether something of it is at a site.
+
+        Raises:
+            Retryable: a site does not answer.
+        """
+        for site in embedded_sites(self.ground.fleet):
+            with self._entered(site) as cluster:
+                for path in (_NAMESPACE_PATH, _PRIORITY_PATH):
+                    there = cluster.get(path)
+                    if there and _flow_of(there) == self.flow:
+                        return True
+        return False
+
     def strike(self) -> None:
         """Remove everything of this drill at every site; finds what an earlier try has removed.
 
@@ -206,7 +235,7 @@ class Stage:
         standing = cluster.get(_NAMESPACE_PATH)
         if standing is not None and _flow_of(standing) == self.flow:
             cluster.delete(_NAMESPACE_PATH)
-            until = time.monotonic() + _GONE_WITHIN_S
+            until = time.monotonic() + _GONE_WITHIN_S + self._drain_s()
             while cluster.get(_NAMESPACE_PATH) is not None:
                 self._let_go(cluster)
                 if time.monotonic() > until:
@@ -231,8 +260,15 @@ class Stage:
         from gpufleet.local.engine_specs import engine_specs  # noqa: PLC0415
 
         folder = self.ground.state.site(site)
-        write_engines(folder, engine_specs(stage, site), only=DRILL_PREFIX)
-        write_gpus(folder, stage, site, only=DRILL_PREFIX)
+        # For real pools have production's names: those that are declared are told with them.
+        told = with_places(self.ground.fleet, stage) if self.for_real else stage
+        only = "" if self.for_real else DRILL_PREFIX
+        write_engines(folder, engine_specs(told, site), only=only)
+        write_gpus(folder, told, site, only=only)
+
+    def _drain_s(self) -> float:
+        """How long its replicas may take to end what users have asked, s."""
+        return longest_grace_s(self.ground.fleet) if self.for_real else 0.0
 
     def _entered(self, site: str) -> closing[Cluster]:
         return entered(self.ground, site)
@@ -288,22 +324,6 @@ def running_drill(cluster: Cluster) -> str:
     """
     standing = cluster.get(_NAMESPACE_PATH)
     return _flow_of(standing) if standing else ""
-
-
-def in_spite_of_errors(*work: Callable[[], object]) -> None:
-    """Do everything, also after what fails.
-
-    Raises:
-        FleetError: the first one.
-    """
-    first: FleetError | None = None
-    for each in work:
-        try:
-            each()
-        except FleetError as error:
-            first = first or error
-    if first:
-        raise first
 
 
 def wait_until(look: Callable[[], bool], within_s: float, every_s: float = _LOOK_EVERY_S) -> bool:

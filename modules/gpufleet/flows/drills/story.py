@@ -10,6 +10,7 @@ from gpufleet.spec.drills import (
     DrillPlan,
     DrillReport,
     DrillState,
+    ForReal,
     Phase,
     PhaseTime,
     Placed,
@@ -45,6 +46,7 @@ class Story:
                 begun_at=self._run.ground.clock(),
                 outlook=plan.outlook,
                 notes=plan.notes,
+                for_real=plan.for_real,
             )
         )
 
@@ -88,6 +90,19 @@ class Story:
             return {"phases": sorted([*others, new], key=lambda each: order.index(each.phase))}
 
         self._change(change)
+
+    def took(self, real: ForReal) -> None:
+        """Keep what is taken from production, as it was found; before it is taken."""
+        self._change(lambda _: {"for_real": real})
+
+    def approved(self, by: Sequence[str]) -> None:
+        """Keep who has signed it."""
+        self._change(lambda _: {"approved_by": list(by)})
+
+    def given_back(self) -> None:
+        """Keep that production is as it was."""
+        at = self._run.ground.clock()
+        self._change(lambda report: {"given_back_at": report.given_back_at or at})
 
     def came_back(self, found: Sequence[UseCaseRecovery]) -> None:
         """Keep how the use cases came back."""
