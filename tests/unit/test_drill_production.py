@@ -1,5 +1,6 @@
 """What a drill for real hits, what yields for it, and in which order production is given back."""
 
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -14,7 +15,6 @@ from gpufleet.core.drills.production import (
     TAKEN_BY,
     BatchPod,
     Return,
-    Standing,
     demand_accepted_known,
     demand_held,
     demand_offered,
@@ -155,6 +155,16 @@ def test_a_replica_over_two_nodes_gets_room_on_two_nodes() -> None:
     gone = yielding([placed(8, nodes=2)], {"n0": 0, "n1": 0, "n2": 4}, pods)
     assert len(gone) == 2
     assert "c" in gone
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far production is as it was."""
+
+    lost_told: bool
+    lost_ready: bool
+    replacement_gone: bool
+    batch_told: bool
 
 
 STANDINGS = [Standing(*flags) for flags in product((False, True), repeat=4)]

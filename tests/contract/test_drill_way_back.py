@@ -1,0 +1,196 @@
+"""Production is given back whoever does not answer, and whoever is gone: clusters stand in."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.conftest import small_fleet
+from tests.contract.stand_in_cluster import StandIn
+
+from gpufleet.core import vocabulary as names
+from gpufleet.core.drills.production import TAKEN_BY, mark_of
+from gpufleet.core.drills.stage import DRILL, NAMESPACE
+from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
+from gpufleet.flows.drills import stage as stages
+from gpufleet.flows.drills.returning import Returning
+from gpufleet.flows.ground import Ground
+from gpufleet.spec.drills import DrillReport, ForReal, Outlook, Placed, Reason, Scaled
+from gpufleet.spec.errors import Retryable
+
+FLOW = "drill-for-real-1"
+SITES = ("east", "west", "north")
+EAST, WEST, NORTH = SITES
+NAMESPACE_PATH = f"/api/v1/namespaces/{NAMESPACE}"
+AT_MOST_S = 600.0
+
+
+@dataclass
+class Site(StandIn):
+    """One that also merges, and is silent to whatever is asked."""
+
+    def set_fields(self, path: str, body: dict[str, Any], manager: str) -> dict[str, Any]:
+        self._demand_answer()
+        self.objects[path] = merged(self.objects[path], body)
+        return self.objects[path] | {"manager": manager}
+
+    def items(self, path: str, *, labels: str = "") -> list[dict[str, Any]]:
+        self._demand_answer()
+        return super().items(path, labels=labels)
+
+    def delete(self, path: str, *, at_once: bool = False) -> None:
+        self._demand_answer()
+        super().delete(path, at_once=at_once)
+
+    def _demand_answer(self) -> None:
+        if self.is_silent:
+            raise Retryable("does not answer")
+
+
+def merged(thing: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
+    """As of a JSON merge patch (RFC 7396)."""
+    made = dict(thing)
+    for name, content in patch.items():
+        if content is None:
+            made.pop(name, None)
+        elif isinstance(content, dict):
+            made[name] = merged(made.get(name) or {}, content)
+        else:
+            made[name] = content
+    return made
+
+
+@pytest.fixture
+def ground(tmp_path: Path) -> Iterator[Ground]:
+    opened = Ground.open(Workspace(tmp_path), PROJECT_ROOT / "fleets/article/production.yaml")
+    yield replace(opened, fleet=small_fleet(*SITES))
+    opened.close()
+
+
+@pytest.fixture
+def clusters(monkeypatch: pytest.MonkeyPatch) -> dict[str, Site]:
+    made = {site: Site() for site in SITES}
+    monkeypatch.setattr(stages, "cluster_of", lambda _fleet, _state, site: made[site])
+    return made
+
+
+def path_of(taken: Scaled) -> str:
+    return f"/apis/apps/v1/namespaces/{taken.namespace}/deployments/{taken.pool}"
+
+
+def taken(site: str, pool: str = "answers", reason: Reason = Reason.LOST, **more: Any) -> Scaled:  # noqa: ANN401 - any field
+    batch = reason is Reason.YIELDS
+    about = {
+        "pool": pool,
+        "site": site,
+        "node_group": f"{site}-h100",
+        "reason": reason,
+        "kind": "Deployment",
+        "namespace": names.BATCH_NAMESPACE if batch else names.INTERACTIVE_NAMESPACE,
+        "before": 2,
+        "left": 0,
+    }
+    return Scaled.model_validate(about | more)
+
+
+def taken_at(clusters: dict[str, Site], *rows: Scaled) -> None:
+    """What a drill has made smaller."""
+    for each in rows:
+        clusters[each.site].objects[path_of(each)] = {
+            "metadata": {
+                "name": each.pool,
+                "resourceVersion": "1",
+                "annotations": {TAKEN_BY: mark_of(FLOW)},
+            },
+            "spec": {"replicas": each.left},
+            "status": {"readyReplicas": each.left},
+        }
+
+
+def stand(clusters: dict[str, Site], *sites: str) -> None:
+    """What has come up instead."""
+    for site in sites:
+        clusters[site].objects[NAMESPACE_PATH] = {
+            "metadata": {"name": NAMESPACE, "labels": {DRILL: FLOW}}
+        }
+
+
+def serves(clusters: dict[str, Site], row: Scaled, ready: int) -> None:
+    clusters[row.site].objects[path_of(row)]["status"]["readyReplicas"] = ready
+
+
+def told(clusters: dict[str, Site], row: Scaled) -> int:
+    return int(clusters[row.site].objects[path_of(row)]["spec"]["replicas"])
+
+
+def begun(ground: Ground, *rows: Scaled, **more: Any) -> DrillReport:  # noqa: ANN401 - any field
+    """A drill for real that has hit production."""
+    placed = Placed(
+        pool="answers",
+        site=WEST,
+        node_group="west-h100",
+        replicas=1,
+        nodes_per_replica=1,
+        gpus_per_node=1,
+    )
+    real = ForReal(scaled=list(rows), at_most_s=AT_MOST_S, approvals_needed=1)
+    about: dict[str, Any] = {
+        "flow": FLOW,
+        "scenario": "site-lost",
+        "target": EAST,
+        "actor": "mara",
+        "begun_at": ground.clock(),
+        "outlook": Outlook(phases=[], recovered_s=1, rto_s=60, source="", remedies=[]),
+        "placed": [placed],
+        "for_real": real,
+    }
+    ground.drills.begin(DrillReport.model_validate(about | more))
+    return ground.drills.report(FLOW)
+
+
+def way_back(ground: Ground) -> Returning:
+    found = Returning.of(ground, ground.drills.report(FLOW))
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize("silent", [WEST, NORTH])
+def test_what_was_lost_is_told_to_come_back_whichever_other_site_is_silent(
+    ground: Ground, clusters: dict[str, Site], silent: str
+) -> None:
+    lost, yields = taken(EAST), taken(WEST, "mail", Reason.YIELDS, before=4, left=2)
+    taken_at(clusters, lost, yields)
+    begun(ground, lost, yields)
+    clusters[silent].is_silent = True
+    with suppress(Retryable):
+        way_back(ground).proceed()
+    assert told(clusters, lost) == lost.before
+
+
+def test_a_lost_site_that_is_silent_keeps_no_other_from_coming_back(
+    ground: Ground, clusters: dict[str, Site]
+) -> None:
+    lost, other = taken(EAST), taken(NORTH)
+    taken_at(clusters, lost, other)
+    begun(ground, lost, other)
+    clusters[EAST].is_silent = True
+    with pytest.raises(Retryable):
+        way_back(ground).proceed()
+    assert told(clusters, other) == other.before
+
+
+def test_a_site_that_the_drill_never_touched_keeps_no_gpu_from_batch(
+    ground: Ground, clusters: dict[str, Site]
+) -> None:
+    lost, yields = taken(EAST), taken(WEST, "mail", Reason.YIELDS, before=4, left=2)
+    taken_at(clusters, lost, yields)
+    stand(clusters, EAST, WEST)
+    begun(ground, lost, yields)
+    serves(clusters, lost, 2)
+    clusters[NORTH].is_silent = True
+    with pytest.raises(Retryable):
+        way_back(ground).proceed()
+    assert NAMESPACE_PATH not in clusters[WEST].objects
+    assert told(clusters, yields) == yields.before
