@@ -194,3 +194,27 @@ def test_a_site_that_the_drill_never_touched_keeps_no_gpu_from_batch(
         way_back(ground).proceed()
     assert NAMESPACE_PATH not in clusters[WEST].objects
     assert told(clusters, yields) == yields.before
+
+
+@pytest.mark.parametrize(
+    ("before", "ready", "serve", "back"),
+    [
+        (3, 2, 1, False),
+        (3, 2, 2, True),
+        (3, None, 2, False),
+        (2, 3, 2, True),
+    ],
+)
+def test_a_pool_that_was_not_whole_before_is_back_once_as_many_serve(
+    ground: Ground,
+    clusters: dict[str, Site],
+    before: int,
+    ready: int | None,
+    serve: int,
+    back: bool,  # noqa: FBT001 - a case
+) -> None:
+    lost = taken(EAST, before=before, ready=ready)
+    taken_at(clusters, lost)
+    begun(ground, lost)
+    serves(clusters, lost, serve)
+    assert (way_back(ground).proceed() == "") is back

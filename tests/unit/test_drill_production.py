@@ -213,6 +213,13 @@ def test_what_autoscaling_was_paused_at_before_is_remembered() -> None:
     assert scaled_of(pool, workload(4), None, Reason.YIELDS, pods=["a"]).left == 3
 
 
+def test_how_many_replicas_served_before_is_remembered() -> None:
+    pool = next(each for each in pools_at(SAMPLE, "fra1") if each.name == "chat")
+    not_whole = workload(4) | {"status": {"readyReplicas": 3}}
+    assert scaled_of(pool, not_whole, None, Reason.LOST).ready == 3
+    assert scaled_of(pool, workload(4), None, Reason.LOST).ready == 0
+
+
 def test_what_comes_up_for_real_has_the_names_of_production_and_its_priority() -> None:
     free = {g: [n.gpus_per_node] * n.nodes for g, n in SAMPLE.node_groups.items()}
     found = failover(SAMPLE, "dub1", free)

@@ -185,6 +185,7 @@ def scaled_of(
         kind=str(workload["kind"]),
         namespace=pool.namespace,
         before=before,
+        ready=int(workload.get("status", {}).get("readyReplicas", 0)),
         left=0 if reason is Reason.LOST else max(0, before - len(pods)),
         autoscaled=scaler is not None,
         paused=annotations.get(PAUSED),

@@ -131,7 +131,7 @@ class Production:
         )
 
     def is_ready(self, taken: Scaled) -> bool:
-        """Whether a workload has every replica that it is told to have.
+        """Whether as many replicas of a workload are ready as before, or as it is told to have.
 
         Raises:
             Retryable: the site does not answer.
@@ -141,6 +141,9 @@ class Production:
         if workload is None:
             return True
         wanted = int(workload["spec"].get("replicas", 1))
+        if taken.ready is not None:
+            # Those that were not ready before are nothing that the drill has taken.
+            wanted = min(wanted, taken.ready)
         return int(workload.get("status", {}).get("readyReplicas", 0)) >= wanted
 
     def cordon(self, lost: Cordoned) -> bool:
