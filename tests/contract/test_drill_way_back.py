@@ -13,11 +13,12 @@ from tests.contract.stand_in_cluster import StandIn
 from gpufleet.core import vocabulary as names
 from gpufleet.core.drills.production import TAKEN_BY, mark_of
 from gpufleet.core.drills.stage import DRILL, NAMESPACE
+from gpufleet.core.patching.nodes import CORDONED_BY
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows.drills import stage as stages
 from gpufleet.flows.drills.returning import Returning
 from gpufleet.flows.ground import Ground
-from gpufleet.spec.drills import DrillReport, ForReal, Outlook, Placed, Reason, Scaled
+from gpufleet.spec.drills import Cordoned, DrillReport, ForReal, Outlook, Placed, Reason, Scaled
 from gpufleet.spec.errors import Retryable
 
 FLOW = "drill-for-real-1"
@@ -218,3 +219,58 @@ def test_a_pool_that_was_not_whole_before_is_back_once_as_many_serve(
     begun(ground, lost)
     serves(clusters, lost, serve)
     assert (way_back(ground).proceed() == "") is back
+
+
+def losing_one(ground: Ground, clusters: dict[str, Site], *, ready: int) -> Cordoned:
+    """A drill of a lost GPU: one of two replicas is lost, and so many are ready."""
+    lost = Cordoned(
+        site=EAST,
+        node="east-h100-001",
+        pool="answers",
+        namespace=names.INTERACTIVE_NAMESPACE,
+        pod="answers-0",
+        before=2,
+    )
+    cluster = clusters[EAST]
+    cluster.objects[f"/api/v1/nodes/{lost.node}"] = {
+        "metadata": {
+            "name": lost.node,
+            "resourceVersion": "1",
+            "annotations": {CORDONED_BY: mark_of(FLOW)},
+        },
+        "spec": {"unschedulable": True},
+    }
+    cluster.objects[path_of(taken(EAST))] = {"metadata": {}, "spec": {"replicas": 2}}
+    for number in range(1, ready + 1):
+        name = f"answers-{number}"
+        cluster.objects[f"/api/v1/namespaces/{lost.namespace}/pods/{name}"] = {
+            "metadata": {
+                "name": name,
+                "namespace": lost.namespace,
+                "labels": {names.POOL: lost.pool},
+            },
+            "status": {"conditions": [{"type": "Ready", "status": "True"}]},
+        }
+    real = ForReal(cordoned=lost, at_most_s=AT_MOST_S, approvals_needed=1)
+    begun(ground, scenario="gpu-lost", for_real=real, placed=[])
+    return lost
+
+
+def test_a_lost_gpu_s_pool_is_back_only_once_its_replica_is_there_again(
+    ground: Ground, clusters: dict[str, Site]
+) -> None:
+    lost = losing_one(ground, clusters, ready=1)
+    assert "answers at east" in way_back(ground).proceed()
+    node = clusters[EAST].objects[f"/api/v1/nodes/{lost.node}"]
+    assert not node["spec"].get("unschedulable")
+    assert CORDONED_BY not in node["metadata"]["annotations"]
+    # Its pool is told to have one alone meanwhile: more are not waited for.
+    clusters[EAST].objects[path_of(taken(EAST))]["spec"]["replicas"] = 1
+    assert way_back(ground).proceed() == ""
+
+
+def test_a_lost_gpu_s_pool_is_back_with_as_many_replicas_as_before(
+    ground: Ground, clusters: dict[str, Site]
+) -> None:
+    losing_one(ground, clusters, ready=2)
+    assert way_back(ground).proceed() == ""

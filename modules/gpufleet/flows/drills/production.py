@@ -20,7 +20,7 @@ from gpufleet.core.freeze import Purpose
 from gpufleet.core.patching.nodes import CORDONED_BY
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import collection_path
-from gpufleet.flows.drills.hits import SCALER, VERSIONS
+from gpufleet.flows.drills.hits import SCALER, VERSIONS, Hits
 from gpufleet.flows.drills.stage import entered
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.windows import decision_at
@@ -145,6 +145,15 @@ class Production:
             # Those that were not ready before are nothing that the drill has taken.
             wanted = min(wanted, taken.ready)
         return int(workload.get("status", {}).get("readyReplicas", 0)) >= wanted
+
+    def is_made_again(self, lost: Cordoned) -> bool:
+        """Whether as many replicas of a lost one's pool are ready as before it was.
+
+        Raises:
+            Retryable: the site does not answer.
+        """
+        hits = Hits(self.ground, self.site)
+        return len(hits.ready_of(lost)) >= min(lost.before, hits.wanted_of(lost))
 
     def cordon(self, lost: Cordoned) -> bool:
         """Let nothing new begin on a node; whether it is us who have cordoned it.

@@ -90,11 +90,15 @@ class Returning:
         return all(self._at(each.site).is_told(each) for each in self._taken(reason))
 
     def _late(self) -> list[str]:
-        return [
+        late = [
             f"{each.pool} at {each.site}"
             for each in self._taken(Reason.LOST)
             if not self._at(each.site).is_ready(each)
         ]
+        cordoned = self.real.cordoned
+        if cordoned and not self._at(cordoned.site).is_made_again(cordoned):
+            late.append(f"{cordoned.pool} at {cordoned.site}")
+        return late
 
     def _tell_lost(self) -> None:
         cordoned = self.real.cordoned
