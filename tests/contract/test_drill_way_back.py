@@ -15,11 +15,13 @@ from gpufleet.core.drills.production import TAKEN_BY, mark_of
 from gpufleet.core.drills.stage import DRILL, NAMESPACE
 from gpufleet.core.patching.nodes import CORDONED_BY
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
+from gpufleet.flows.drills import production
 from gpufleet.flows.drills import stage as stages
 from gpufleet.flows.drills.returning import Returning
 from gpufleet.flows.ground import Ground
 from gpufleet.spec.drills import Cordoned, DrillReport, ForReal, Outlook, Placed, Reason, Scaled
 from gpufleet.spec.errors import Retryable
+from gpufleet.spec.simulation import STAYS_DOWN, SimulatedReplica
 
 FLOW = "drill-for-real-1"
 SITES = ("east", "west", "north")
@@ -63,6 +65,38 @@ def merged(thing: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
     return made
 
 
+@dataclass
+class Agent:
+    """A node agent."""
+
+    site: Site
+
+    def replicas(self) -> list[SimulatedReplica]:
+        found = []
+        for path, pod in self.site.objects.items():
+            if "/pods/" in path:
+                about = pod["metadata"]
+                given = {"pool": about["labels"][names.POOL], "pod": about["name"]}
+                found.append(REPLICA.model_copy(update=given | {"faults": pod.get("faults", [])}))
+        return found
+
+
+REPLICA = SimulatedReplica(
+    pool="",
+    namespace=names.INTERACTIVE_NAMESPACE,
+    pod="",
+    model="",
+    address="",
+    state="ready",
+    restarts=0,
+    running=0,
+    waiting=0,
+    kv_usage=0,
+    faults=[],
+    speed="",
+)
+
+
 @pytest.fixture
 def ground(tmp_path: Path) -> Iterator[Ground]:
     opened = Ground.open(Workspace(tmp_path), PROJECT_ROOT / "fleets/article/production.yaml")
@@ -74,6 +108,7 @@ def ground(tmp_path: Path) -> Iterator[Ground]:
 def clusters(monkeypatch: pytest.MonkeyPatch) -> dict[str, Site]:
     made = {site: Site() for site in SITES}
     monkeypatch.setattr(stages, "cluster_of", lambda _fleet, _state, site: made[site])
+    monkeypatch.setattr(production, "AgentClient", lambda _state, site: Agent(made[site]))
     return made
 
 
@@ -274,3 +309,15 @@ def test_a_lost_gpu_s_pool_is_back_with_as_many_replicas_as_before(
 ) -> None:
     losing_one(ground, clusters, ready=2)
     assert way_back(ground).proceed() == ""
+
+
+def test_what_the_drill_has_ended_comes_up_at_once_whenever_it_is_cut_short(
+    ground: Ground, clusters: dict[str, Site]
+) -> None:
+    """The failure was there, and nothing was kept away yet: no mark tells of it."""
+    losing_one(ground, clusters, ready=2)
+    path = f"/api/v1/namespaces/{names.INTERACTIVE_NAMESPACE}/pods"
+    clusters[EAST].objects[f"{path}/answers-1"]["faults"] = [STAYS_DOWN]
+    # Its cluster says that it is ready still.
+    assert "answers at east" in way_back(ground).proceed()
+    assert {at for at in clusters[EAST].objects if "/pods/" in at} == {f"{path}/answers-2"}

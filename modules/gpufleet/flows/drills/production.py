@@ -27,7 +27,7 @@ from gpufleet.flows.windows import decision_at
 from gpufleet.local.agent_client import AgentClient
 from gpufleet.spec.drills import Cordoned, Scaled
 from gpufleet.spec.errors import Retryable
-from gpufleet.spec.simulation import Fault, FaultKind
+from gpufleet.spec.simulation import STAYS_DOWN, Fault, FaultKind, SimulatedReplica
 
 MANAGER: Final = "gpufleet-drill"
 """Owns the fields that a drill changes, for as long as it does."""
@@ -71,6 +71,31 @@ class Production:
             and pod in {"", each.pod}
         ]
         return {hit.pool for fault in faults for hit in agent.inject(fault)}
+
+    def kept_down(self, pools: Collection[str]) -> list[SimulatedReplica]:
+        """Replicas of production whose process ended, and does not start yet.
+
+        Raises:
+            Retryable: the node agent does not answer.
+        """
+        return [
+            each
+            for each in AgentClient(self.ground.state, self.site).replicas()
+            if each.pool in pools
+            and each.namespace == names.INTERACTIVE_NAMESPACE
+            and STAYS_DOWN in each.faults
+        ]
+
+    def let_start(self, pools: Collection[str]) -> None:
+        """Let what ended come up at once: other pods in the place of those that stay down.
+
+        Raises:
+            Retryable: the site does not answer.
+        """
+        down = self.kept_down(pools)
+        with entered(self.ground, self.site) as cluster:
+            for each in down:
+                cluster.delete(f"{collection_path('v1', 'Pod', each.namespace)}/{each.pod}")
 
     def scale_away(self, taken: Scaled) -> None:
         """Make a workload smaller, and keep every controller from making it larger.

@@ -51,6 +51,8 @@ class Returning:
         self._tell_lost()
         while (step := next_return(self._standing)) is not None:
             if step is Return.READY:
+                for site, pools in self._lost_pools().items():
+                    self._at(site).let_start(pools)
                 return f"not every replica is ready again: {', '.join(self._late())}"
             if step is Return.LOST:
                 self._tell_lost()
@@ -98,7 +100,20 @@ class Returning:
         cordoned = self.real.cordoned
         if cordoned and not self._at(cordoned.site).is_made_again(cordoned):
             late.append(f"{cordoned.pool} at {cordoned.site}")
-        return late
+        # Clusters notice an end a moment later than whoever brought it about.
+        return late or [
+            f"{pool} at {site}"
+            for site, pools in self._lost_pools().items()
+            for pool in sorted({each.pool for each in self._at(site).kept_down(pools)})
+        ]
+
+    def _lost_pools(self) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for each in self._taken(Reason.LOST):
+            found.setdefault(each.site, set()).add(each.pool)
+        if cordoned := self.real.cordoned:
+            found.setdefault(cordoned.site, set()).add(cordoned.pool)
+        return found
 
     def _tell_lost(self) -> None:
         cordoned = self.real.cordoned
