@@ -11,7 +11,7 @@ from tests.conftest import small_fleet
 from tests.contract.stand_in_cluster import StandIn
 
 from gpufleet.core import vocabulary as names
-from gpufleet.core.drills.production import TAKEN_BY, mark_of
+from gpufleet.core.drills.production import GOES_FIRST, TAKEN_BY, mark_of
 from gpufleet.core.drills.stage import DRILL, NAMESPACE
 from gpufleet.core.patching.nodes import CORDONED_BY
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
@@ -20,7 +20,7 @@ from gpufleet.flows.drills import stage as stages
 from gpufleet.flows.drills.returning import Returning
 from gpufleet.flows.ground import Ground
 from gpufleet.spec.drills import Cordoned, DrillReport, ForReal, Outlook, Placed, Reason, Scaled
-from gpufleet.spec.errors import Retryable
+from gpufleet.spec.errors import Failed, Retryable
 from gpufleet.spec.simulation import STAYS_DOWN, SimulatedReplica
 
 FLOW = "drill-for-real-1"
@@ -321,3 +321,40 @@ def test_what_the_drill_has_ended_comes_up_at_once_whenever_it_is_cut_short(
     # Its cluster says that it is ready still.
     assert "answers at east" in way_back(ground).proceed()
     assert {at for at in clusters[EAST].objects if "/pods/" in at} == {f"{path}/answers-2"}
+
+
+def test_a_pod_that_stayed_goes_before_no_other_once_batch_has_its_gpus_back(
+    ground: Ground, clusters: dict[str, Site]
+) -> None:
+    gone, stayed, other = "mail-1", "mail-2", "mail-3"
+    yields = taken(WEST, "mail", Reason.YIELDS, before=4, left=2, pods=[gone, stayed])
+    taken_at(clusters, yields)
+    pods = {name: f"/api/v1/namespaces/{yields.namespace}/pods/{name}" for name in (stayed, other)}
+    for (name, path), cost in zip(pods.items(), ("-1000000", "7"), strict=True):
+        clusters[WEST].objects[path] = {
+            "metadata": {"name": name, "annotations": {GOES_FIRST: cost}}
+        }
+    begun(ground, yields)
+    assert way_back(ground).proceed() == ""
+    objects = clusters[WEST].objects
+    assert objects[pods[stayed]]["metadata"]["annotations"] == {}
+    assert objects[pods[other]]["metadata"]["annotations"] == {GOES_FIRST: "7"}
+    assert told(clusters, yields) == yields.before
+
+
+def test_a_node_that_somebody_has_uncordoned_keeps_no_mark_of_a_drill(
+    ground: Ground, clusters: dict[str, Site]
+) -> None:
+    lost = losing_one(ground, clusters, ready=2)
+    node = clusters[EAST].objects[f"/api/v1/nodes/{lost.node}"]
+    node["spec"]["unschedulable"] = False
+    assert way_back(ground).proceed() == ""
+    node = clusters[EAST].objects[f"/api/v1/nodes/{lost.node}"]
+    assert CORDONED_BY not in node["metadata"]["annotations"]
+
+
+def test_a_node_that_is_gone_is_one_clear_error(ground: Ground, clusters: dict[str, Site]) -> None:
+    lost = losing_one(ground, clusters, ready=2)
+    del clusters[EAST].objects[f"/api/v1/nodes/{lost.node}"]
+    with pytest.raises(Failed, match="is gone"):
+        production.Production(ground, FLOW, EAST).cordon(lost)

@@ -6,6 +6,7 @@ Everything taken carries the drill's mark in its cluster, beside what is kept of
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from gpufleet.core import vocabulary as names
@@ -20,13 +21,14 @@ from gpufleet.core.freeze import Purpose
 from gpufleet.core.patching.nodes import CORDONED_BY
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import collection_path
+from gpufleet.flows.drills.attempts import in_spite_of_errors
 from gpufleet.flows.drills.hits import SCALER, VERSIONS, Hits
 from gpufleet.flows.drills.stage import entered
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.windows import decision_at
 from gpufleet.local.agent_client import AgentClient
 from gpufleet.spec.drills import Cordoned, Scaled
-from gpufleet.spec.errors import Retryable
+from gpufleet.spec.errors import Failed, Retryable
 from gpufleet.spec.simulation import STAYS_DOWN, Fault, FaultKind, SimulatedReplica
 
 MANAGER: Final = "gpufleet-drill"
@@ -34,6 +36,7 @@ MANAGER: Final = "gpufleet-drill"
 _AWAY_S: Final = 600.0
 """A process that was killed stays away so long by itself; its pod is taken away meanwhile."""
 _TRIES: Final = 10
+_AGAIN: Final = "ask anew: ./fleet dr.drill --for-real --apply"
 _CHEAP: Final = "-1000000"
 
 
@@ -121,6 +124,19 @@ class Production:
         Raises:
             Retryable: the site does not answer.
         """
+        in_spite_of_errors(partial(self._let_stay, taken), partial(self._tell_back, taken))
+
+    def _let_stay(self, taken: Scaled) -> None:
+        """None of the pods that are left goes before others any more."""
+        with entered(self.ground, self.site) as cluster:
+            for name in taken.pods:
+                path = f"{collection_path('v1', 'Pod', taken.namespace)}/{name}"
+                pod = cluster.get(path)
+                annotations = (pod or {}).get("metadata", {}).get("annotations") or {}
+                if annotations.get(GOES_FIRST) == _CHEAP:
+                    _annotate(cluster, path, {GOES_FIRST: None})
+
+    def _tell_back(self, taken: Scaled) -> None:
         with self._back() as cluster:
             if taken.autoscaled:
                 self._unpause(cluster, taken)
@@ -184,10 +200,13 @@ class Production:
         """Let nothing new begin on a node; whether it is us who have cordoned it.
 
         Raises:
+            Failed: it is gone.
             Retryable: the site does not answer.
         """
         with entered(self.ground, self.site) as cluster:
-            node = cluster.get(_node_path(lost)) or {}
+            node = cluster.get(_node_path(lost))
+            if node is None:
+                raise Failed("is gone", where=f"node {lost.node} at {self.site}", mend=_AGAIN)
             if node.get("spec", {}).get("unschedulable"):
                 return self._is_ours(node)
             body = {
@@ -204,17 +223,19 @@ class Production:
         """Let a node take work again, if it is us who have cordoned it.
 
         Raises:
-            Retryable: the site does not answer.
+            Retryable: the site does not answer; or somebody else has written to it.
         """
         with entered(self.ground, self.site) as cluster:
             node = cluster.get(_node_path(lost))
             if node and self._is_ours(node):
-                annotations = {"annotations": {CORDONED_BY: None}}
-                body = {"metadata": annotations, "spec": {"unschedulable": None}}
+                # Whoever has uncordoned it meanwhile may cordon it for himself now.
+                seen = {"resourceVersion": node["metadata"]["resourceVersion"]}
+                about = {**seen, "annotations": {CORDONED_BY: None}}
+                body = {"metadata": about, "spec": {"unschedulable": None}}
                 cluster.set_fields(_node_path(lost), body, MANAGER)
 
     def is_cordoned(self, lost: Cordoned) -> bool:
-        """Whether a node is cordoned by this drill.
+        """Whether a node carries the mark of this drill, also where somebody has uncordoned it.
 
         Raises:
             Retryable: the site does not answer.
@@ -234,8 +255,7 @@ class Production:
 
     def _is_ours(self, node: Mapping[str, Any]) -> bool:
         annotations = node["metadata"].get("annotations") or {}
-        cordoned = bool(node["spec"].get("unschedulable"))
-        return cordoned and annotations.get(CORDONED_BY) == mark_of(self.flow)
+        return bool(annotations.get(CORDONED_BY) == mark_of(self.flow))
 
     @contextmanager
     def _back(self) -> Iterator[Cluster]:
