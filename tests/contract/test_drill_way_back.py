@@ -1,10 +1,10 @@
 """Production is given back whoever does not answer, and whoever is gone: clusters stand in."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import pytest
 from tests.conftest import small_fleet
@@ -15,14 +15,29 @@ from gpufleet.core.drills.production import GOES_FIRST, TAKEN_BY, mark_of
 from gpufleet.core.drills.stage import DRILL, NAMESPACE
 from gpufleet.core.patching.nodes import CORDONED_BY
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
-from gpufleet.flows.drills import production
+from gpufleet.flows.drills import for_real, keeper, production
 from gpufleet.flows.drills import stage as stages
+from gpufleet.flows.drills.production_stage import ProductionStage
 from gpufleet.flows.drills.returning import Returning
+from gpufleet.flows.drills.story import Story
+from gpufleet.flows.durable import Run
 from gpufleet.flows.ground import Ground
-from gpufleet.spec.drills import Cordoned, DrillReport, ForReal, Outlook, Placed, Reason, Scaled
+from gpufleet.spec.drills import (
+    Cordoned,
+    DrillPlan,
+    DrillReport,
+    DrillState,
+    ForReal,
+    Outlook,
+    Placed,
+    Reason,
+    Scaled,
+    UseCaseRecovery,
+)
 from gpufleet.spec.errors import Failed, Retryable
 from gpufleet.spec.simulation import STAYS_DOWN, SimulatedReplica
 
+T = TypeVar("T")
 FLOW = "drill-for-real-1"
 SITES = ("east", "west", "north")
 EAST, WEST, NORTH = SITES
@@ -63,6 +78,23 @@ def merged(thing: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
         else:
             made[name] = content
     return made
+
+
+@dataclass
+class Flow:
+    """A flow whose steps are tried once."""
+
+    ground: Ground
+    id: str = FLOW
+    actor: str = "mara"
+    noted: list[tuple[str, object]] = field(default_factory=list)
+
+    def step(self, name: str, work: Callable[[], T]) -> T:
+        del name
+        return work()
+
+    def note(self, event: str, **body: object) -> None:
+        self.noted.append((event, body.get("outcome")))
 
 
 @dataclass
@@ -226,8 +258,9 @@ def test_a_site_that_the_drill_never_touched_keeps_no_gpu_from_batch(
     begun(ground, lost, yields)
     serves(clusters, lost, 2)
     clusters[NORTH].is_silent = True
+    assert way_back(ground).proceed() == ""
     with pytest.raises(Retryable):
-        way_back(ground).proceed()
+        way_back(ground).clean()
     assert NAMESPACE_PATH not in clusters[WEST].objects
     assert told(clusters, yields) == yields.before
 
@@ -358,3 +391,105 @@ def test_a_node_that_is_gone_is_one_clear_error(ground: Ground, clusters: dict[s
     del clusters[EAST].objects[f"/api/v1/nodes/{lost.node}"]
     with pytest.raises(Failed, match="is gone"):
         production.Production(ground, FLOW, EAST).cordon(lost)
+
+
+def test_the_keeper_ends_a_drill_before_it_gives_anything_back(
+    ground: Ground, clusters: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a step that goes on still would take what was given back already."""
+    monkeypatch.setattr(keeper, "open_flows", lambda _: [])
+    lost = taken(EAST)
+    taken_at(clusters, lost)
+    begun(ground, lost)
+    with pytest.raises(Retryable, match="not every replica is ready"):
+        keeper.strike_left(ground)
+    report = ground.drills.report(FLOW)
+    assert (report.state, report.cleaned) == (DrillState.CANCELLED, False)
+    assert report.given_back_at is None
+    with pytest.raises(Failed, match="has ended"):
+        ProductionStage(ground, FLOW, "site-lost").keep_away()
+    assert told(clusters, lost) == lost.before
+
+
+def test_production_is_hit_until_it_is_as_before_and_not_until_all_is_tidy(
+    ground: Ground, clusters: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(keeper, "open_flows", lambda _: [])
+    lost = taken(EAST)
+    taken_at(clusters, lost)
+    begun(ground, lost)
+    clusters[NORTH].is_silent = True
+    with suppress(Retryable):
+        keeper.strike_left(ground)
+    assert keeper.hitting(ground) == {("site-lost", EAST)}
+    serves(clusters, lost, 2)
+    with pytest.raises(Retryable, match="does not answer"):
+        keeper.strike_left(ground)
+    assert keeper.hitting(ground) == set()
+    given_back_at = ground.drills.report(FLOW).given_back_at
+    assert given_back_at is not None
+    assert not ground.drills.report(FLOW).cleaned
+    clusters[NORTH].is_silent = False
+    assert keeper.strike_left(ground) == [FLOW]
+    report = ground.drills.report(FLOW)
+    assert (report.cleaned, report.given_back_at) == (True, given_back_at)
+
+
+def plan_of(report: DrillReport) -> DrillPlan:
+    return DrillPlan(
+        fleet="small",
+        environment="production",
+        fleet_digest=f"sha256:{'0' * 64}",
+        scenario=report.scenario,
+        target=report.target,
+        use_cases=["answers"],
+        lost=[],
+        placed=report.placed,
+        unheld={},
+        notes=[],
+        outlook=report.outlook,
+        for_real=report.for_real,
+    )
+
+
+def met(_run: Run, _plan: DrillPlan, story: Story) -> None:
+    """Played: every objective was met."""
+    row = UseCaseRecovery(
+        use_case="answers", pool="answers", rto_s=60, rpo_s=60, recovered_s=9, lost_s=0
+    )
+    story.came_back([row])
+
+
+def test_a_drill_that_was_met_is_met_however_long_the_way_back_takes(
+    ground: Ground, clusters: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(for_real, "_play", met)
+    monkeypatch.setattr(for_real, "BACK_WITHIN_S", 0.0)
+    monkeypatch.setattr(keeper, "open_flows", lambda _: [])
+    lost = taken(EAST)
+    taken_at(clusters, lost)
+    plan, flow = plan_of(begun(ground, lost)), Flow(ground)
+    with pytest.raises(Retryable, match="not every replica is ready"):
+        for_real._drill(cast("Run", flow), plan, "")
+    report = ground.drills.report(FLOW)
+    assert (report.state, report.met, report.given_back_at) == (DrillState.MET, True, None)
+    assert flow.noted[-1] == ("drill.ended", "met")
+    # A worker that takes it over goes on with the way back.
+    serves(clusters, lost, 2)
+    for_real._drill(cast("Run", flow), plan, "")
+    report = ground.drills.report(FLOW)
+    assert (report.state, report.cleaned) == (DrillState.MET, True)
+    assert report.given_back_at is not None
+
+
+def test_a_step_that_went_on_after_the_keeper_leaves_the_drill_open(
+    ground: Ground, clusters: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del clusters
+    monkeypatch.setattr(keeper, "open_flows", lambda _: [])
+    lost = taken(EAST)
+    plan = plan_of(begun(ground, lost))
+    assert keeper.strike_left(ground) == [FLOW]
+    Story(cast("Run", Flow(ground)), plan, "").broken(DrillState.CANCELLED, "was cancelled")
+    assert [each.flow for each in ground.drills.reports(only_open=True)] == [FLOW]
+    assert keeper.hitting(ground) == {("site-lost", EAST)}

@@ -28,7 +28,7 @@ from gpufleet.flows.durable import CancelledError, Run, flow
 from gpufleet.flows.gateway_answers import asked_with
 from gpufleet.spec import load_fleet
 from gpufleet.spec.approvals import Action
-from gpufleet.spec.drills import DrillPlan, DrillReport, DrillState
+from gpufleet.spec.drills import DrillPlan, DrillState
 from gpufleet.spec.errors import BadInput, Failed, FleetError, PolicyRefused, Retryable
 
 FOR_REAL: Final = "drill-for-real"
@@ -79,20 +79,20 @@ def _drill(run: Run, plan: DrillPlan, why: str) -> dict[str, JsonValue]:
     _demand_not_ended(run, story)
     try:
         _play(run, plan, story)
+        # First: how it went is known, however long the way back takes.
+        run.step("ended", lambda: story.ended().model_dump(mode="json"))
         run.step("given back", lambda: _give_back(run, story))
     except BaseException as error:
         # DBOS ends a cancelled flow by an error of its own that is no Exception.
         is_cancelled = isinstance(error, CancelledError) or not isinstance(error, Exception)
         state = DrillState.CANCELLED if is_cancelled else DrillState.FAILED
-        run.note("drill.ended", target=plan.target, outcome=state.value, detail=str(error))
-        story.broken(state, str(error))
+        kept = story.broken(state, str(error))
+        run.note("drill.ended", target=plan.target, outcome=kept.state.value, detail=str(error))
         # What is left after this the worker's chore gives back.
         with suppress(FleetError):
             _give_back(run, story)
         raise
-    report = DrillReport.model_validate(
-        run.step("ended", lambda: story.ended().model_dump(mode="json"))
-    )
+    report = story.report()
     run.note(
         "drill.ended",
         target=plan.target,
@@ -125,12 +125,13 @@ def _approvals_needed(run: Run, plan: DrillPlan) -> int:
 
 
 def _demand_not_ended(run: Run, story: Story) -> None:
-    """Refuse to go on with what has ended: production was given back, or is being so.
+    """Refuse to go on with what was cut short: production was given back, or is being so.
 
     Raises:
         Failed: what was signed is used up.
     """
-    if story.report().ended_at is not None:
+    report = story.report()
+    if report.ended_at is not None and report.state not in {DrillState.MET, DrillState.MISSED}:
         raise Failed(
             "has ended, and does not hit production a second time",
             where=f"flow {run.id}",
@@ -186,4 +187,5 @@ def _give_back(run: Run, story: Story) -> None:
         raise Retryable(waits or "a site does not answer", where=f"flow {run.id}")
     run.note("drill.given_back", target=story.report().target)
     story.given_back()
+    back.clean()
     story.cleaned()

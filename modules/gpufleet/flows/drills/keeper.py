@@ -30,15 +30,19 @@ def strike_left(ground: Ground) -> list[str]:
     struck: list[str] = []
 
     def strike(report: DrillReport) -> None:
-        if back := Returning.of(ground, report):
+        # First: a thread that still works on a step of it takes nothing more then.
+        ended = ground.drills.change(report.flow, partial(_ended, ground))
+        if back := Returning.of(ground, ended):
             if waits := back.proceed():
-                raise Retryable(waits, where=f"drill {report.flow}")
-            if report.given_back_at is None:
-                ground.note("drill.given_back", actor=_KEEPER, target=report.target)
+                raise Retryable(waits, where=f"drill {ended.flow}")
+            if ended.given_back_at is None:
+                ground.note("drill.given_back", actor=_KEEPER, target=ended.target)
+                ground.drills.change(ended.flow, partial(_given_back, ground))
+            back.clean()
         else:
-            Stage(ground, report.flow, report.scenario).strike()
-        ground.drills.change(report.flow, partial(_struck, ground))
-        struck.append(report.flow)
+            Stage(ground, ended.flow, ended.scenario).strike()
+        ground.drills.change(ended.flow, lambda told: told.model_copy(update={"cleaned": True}))
+        struck.append(ended.flow)
 
     in_spite_of_errors(*(partial(strike, each) for each in left if each.flow not in working))
     return struck
@@ -51,17 +55,23 @@ def hitting(ground: Ground) -> set[tuple[str, str]]:
         Retryable: the database does not answer.
     """
     left = ground.drills.reports(only_open=True)
-    return {(each.scenario, each.target) for each in left if each.for_real is not None}
+    return {
+        (each.scenario, each.target)
+        for each in left
+        if each.for_real is not None and each.given_back_at is None
+    }
 
 
-def _struck(ground: Ground, report: DrillReport) -> DrillReport:
-    """A drill of which nothing is left; one that has ended meanwhile keeps how it did."""
+def _ended(ground: Ground, report: DrillReport) -> DrillReport:
+    """A drill that has ended; one that has ended meanwhile keeps how it did."""
     cut_short = report.state is DrillState.RUNNING
     return report.model_copy(
         update={
-            "cleaned": True,
             "state": DrillState.CANCELLED if cut_short else report.state,
             "ended_at": report.ended_at or ground.clock(),
-            "given_back_at": report.given_back_at or (ground.clock() if report.for_real else None),
         }
     )
+
+
+def _given_back(ground: Ground, report: DrillReport) -> DrillReport:
+    return report.model_copy(update={"given_back_at": report.given_back_at or ground.clock()})

@@ -60,9 +60,15 @@ class Returning:
                 self._stage.strike_at(self.sites)
             else:
                 self._tell(Reason.YIELDS)
-        # Keys and files too, where nothing of it stands.
-        self._stage.strike()
         return ""
+
+    def clean(self) -> None:
+        """Remove keys, files and whatever else is left of it, at every site; it hits nothing more.
+
+        Raises:
+            FleetError: of the first that does not answer; what does is cleaned before.
+        """
+        self._stage.strike()
 
     @property
     def _stage(self) -> Stage:
