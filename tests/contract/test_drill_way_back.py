@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -14,6 +15,7 @@ from gpufleet.core import vocabulary as names
 from gpufleet.core.drills.production import GOES_FIRST, TAKEN_BY, mark_of
 from gpufleet.core.drills.stage import DRILL, NAMESPACE
 from gpufleet.core.patching.nodes import CORDONED_BY
+from gpufleet.edges.code_version import code_version
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows.drills import for_real, keeper, production
 from gpufleet.flows.drills import stage as stages
@@ -22,6 +24,7 @@ from gpufleet.flows.drills.returning import Returning
 from gpufleet.flows.drills.story import Story
 from gpufleet.flows.durable import Run
 from gpufleet.flows.ground import Ground
+from gpufleet.flows.operations import OpenFlow, nobody_s
 from gpufleet.spec.drills import (
     Cordoned,
     DrillPlan,
@@ -35,6 +38,7 @@ from gpufleet.spec.drills import (
     UseCaseRecovery,
 )
 from gpufleet.spec.errors import Failed, Retryable
+from gpufleet.spec.records import Claim
 from gpufleet.spec.simulation import STAYS_DOWN, SimulatedReplica
 
 T = TypeVar("T")
@@ -493,3 +497,76 @@ def test_a_step_that_went_on_after_the_keeper_leaves_the_drill_open(
     Story(cast("Run", Flow(ground)), plan, "").broken(DrillState.CANCELLED, "was cancelled")
     assert [each.flow for each in ground.drills.reports(only_open=True)] == [FLOW]
     assert keeper.hitting(ground) == {("site-lost", EAST)}
+
+
+@pytest.fixture
+def cancelled(ground: Ground, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The flows that were cancelled; the drill's is open, and of another version of the code."""
+    found: list[str] = []
+    flow = OpenFlow(FLOW, "drill-for-real", {}, ground.clock(), "an-older-one", "other")
+    monkeypatch.setattr(keeper, "open_flows", lambda _: [] if found else [flow])
+    monkeypatch.setattr(keeper, "cancel", lambda _, id_: found.append(id_))
+    return found
+
+
+def test_a_drill_that_no_worker_takes_up_again_is_given_back(
+    ground: Ground, clusters: dict[str, Site], cancelled: list[str]
+) -> None:
+    """As after an upgrade: a worker of another version of the code does not go on with it."""
+    lost = taken(EAST)
+    taken_at(clusters, lost)
+    begun(ground, lost)
+    claim = Claim(target="executor:other", owner="other", holder="other")
+    fence = ground.leases.acquire(claim)
+    assert keeper.strike_left(ground) == []
+    assert (told(clusters, lost), cancelled) == (0, [])
+    ground.leases.abandon(fence)
+    serves(clusters, lost, 2)
+    assert keeper.strike_left(ground) == [FLOW]
+    assert (told(clusters, lost), cancelled) == (lost.before, [FLOW])
+
+
+@pytest.mark.parametrize(
+    ("since_s", "on_way", "ends"),
+    [
+        (AT_MOST_S - 1, False, False),
+        (AT_MOST_S + 60, False, True),
+        (AT_MOST_S + 60, True, False),
+    ],
+)
+def test_a_drill_that_hits_production_longer_than_approved_is_cut_short_and_given_back(
+    ground: Ground,
+    clusters: dict[str, Site],
+    cancelled: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    since_s: float,
+    on_way: bool,  # noqa: FBT001 - a case
+    ends: bool,  # noqa: FBT001 - a case
+) -> None:
+    monkeypatch.setattr(keeper, "nobody_s", lambda _ground, _flows: set())
+    lost = taken(EAST)
+    taken_at(clusters, lost)
+    serves(clusters, lost, 2)
+    now = ground.clock()
+    failed_at = now - timedelta(seconds=since_s)
+    ended_at = now if on_way else None
+    begun(
+        ground,
+        lost,
+        begun_at=failed_at - timedelta(hours=1),
+        failed_at=failed_at,
+        ended_at=ended_at,
+    )
+    assert keeper.strike_left(ground) == ([FLOW] if ends else [])
+    assert cancelled == ([FLOW] if ends else [])
+    assert told(clusters, lost) == (lost.before if ends else lost.left)
+    notes = ground.drills.report(FLOW).notes
+    assert notes == (["took longer than was approved"] if ends else [])
+
+
+def test_a_flow_of_this_version_is_left_to_whoever_takes_it_up(ground: Ground) -> None:
+    flows = [
+        OpenFlow("mine", "", {}, ground.clock(), code_version(), "gone"),
+        OpenFlow("other", "", {}, ground.clock(), "an-older-one", "gone"),
+    ]
+    assert nobody_s(ground, flows) == {"other"}

@@ -1,5 +1,7 @@
 """Strikes the stages of drills that nobody works on any more, and gives production back."""
 
+from contextlib import suppress
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Final
 
@@ -7,11 +9,15 @@ from gpufleet.flows.drills.attempts import in_spite_of_errors
 from gpufleet.flows.drills.returning import Returning
 from gpufleet.flows.drills.stage import Stage
 from gpufleet.flows.ground import Ground
-from gpufleet.flows.operations import open_flows
+from gpufleet.flows.operations import cancel, nobody_s, open_flows
 from gpufleet.spec.drills import DrillReport, DrillState
-from gpufleet.spec.errors import Retryable
+from gpufleet.spec.errors import BadInput, Retryable
 
 _KEEPER: Final = "worker"
+_NOBODY: Final = "its worker is gone, and no other takes it up"
+_TOO_LONG: Final = "took longer than was approved"
+_GRACE: Final = timedelta(seconds=30)
+"""A drill that is over its time ends by itself, and is cut short only if it does not."""
 
 
 def strike_left(ground: Ground) -> list[str]:
@@ -26,10 +32,16 @@ def strike_left(ground: Ground) -> list[str]:
     left = ground.drills.reports(only_open=True)
     if not left:
         return []
-    working = {flow.id for flow in open_flows(ground)}
+    flows = open_flows(ground)
+    working = {flow.id for flow in flows}
+    # Cancelled first: no worker goes on with what was given back.
+    stray = dict.fromkeys(nobody_s(ground, flows), _NOBODY)
+    stray |= {each.flow: _TOO_LONG for each in left if _is_overdue(each, ground.clock())}
     struck: list[str] = []
 
     def strike(report: DrillReport) -> None:
+        if report.flow in working:
+            _cut_short(ground, report.flow, stray[report.flow])
         # First: a thread that still works on a step of it takes nothing more then.
         ended = ground.drills.change(report.flow, partial(_ended, ground))
         if back := Returning.of(ground, ended):
@@ -44,7 +56,9 @@ def strike_left(ground: Ground) -> list[str]:
         ground.drills.change(ended.flow, lambda told: told.model_copy(update={"cleaned": True}))
         struck.append(ended.flow)
 
-    in_spite_of_errors(*(partial(strike, each) for each in left if each.flow not in working))
+    in_spite_of_errors(
+        *(partial(strike, each) for each in left if each.flow not in working or each.flow in stray)
+    )
     return struck
 
 
@@ -60,6 +74,21 @@ def hitting(ground: Ground) -> set[tuple[str, str]]:
         for each in left
         if each.for_real is not None and each.given_back_at is None
     }
+
+
+def _is_overdue(report: DrillReport, now: datetime) -> bool:
+    """Whether one for real hits production for longer than was approved; not on its way back."""
+    if report.for_real is None or report.ended_at is not None:
+        return False
+    most = timedelta(seconds=report.for_real.at_most_s) + _GRACE
+    return now > (report.failed_at or report.begun_at) + most
+
+
+def _cut_short(ground: Ground, flow: str, why: str) -> None:
+    with suppress(BadInput):
+        # It may have ended meanwhile.
+        cancel(ground, flow)
+    ground.drills.change(flow, lambda told: told.model_copy(update={"notes": [*told.notes, why]}))
 
 
 def _ended(ground: Ground, report: DrillReport) -> DrillReport:
