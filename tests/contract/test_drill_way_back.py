@@ -1,7 +1,7 @@
 """Production is given back whoever does not answer, and whoever is gone: clusters stand in."""
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -37,7 +37,7 @@ from gpufleet.spec.drills import (
     Scaled,
     UseCaseRecovery,
 )
-from gpufleet.spec.errors import Failed, Retryable
+from gpufleet.spec.errors import Failed, FleetError, Retryable
 from gpufleet.spec.records import Claim
 from gpufleet.spec.simulation import STAYS_DOWN, SimulatedReplica
 
@@ -92,10 +92,19 @@ class Flow:
     id: str = FLOW
     actor: str = "mara"
     noted: list[tuple[str, object]] = field(default_factory=list)
+    waited: list[timedelta] | None = None
+    """How long it would wait for each lease, where somebody else has them."""
 
     def step(self, name: str, work: Callable[[], T]) -> T:
         del name
         return work()
+
+    @contextmanager
+    def holding(self, target: str, *, within: timedelta) -> Iterator[None]:
+        if self.waited is not None:
+            self.waited.append(within)
+            raise Retryable("another flow holds it", where=target)
+        yield
 
     def note(self, event: str, **body: object) -> None:
         self.noted.append((event, body.get("outcome")))
@@ -570,3 +579,23 @@ def test_a_flow_of_this_version_is_left_to_whoever_takes_it_up(ground: Ground) -
         OpenFlow("other", "", {}, ground.clock(), "an-older-one", "gone"),
     ]
     assert nobody_s(ground, flows) == {"other"}
+
+
+@pytest.mark.parametrize("announced", [False, True])
+def test_a_drill_that_does_not_get_its_leases_back_gives_production_back_at_once(
+    ground: Ground,
+    clusters: dict[str, Site],
+    monkeypatch: pytest.MonkeyPatch,
+    announced: bool,  # noqa: FBT001 - a case
+) -> None:
+    monkeypatch.setattr(for_real, "wait_approved", lambda *_args, **_more: None)
+    monkeypatch.setattr(for_real, "BACK_WITHIN_S", 0.0)
+    lost = taken(EAST)
+    taken_at(clusters, lost)
+    plan = plan_of(begun(ground, lost))
+    flow = Flow(ground, id=FLOW if announced else "another", waited=[])
+    with suppress(FleetError):
+        for_real.drill_for_real(cast("Run", flow), {"plan": plan.model_dump(mode="json")})
+    assert told(clusters, lost) == (lost.before if announced else lost.left)
+    assert flow.noted[-1] == (("drill.ended", "failed") if announced else ("drill.refused", None))
+    assert flow.waited == [timedelta() if announced else timedelta(minutes=10)]

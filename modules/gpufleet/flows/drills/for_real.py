@@ -46,8 +46,9 @@ def drill_for_real(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
     """Drill production by a plan that others have signed; each step finds what it has done."""
     plan = DrillPlan.model_validate(order["plan"])
     run.note("drill.requested", target=plan.target, plan=digest_of(plan), hits=list(words(plan)))
+    why = str(order.get("why", ""))
     with ExitStack() as held:
-        with _noting(run, plan):
+        with _noting(run, plan, why):
             wait_approved(
                 run,
                 plan,
@@ -56,19 +57,38 @@ def drill_for_real(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
                 again="./fleet dr.drill --for-real --apply",
             )
             for target in (DRILL, *leases_of(plan)):
-                held.enter_context(run.holding(target, within=_WAITS_FOR_OTHERS))
+                # One that hits production already waits for nobody: it gives it back.
+                within = timedelta() if _is_announced(run) else _WAITS_FOR_OTHERS
+                held.enter_context(run.holding(target, within=within))
             run.step("admitted", lambda: _demand_admitted(run, plan))
-        return _drill(run, plan, str(order.get("why", "")))
+        return _drill(run, plan, why)
 
 
 @contextmanager
-def _noting(run: Run, plan: DrillPlan) -> Iterator[None]:
-    """Journal why nothing was drilled."""
+def _noting(run: Run, plan: DrillPlan, why: str) -> Iterator[None]:
+    """Journal why nothing was drilled; one that may have hit something gives it back."""
     try:
         yield
     except FleetError as error:
-        run.note("drill.refused", target=plan.target, detail=str(error))
+        if _is_announced(run):
+            _break_off(run, plan, Story(run, plan, why), DrillState.FAILED, str(error))
+        else:
+            run.note("drill.refused", target=plan.target, detail=str(error))
         raise
+
+
+def _is_announced(run: Run) -> bool:
+    """Whether a worker before this one has begun it, and may have hit production."""
+    return any(each.flow == run.id for each in run.ground.drills.reports(only_open=True))
+
+
+def _break_off(run: Run, plan: DrillPlan, story: Story, state: DrillState, why: str) -> None:
+    """Tell that it goes on no more, and give back what can be given back now."""
+    kept = story.broken(state, why)
+    run.note("drill.ended", target=plan.target, outcome=kept.state.value, detail=why)
+    # What is left after this the worker's chore gives back.
+    with suppress(FleetError):
+        _give_back(run, story)
 
 
 def _drill(run: Run, plan: DrillPlan, why: str) -> dict[str, JsonValue]:
@@ -86,11 +106,7 @@ def _drill(run: Run, plan: DrillPlan, why: str) -> dict[str, JsonValue]:
         # DBOS ends a cancelled flow by an error of its own that is no Exception.
         is_cancelled = isinstance(error, CancelledError) or not isinstance(error, Exception)
         state = DrillState.CANCELLED if is_cancelled else DrillState.FAILED
-        kept = story.broken(state, str(error))
-        run.note("drill.ended", target=plan.target, outcome=kept.state.value, detail=str(error))
-        # What is left after this the worker's chore gives back.
-        with suppress(FleetError):
-            _give_back(run, story)
+        _break_off(run, plan, story, state, str(error))
         raise
     report = story.report()
     run.note(
