@@ -19,6 +19,8 @@ from gpufleet.edges.code_version import code_version
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows.drills import for_real, keeper, production
 from gpufleet.flows.drills import stage as stages
+from gpufleet.flows.drills.for_real_play import ForRealPlay
+from gpufleet.flows.drills.objects import ANYWHERE
 from gpufleet.flows.drills.production_stage import ProductionStage
 from gpufleet.flows.drills.returning import Returning
 from gpufleet.flows.drills.story import Story
@@ -599,3 +601,37 @@ def test_a_drill_that_does_not_get_its_leases_back_gives_production_back_at_once
     assert told(clusters, lost) == (lost.before if announced else lost.left)
     assert flow.noted[-1] == (("drill.ended", "failed") if announced else ("drill.refused", None))
     assert flow.waited == [timedelta() if announced else timedelta(minutes=10)]
+
+
+def played(ground: Ground, clusters: dict[str, Site], since_s: float) -> ForRealPlay:
+    """A drill that has hit production for so long."""
+    lost = taken(EAST)
+    taken_at(clusters, lost)
+    report = begun(ground, lost, failed_at=ground.clock() - timedelta(seconds=since_s))
+    run, plan = cast("Run", Flow(ground)), plan_of(report)
+    stage = ProductionStage(ground, FLOW, report.scenario)
+    nothing: Any = None
+    return ForRealPlay(run, plan, Story(run, plan, ""), stage, nothing, nothing)
+
+
+@pytest.mark.parametrize(
+    "phase",
+    [
+        lambda play: play._keep_away(),
+        lambda play: play._detect([], ""),
+        lambda play: play._provision(play._fleet, [], ""),
+        lambda play: play._serve(play._fleet, [], ANYWHERE, play.run.ground.clock()),
+    ],
+)
+def test_no_phase_begins_once_production_was_hit_for_as_long_as_was_approved(
+    ground: Ground, clusters: dict[str, Site], phase: Callable[[ForRealPlay], object]
+) -> None:
+    with pytest.raises(Failed, match="longer than was approved"):
+        phase(played(ground, clusters, AT_MOST_S + 1))
+
+
+def test_nobody_waits_for_replicas_longer_than_was_approved(
+    ground: Ground, clusters: dict[str, Site]
+) -> None:
+    play = played(ground, clusters, AT_MOST_S - 5)
+    assert 0 < play._patience_s(ground.clock()) <= 5
