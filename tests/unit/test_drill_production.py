@@ -30,6 +30,7 @@ from gpufleet.core.drills.production import (
 from gpufleet.core.drills.stage import DRILL, FOR_REAL, PRIORITY_CLASS
 from gpufleet.core.drills.verdict import trends
 from gpufleet.core.drills.words import words
+from gpufleet.core.monitoring.platform import _drills
 from gpufleet.core.serving import pools_at
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.workspace import PROJECT_ROOT
@@ -343,3 +344,8 @@ def test_the_page_says_that_production_was_hit_and_who_has_signed() -> None:
     assert "not given back yet" not in drill_page(back, [back], None, system_clock())
     alone = report(for_real=False)
     assert "For real" not in drill_page(alone, [alone], None, system_clock())
+
+
+def test_the_alert_says_where_to_look_while_no_worker_tells_of_the_drill() -> None:
+    (alert,) = (each for each in _drills() if each.name == "DrillForReal")
+    assert "./fleet status" in alert.description
