@@ -1,5 +1,6 @@
 """What a drill for real hits, what yields for it, and in which order production is given back."""
 
+from dataclasses import dataclass
 from itertools import product
 from typing import Any
 
@@ -14,7 +15,6 @@ from gpufleet.core.drills.production import (
     TAKEN_BY,
     BatchPod,
     Return,
-    Standing,
     demand_accepted_known,
     demand_held,
     demand_offered,
@@ -31,6 +31,7 @@ from gpufleet.core.drills.production import (
 from gpufleet.core.drills.stage import DRILL, FOR_REAL, PRIORITY_CLASS
 from gpufleet.core.drills.verdict import trends
 from gpufleet.core.drills.words import words
+from gpufleet.core.monitoring.platform import _drills
 from gpufleet.core.serving import pools_at
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.workspace import PROJECT_ROOT
@@ -158,6 +159,16 @@ def test_a_replica_over_two_nodes_gets_room_on_two_nodes() -> None:
     assert "c" in gone
 
 
+@dataclass(frozen=True)
+class Standing:
+    """How far production is as it was."""
+
+    lost_told: bool
+    lost_ready: bool
+    replacement_gone: bool
+    batch_told: bool
+
+
 STANDINGS = [Standing(*flags) for flags in product((False, True), repeat=4)]
 
 
@@ -202,6 +213,13 @@ def test_what_autoscaling_was_paused_at_before_is_remembered() -> None:
     assert (row.before, row.left, row.autoscaled, row.paused) == (4, 0, True, "7")
     assert scaled_of(pool, workload(4), {"metadata": {}}, Reason.LOST).paused is None
     assert scaled_of(pool, workload(4), None, Reason.YIELDS, pods=["a"]).left == 3
+
+
+def test_how_many_replicas_served_before_is_remembered() -> None:
+    pool = next(each for each in pools_at(SAMPLE, "fra1") if each.name == "chat")
+    not_whole = workload(4) | {"status": {"readyReplicas": 3}}
+    assert scaled_of(pool, not_whole, None, Reason.LOST).ready == 3
+    assert scaled_of(pool, workload(4), None, Reason.LOST).ready == 0
 
 
 def test_what_comes_up_for_real_has_the_names_of_production_and_its_priority() -> None:
@@ -343,3 +361,8 @@ def test_the_page_says_that_production_was_hit_and_who_has_signed() -> None:
     assert "not given back yet" not in drill_page(back, [back], None, system_clock())
     alone = report(for_real=False)
     assert "For real" not in drill_page(alone, [alone], None, system_clock())
+
+
+def test_the_alert_says_where_to_look_while_no_worker_tells_of_the_drill() -> None:
+    (alert,) = (each for each in _drills() if each.name == "DrillForReal")
+    assert "./fleet status" in alert.description

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gpufleet.core.drills.production import mark_of
 from gpufleet.core.patching.nodes import (
     cordon_refusal,
     cordoned_by_others,
@@ -122,6 +123,8 @@ def test_a_cordon_with_a_mark_that_its_patch_cannot_have_left_is_a_person_s() ->
 
 def test_a_mark_on_a_node_that_takes_work_is_stale() -> None:
     assert is_stale(node(mark="patch/other")[0])
+    assert is_stale(node(mark=mark_of("drill-1"))[0])
+    assert not is_stale(node(cordoned=True, mark=mark_of("drill-1"))[0])
     assert not is_stale(node(cordoned=True, mark="patch/other")[0])
     assert not is_stale(node(mark="karpenter")[0])
     assert not is_stale(node()[0])

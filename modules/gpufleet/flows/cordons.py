@@ -1,4 +1,4 @@
-"""Marks of patches on nodes: whose they are, and those that a person's kubectl has left behind."""
+"""Marks of patches and drills on nodes: whose, and those that a person's kubectl has left."""
 
 from collections.abc import Collection
 from typing import Final
@@ -50,7 +50,7 @@ def cordoned_by_others(ground: Ground, sites: Collection[str]) -> dict[str, str]
 
 
 def clear_stale_marks(ground: Ground) -> list[str]:
-    """Take marks away from nodes that were uncordoned past their patch, as by kubectl.
+    """Take marks away from nodes that were uncordoned past their patch or drill, as by kubectl.
 
     Returns:
         The nodes whose mark was taken away.

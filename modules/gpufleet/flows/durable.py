@@ -32,6 +32,8 @@ from gpufleet.spec.fence import Fence
 from gpufleet.spec.progress import Progress, StepProgress
 from gpufleet.spec.records import Claim, Fact, Lease
 
+EXECUTOR: Final = "executor:"
+"""How the targets of the leases begin by which workers are known to live."""
 QUEUE: Final = "flows"
 APPLICATION: Final = "gpufleet"
 WINDOW: Final = "window"
@@ -280,7 +282,7 @@ class Host:
         """
         ground = self._ground
         self._fence = ground.leases.acquire(
-            Claim(target=f"executor:{self.executor}", owner=self.executor, holder=self.executor)
+            Claim(target=f"{EXECUTOR}{self.executor}", owner=self.executor, holder=self.executor)
         )
         DBOS(
             config={
@@ -314,8 +316,8 @@ class Host:
         and ends before its next step.
         """
         taken = []
-        for lease, is_dead in self._ground.leases.abandoned("executor:"):
-            gone = lease.target.removeprefix("executor:")
+        for lease, is_dead in self._ground.leases.abandoned(EXECUTOR):
+            gone = lease.target.removeprefix(EXECUTOR)
             if gone == self.executor or not (is_dead or self._is_silent(lease)):
                 continue
             versions = self._left_by(gone)

@@ -2,7 +2,7 @@
 
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -11,7 +11,7 @@ from dbos import DBOSClient
 from pydantic import JsonValue
 
 from gpufleet.edges.code_version import code_version
-from gpufleet.flows.durable import QUEUE, client
+from gpufleet.flows.durable import EXECUTOR, QUEUE, client
 from gpufleet.flows.ground import Ground
 from gpufleet.spec.changes import FlowRow
 from gpufleet.spec.errors import BadInput, Failed, FleetError
@@ -73,6 +73,27 @@ class OpenFlow:
     kind: str
     order: dict[str, Any]
     created_at: datetime
+    version: str = ""
+    """Of the code that has begun it."""
+    executor: str = ""
+    """The worker that has it; none where it waits in the queue."""
+
+
+def nobody_s(ground: Ground, flows: Iterable[OpenFlow]) -> set[str]:
+    """Those of some flows that nobody works on: their version's worker is gone.
+
+    A worker of another version of the code does not take them up.
+
+    Raises:
+        Retryable: the database does not answer.
+    """
+    gone = {lease.target for lease, _ in ground.leases.abandoned(EXECUTOR)}
+    live = {lease.target for lease in ground.leases.held()} - gone
+    return {
+        flow.id
+        for flow in flows
+        if flow.version != code_version() and f"{EXECUTOR}{flow.executor}" not in live
+    }
 
 
 def open_flows(ground: Ground) -> list[OpenFlow]:
@@ -84,6 +105,8 @@ def open_flows(ground: Ground) -> list[OpenFlow]:
             kind=status.name,
             order=_order(status),
             created_at=_moment(status.created_at),
+            version=status.app_version or "",
+            executor=status.executor_id or "",
         )
         for status in found
     ]

@@ -88,6 +88,8 @@ class Scaled(Spec):
     namespace: str
     before: int
     """Replicas that it is to have; by the plan, and then as it was found."""
+    ready: int | None = None
+    """Replicas of those that served: as many have to be ready again; all where it is not known."""
     left: int
     """Replicas that it keeps meanwhile."""
     autoscaled: bool = False

@@ -1,12 +1,14 @@
 """What drills and tests do to the simulated replicas of an embedded site, and what they see."""
 
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Final
 
 from pydantic import Field
 
 from gpufleet.spec.quantities import Name, Number, Seconds, Spec, Whole
 
+STAYS_DOWN: Final = "stays down"
+"""Said of a replica whose process has ended, and does not start again yet."""
 PodName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
 
 

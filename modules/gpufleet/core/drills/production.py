@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from gpufleet.core import vocabulary as names
 from gpufleet.core.drills.stage import placements_of
@@ -210,6 +210,7 @@ def scaled_of(
         kind=str(workload["kind"]),
         namespace=pool.namespace,
         before=before,
+        ready=int(workload.get("status", {}).get("readyReplicas", 0)),
         left=0 if reason is Reason.LOST else max(0, before - len(pods)),
         autoscaled=scaler is not None,
         paused=annotations.get(PAUSED),
@@ -289,14 +290,24 @@ class Return(StrEnum):
     """Batch has its GPUs again."""
 
 
-@dataclass(frozen=True)
-class Standing:
-    """How far production is as it was."""
+class Standing(Protocol):
+    """How far production is as it was; nothing is looked at before it decides something."""
 
-    lost_told: bool
-    lost_ready: bool
-    replacement_gone: bool
-    batch_told: bool
+    @property
+    def lost_told(self) -> bool:
+        """Whether all that was lost is told to come back."""
+
+    @property
+    def lost_ready(self) -> bool:
+        """Whether it serves again."""
+
+    @property
+    def replacement_gone(self) -> bool:
+        """Whether nothing is left of what came up instead."""
+
+    @property
+    def batch_told(self) -> bool:
+        """Whether batch is told to have its GPUs again."""
 
 
 def next_return(standing: Standing) -> Return | None:

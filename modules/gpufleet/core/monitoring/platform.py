@@ -214,7 +214,8 @@ def _drills() -> tuple[Alert, ...]:
             summary="{{ $labels.scenario }} of {{ $labels.target }} is drilled for real",
             description=(
                 "Others have approved it: other alerts of what it hits are its doing. It ends when "
-                "production was given back."
+                "production was given back. The worker tells of it: while none runs, ask "
+                "./fleet status, and look for `drilled-by` at the workloads."
             ),
         ),
     )

@@ -20,6 +20,8 @@ that is away. Two minutes are longer than its restart."""
 QUARANTINED_BY: Final = f"{names.GROUP}/quarantined-by"
 """Annotation with the mark of whoever put it there first."""
 _MARK: Final = "patch/"
+_MARKS: Final = (_MARK, "drill/")
+"""How the marks of those begin who cordon a node for a while."""
 _MIRROR: Final = "kubernetes.io/config.mirror"
 _ENDED: Final = frozenset({"Succeeded", "Failed"})
 _PASSING: Final = (
@@ -110,13 +112,13 @@ def owner_to_know(found: Sequence[Object], mark: str) -> str:
 
 
 def is_stale(node: Object) -> bool:
-    """Whether a node takes work and carries a patch's mark: somebody has uncordoned it by hand.
+    """Whether a node takes work and carries a mark of ours: somebody has uncordoned it by hand.
 
-    Left there, the next person's cordon would read as that patch's.
+    Left there, the next person's cordon would read as that patch's or drill's.
     """
     return not node.get("spec", {}).get("unschedulable") and _annotations(node).get(
         CORDONED_BY, ""
-    ).startswith(_MARK)
+    ).startswith(_MARKS)
 
 
 def standing(found: Sequence[Object], mark: str) -> dict[str, bool]:

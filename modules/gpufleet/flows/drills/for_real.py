@@ -29,7 +29,7 @@ from gpufleet.flows.durable import CancelledError, Run, flow
 from gpufleet.flows.gateway_answers import asked_with
 from gpufleet.spec import load_fleet
 from gpufleet.spec.approvals import Action
-from gpufleet.spec.drills import DrillPlan, DrillReport, DrillState
+from gpufleet.spec.drills import DrillPlan, DrillState
 from gpufleet.spec.errors import BadInput, Failed, FleetError, PolicyRefused, Retryable
 
 FOR_REAL: Final = "drill-for-real"
@@ -47,8 +47,9 @@ def drill_for_real(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
     """Drill production by a plan that others have signed; each step finds what it has done."""
     plan = DrillPlan.model_validate(order["plan"])
     run.note("drill.requested", target=plan.target, plan=digest_of(plan), hits=list(words(plan)))
+    why = str(order.get("why", ""))
     with ExitStack() as held:
-        with _noting(run, plan):
+        with _noting(run, plan, why):
             wait_approved(
                 run,
                 plan,
@@ -57,19 +58,38 @@ def drill_for_real(run: Run, order: dict[str, Any]) -> dict[str, JsonValue]:
                 again="./fleet dr.drill --for-real --apply",
             )
             for target in (DRILL, *leases_of(plan)):
-                held.enter_context(run.holding(target, within=_WAITS_FOR_OTHERS))
+                # One that hits production already waits for nobody: it gives it back.
+                within = timedelta() if _is_announced(run) else _WAITS_FOR_OTHERS
+                held.enter_context(run.holding(target, within=within))
             run.step("admitted", lambda: _demand_admitted(run, plan))
-        return _drill(run, plan, str(order.get("why", "")))
+        return _drill(run, plan, why)
 
 
 @contextmanager
-def _noting(run: Run, plan: DrillPlan) -> Iterator[None]:
-    """Journal why nothing was drilled."""
+def _noting(run: Run, plan: DrillPlan, why: str) -> Iterator[None]:
+    """Journal why nothing was drilled; one that may have hit something gives it back."""
     try:
         yield
     except FleetError as error:
-        run.note("drill.refused", target=plan.target, detail=str(error))
+        if _is_announced(run):
+            _break_off(run, plan, Story(run, plan, why), DrillState.FAILED, str(error))
+        else:
+            run.note("drill.refused", target=plan.target, detail=str(error))
         raise
+
+
+def _is_announced(run: Run) -> bool:
+    """Whether a worker before this one has begun it, and may have hit production."""
+    return any(each.flow == run.id for each in run.ground.drills.reports(only_open=True))
+
+
+def _break_off(run: Run, plan: DrillPlan, story: Story, state: DrillState, why: str) -> None:
+    """Tell that it goes on no more, and give back what can be given back now."""
+    kept = story.broken(state, why)
+    run.note("drill.ended", target=plan.target, outcome=kept.state.value, detail=why)
+    # What is left after this the worker's chore gives back.
+    with suppress(FleetError):
+        _give_back(run, story)
 
 
 def _drill(run: Run, plan: DrillPlan, why: str) -> dict[str, JsonValue]:
@@ -80,20 +100,16 @@ def _drill(run: Run, plan: DrillPlan, why: str) -> dict[str, JsonValue]:
     _demand_not_ended(run, story)
     try:
         _play(run, plan, story)
+        # First: how it went is known, however long the way back takes.
+        run.step("ended", lambda: story.ended().model_dump(mode="json"))
         run.step("given back", lambda: _give_back(run, story))
     except BaseException as error:
         # DBOS ends a cancelled flow by an error of its own that is no Exception.
         is_cancelled = isinstance(error, CancelledError) or not isinstance(error, Exception)
         state = DrillState.CANCELLED if is_cancelled else DrillState.FAILED
-        run.note("drill.ended", target=plan.target, outcome=state.value, detail=str(error))
-        story.broken(state, str(error))
-        # What is left after this the worker's chore gives back.
-        with suppress(FleetError):
-            _give_back(run, story)
+        _break_off(run, plan, story, state, str(error))
         raise
-    report = DrillReport.model_validate(
-        run.step("ended", lambda: story.ended().model_dump(mode="json"))
-    )
+    report = story.report()
     run.note(
         "drill.ended",
         target=plan.target,
@@ -126,12 +142,13 @@ def _approvals_needed(run: Run, plan: DrillPlan) -> int:
 
 
 def _demand_not_ended(run: Run, story: Story) -> None:
-    """Refuse to go on with what has ended: production was given back, or is being so.
+    """Refuse to go on with what was cut short: production was given back, or is being so.
 
     Raises:
         Failed: what was signed is used up.
     """
-    if story.report().ended_at is not None:
+    report = story.report()
+    if report.ended_at is not None and report.state not in {DrillState.MET, DrillState.MISSED}:
         raise Failed(
             "has ended, and does not hit production a second time",
             where=f"flow {run.id}",
@@ -188,4 +205,5 @@ def _give_back(run: Run, story: Story) -> None:
         raise Retryable(waits or "a site does not answer", where=f"flow {run.id}")
     run.note("drill.given_back", target=story.report().target)
     story.given_back()
+    back.clean()
     story.cleaned()

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from gpufleet.core.drills.production import production_fleet
 from gpufleet.flows.drills.for_real_admission import demand_open, demand_told
+from gpufleet.flows.drills.objects import Where
 from gpufleet.flows.drills.play import Play
 from gpufleet.flows.drills.production_stage import ProductionStage
 from gpufleet.flows.drills.stage import wait_until
@@ -96,7 +97,37 @@ class ForRealPlay(Play):
                     mend="plan it again: ./fleet dr.drill --for-real",
                 )
 
+    def _left_s(self) -> float:
+        """How long production may still be hit, s."""
+        report = self.story.report()
+        most_s = report.for_real.at_most_s if report.for_real else 0.0
+        passed = self.run.ground.clock() - (report.failed_at or report.begun_at)
+        return most_s - passed.total_seconds()
+
+    def _demand_in_time(self) -> None:
+        """Go on with no phase once production was hit for as long as was approved.
+
+        Raises:
+            Failed: it was; production is given back then.
+        """
+        if self._left_s() <= 0:
+            raise Failed(
+                "took longer than was approved",
+                where=f"flow {self.run.id}",
+                mend="production is given back; ask again: ./fleet dr.drill --for-real --apply",
+            )
+
+    def _patience_s(self, failed_at: datetime) -> float:
+        return max(0.0, min(super()._patience_s(failed_at), self._left_s()))
+
+    def _serve(
+        self, stage: Fleet, placed: Sequence[Placed], where: Where, failed_at: datetime
+    ) -> dict[str, Any]:
+        self._demand_in_time()
+        return super()._serve(stage, placed, where, failed_at)
+
     def _keep_away(self) -> None:
+        self._demand_in_time()
         self.stage.keep_away()
         real = self.stage.real
         if lost := real.cordoned:
@@ -107,6 +138,7 @@ class ForRealPlay(Play):
     def _detect(self, steady: Sequence[str], fact: str) -> str:
         """Until the gateway asks none of the lost replicas any more."""
         del fact
+        self._demand_in_time()
         wait_until(lambda: not self.stage.still_serving(), _NOTICED_WITHIN_S, _LOOK_EVERY_S)
         if left := self.stage.still_serving():
             self.story.doubted(f"the gateway went on asking what was lost: {', '.join(left)}")
@@ -115,6 +147,7 @@ class ForRealPlay(Play):
 
     def _provision(self, stage: Fleet, placed: Sequence[Placed], fact: str) -> str:
         """Let batch make room, and make what replicas run in."""
+        self._demand_in_time()
         if self.stage.real.cordoned:
             return "its workload makes the replica again by itself, on another node"
         gone = self.stage.let_batch_yield()

@@ -145,6 +145,17 @@ class Hits:
             pods = cluster.items(path, labels=f"{names.POOL}={lost.pool}")
         return [str(pod["metadata"]["uid"]) for pod in pods if _leads(pod, pool) and is_ready(pod)]
 
+    def wanted_of(self, lost: Cordoned) -> int:
+        """Replicas that the workload of a lost one is told to have; none where it is gone.
+
+        Raises:
+            Retryable: the site does not answer.
+        """
+        (at,) = (each for each in pools_at(self.ground.fleet, self.site) if each.name == lost.pool)
+        with entered(self.ground, self.site) as cluster:
+            found = self._observed(cluster, at, Reason.LOST)
+        return found.before if found else 0
+
     def _observed(
         self, cluster: Cluster, pool: PoolAtSite, reason: Reason, pods: Sequence[str] = ()
     ) -> Scaled | None:

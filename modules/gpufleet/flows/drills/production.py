@@ -6,6 +6,7 @@ Everything taken carries the drill's mark in its cluster, beside what is kept of
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from gpufleet.core import vocabulary as names
@@ -20,20 +21,22 @@ from gpufleet.core.freeze import Purpose
 from gpufleet.core.patching.nodes import CORDONED_BY
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import collection_path
-from gpufleet.flows.drills.hits import SCALER, VERSIONS
+from gpufleet.flows.drills.attempts import in_spite_of_errors
+from gpufleet.flows.drills.hits import SCALER, VERSIONS, Hits
 from gpufleet.flows.drills.stage import entered
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.windows import decision_at
 from gpufleet.local.agent_client import AgentClient
 from gpufleet.spec.drills import Cordoned, Scaled
 from gpufleet.spec.errors import Failed, Retryable
-from gpufleet.spec.simulation import Fault, FaultKind, SimulatedReplica
+from gpufleet.spec.simulation import STAYS_DOWN, Fault, FaultKind, SimulatedReplica
 
 MANAGER: Final = "gpufleet-drill"
 """Owns the fields that a drill changes, for as long as it does."""
 _AWAY_S: Final = 600.0
 """A process that was killed stays away so long by itself; its pod is taken away meanwhile."""
 _TRIES: Final = 10
+_AGAIN: Final = "ask anew: ./fleet dr.drill --for-real --apply"
 _CHEAP: Final = "-1000000"
 
 
@@ -79,6 +82,26 @@ class Production:
         found = _of_production(AgentClient(self.ground.state, self.site))
         return {each.pool for each in found if lost is None or each.pod == lost.pod}
 
+    def kept_down(self, pools: Collection[str]) -> list[SimulatedReplica]:
+        """Replicas of production whose process ended, and does not start yet.
+
+        Raises:
+            Retryable: the node agent does not answer.
+        """
+        found = _of_production(AgentClient(self.ground.state, self.site))
+        return [each for each in found if each.pool in pools and STAYS_DOWN in each.faults]
+
+    def let_start(self, pools: Collection[str]) -> None:
+        """Let what ended come up at once: other pods in the place of those that stay down.
+
+        Raises:
+            Retryable: the site does not answer.
+        """
+        down = self.kept_down(pools)
+        with entered(self.ground, self.site) as cluster:
+            for each in down:
+                cluster.delete(f"{collection_path('v1', 'Pod', each.namespace)}/{each.pod}")
+
     def scale_away(self, taken: Scaled) -> None:
         """Make a workload smaller, and keep every controller from making it larger.
 
@@ -116,6 +139,19 @@ class Production:
         Raises:
             Retryable: the site does not answer.
         """
+        in_spite_of_errors(partial(self._let_stay, taken), partial(self._tell_back, taken))
+
+    def _let_stay(self, taken: Scaled) -> None:
+        """None of the pods that are left goes before others any more."""
+        with entered(self.ground, self.site) as cluster:
+            for name in taken.pods:
+                path = f"{collection_path('v1', 'Pod', taken.namespace)}/{name}"
+                pod = cluster.get(path)
+                annotations = (pod or {}).get("metadata", {}).get("annotations") or {}
+                if annotations.get(GOES_FIRST) == _CHEAP:
+                    _annotate(cluster, path, {GOES_FIRST: None})
+
+    def _tell_back(self, taken: Scaled) -> None:
         with self._back() as cluster:
             if taken.autoscaled:
                 self._unpause(cluster, taken)
@@ -150,7 +186,7 @@ class Production:
         )
 
     def is_ready(self, taken: Scaled) -> bool:
-        """Whether a workload has every replica that it is told to have.
+        """Whether as many replicas of a workload are ready as before, or as it is told to have.
 
         Raises:
             Retryable: the site does not answer.
@@ -160,16 +196,31 @@ class Production:
         if workload is None:
             return True
         wanted = int(workload["spec"].get("replicas", 1))
+        if taken.ready is not None:
+            # Those that were not ready before are nothing that the drill has taken.
+            wanted = min(wanted, taken.ready)
         return int(workload.get("status", {}).get("readyReplicas", 0)) >= wanted
+
+    def is_made_again(self, lost: Cordoned) -> bool:
+        """Whether as many replicas of a lost one's pool are ready as before it was.
+
+        Raises:
+            Retryable: the site does not answer.
+        """
+        hits = Hits(self.ground, self.site)
+        return len(hits.ready_of(lost)) >= min(lost.before, hits.wanted_of(lost))
 
     def cordon(self, lost: Cordoned) -> bool:
         """Let nothing new begin on a node; whether it is us who have cordoned it.
 
         Raises:
+            Failed: it is gone.
             Retryable: the site does not answer.
         """
         with entered(self.ground, self.site) as cluster:
-            node = cluster.get(_node_path(lost)) or {}
+            node = cluster.get(_node_path(lost))
+            if node is None:
+                raise Failed("is gone", where=f"node {lost.node} at {self.site}", mend=_AGAIN)
             if node.get("spec", {}).get("unschedulable"):
                 return self._is_ours(node)
             body = {
@@ -186,17 +237,19 @@ class Production:
         """Let a node take work again, if it is us who have cordoned it.
 
         Raises:
-            Retryable: the site does not answer.
+            Retryable: the site does not answer; or somebody else has written to it.
         """
         with entered(self.ground, self.site) as cluster:
             node = cluster.get(_node_path(lost))
             if node and self._is_ours(node):
-                annotations = {"annotations": {CORDONED_BY: None}}
-                body = {"metadata": annotations, "spec": {"unschedulable": None}}
+                # Whoever has uncordoned it meanwhile may cordon it for himself now.
+                seen = {"resourceVersion": node["metadata"]["resourceVersion"]}
+                about = {**seen, "annotations": {CORDONED_BY: None}}
+                body = {"metadata": about, "spec": {"unschedulable": None}}
                 cluster.set_fields(_node_path(lost), body, MANAGER)
 
     def is_cordoned(self, lost: Cordoned) -> bool:
-        """Whether a node is cordoned by this drill.
+        """Whether a node carries the mark of this drill, also where somebody has uncordoned it.
 
         Raises:
             Retryable: the site does not answer.
@@ -221,8 +274,7 @@ class Production:
 
     def _is_ours(self, node: Mapping[str, Any]) -> bool:
         annotations = node["metadata"].get("annotations") or {}
-        cordoned = bool(node["spec"].get("unschedulable"))
-        return cordoned and annotations.get(CORDONED_BY) == mark_of(self.flow)
+        return bool(annotations.get(CORDONED_BY) == mark_of(self.flow))
 
     @contextmanager
     def _back(self) -> Iterator[Cluster]:

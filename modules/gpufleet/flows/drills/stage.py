@@ -177,19 +177,27 @@ class Stage:
         ]
         return {hit.pool for fault in faults for hit in agent.inject(fault)}
 
-    def stands(self) -> bool:
-        """Whether something of it is at a site.
+    def stands(self, sites: Iterable[str]) -> bool:
+        """Whether something of it is at one of some sites.
 
         Raises:
-            Retryable: a site does not answer.
+            Retryable: one of them does not answer, and nothing is at those before it.
         """
-        for site in embedded_sites(self.ground.fleet):
+        for site in sites:
             with self._entered(site) as cluster:
                 for path in (_NAMESPACE_PATH, _PRIORITY_PATH):
                     there = cluster.get(path)
                     if there and _flow_of(there) == self.flow:
                         return True
         return False
+
+    def strike_at(self, sites: Iterable[str]) -> None:
+        """Remove what of it is at some sites; one that does not answer keeps no other.
+
+        Raises:
+            FleetError: of the first that does not answer, or whose namespace does not go.
+        """
+        in_spite_of_errors(*(partial(self._strike, site) for site in sites))
 
     def strike(self) -> None:
         """Remove everything of this drill at every site; finds what an earlier try has removed.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from gpufleet.core.drills.verdict import tally
 from gpufleet.flows.durable import Run
@@ -16,6 +16,8 @@ from gpufleet.spec.drills import (
     Placed,
     UseCaseRecovery,
 )
+
+_TOLD: Final = frozenset({DrillState.MET, DrillState.MISSED})
 
 
 class Story:
@@ -125,10 +127,20 @@ class Story:
         return self._change(change)
 
     def broken(self, state: DrillState, why: str) -> DrillReport:
-        """Keep that it was not carried through."""
+        """Keep that it was not carried through, and that something of it may be left.
+
+        Also where somebody has cleaned up already: a step may have gone on meanwhile.
+        """
         at = self._run.ground.clock()
         self.noted([why] if why else [])
-        return self._change(lambda _: {"state": state, "ended_at": at})
+
+        def change(report: DrillReport) -> dict[str, Any]:
+            # What was measured stays true, however long the way back takes.
+            told = report.state if report.state in _TOLD else state
+            ended_at = report.ended_at or at
+            return {"state": told, "ended_at": ended_at, "cleaned": False, "given_back_at": None}
+
+        return self._change(change)
 
     def report(self) -> DrillReport:
         """The story so far."""

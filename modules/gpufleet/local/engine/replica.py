@@ -16,7 +16,7 @@ from gpufleet.local.engine.engine import Engine
 from gpufleet.local.engine.faults import Faults
 from gpufleet.local.engine.server import EngineServer
 from gpufleet.local.engine.settings import EngineSettings, Probes
-from gpufleet.spec.simulation import Fault, FaultKind, SimulatedReplica
+from gpufleet.spec.simulation import STAYS_DOWN, Fault, FaultKind, SimulatedReplica
 
 _BIND_AGAIN_S: Final = 1.0
 _LIVE_AGAIN_S: Final = 5.0
@@ -213,7 +213,7 @@ class Replica:
     def _down(self) -> list[str]:
         if self._may_start.is_set():
             return []
-        return ["no power" if self._is_dark else "stays down"]
+        return ["no power" if self._is_dark else STAYS_DOWN]
 
     async def _any_life(self) -> Death | None:
         """A life; one that cannot begin or breaks off unforeseen is a death, and told why."""
