@@ -329,6 +329,7 @@ def losing_one(ground: Ground, clusters: dict[str, Site], *, ready: int) -> Cord
         cluster.objects[f"/api/v1/namespaces/{lost.namespace}/pods/{name}"] = {
             "metadata": {
                 "name": name,
+                "uid": f"uid-of-{name}",
                 "namespace": lost.namespace,
                 "labels": {names.POOL: lost.pool},
             },
