@@ -135,7 +135,7 @@ def test_a_site_of_production_is_back_elsewhere_though_the_worker_is_killed_and_
     until(lambda: replicas(there)[f"{LOST}/chat"] == 0, 180)
     os.kill(process, signal.SIGKILL)
     until(lambda: replicas(there)[f"{LEFT}/mail"] == 1, 180)
-    until(lambda: told(there, flow).get("ended_at"), 900)
+    until(lambda: told(there, flow).get("cleaned"), 900)
     report = told(there, flow)
     assert report["workers"] > 1
     assert report["approved_by"] == ["jonas"]
