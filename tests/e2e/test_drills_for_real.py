@@ -183,7 +183,7 @@ def test_a_lost_gpu_of_production_is_made_up_for_on_another_node(
     lost = there.json(*ask, *target)["for_real"]["cordoned"]
     flow = there.json(*ask, *target, "--apply", "--detach", *signed(keys, "mara"))["flow"]
     there.fleet("approve.sign", flow, *signed(keys, "jonas"), *SIGN)
-    until(lambda: told(there, flow).get("ended_at"), 600)
+    until(lambda: told(there, flow).get("cleaned"), 600)
     report = told(there, flow)
     assert report["met"] is True
     assert report["given_back_at"]
