@@ -215,7 +215,7 @@ def _drills() -> tuple[Alert, ...]:
             description=(
                 "Others have approved it: other alerts of what it hits are its doing. It ends when "
                 "production was given back. The worker tells of it: while none runs, ask "
-                "./fleet status, and look for `drilled-by` at the workloads."
+                "./fleet status and look for `drilled-by` at the workloads."
             ),
         ),
     )
