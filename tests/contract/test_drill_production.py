@@ -40,7 +40,7 @@ from gpufleet.spec.simulation import FaultKind
 if TYPE_CHECKING:
     from tests.conftest import Embedded, Until
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 EAST, WEST = "east", "west"
 FLOW = "drill-for-real-1"
 ANSWERS, MAIL = "answers", "mail"
