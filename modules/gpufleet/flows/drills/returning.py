@@ -1,6 +1,5 @@
 """Gives production back after a drill for real: by whoever comes first, the drill or the keeper."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
@@ -49,7 +48,7 @@ class Returning:
             FleetError: a site or the database does not answer; what does is given back before.
         """
         self._tell_lost()
-        while (step := next_return(self._standing)) is not None:
+        while (step := next_return(self)) is not None:
             if step is Return.READY:
                 for site, pools in self._lost_pools().items():
                     self._at(site).let_start(pools)
@@ -81,18 +80,26 @@ class Returning:
         return [each for each in self.real.scaled if each.reason is reason]
 
     @property
-    def _standing(self) -> "_Seen":
-        return _Seen(
-            told=self._is_lost_told,
-            ready=lambda: not self._late(),
-            gone=lambda: not self._stage.stands(self.sites),
-            batch=lambda: self._are_told(Reason.YIELDS),
-        )
-
-    def _is_lost_told(self) -> bool:
+    def lost_told(self) -> bool:
+        """Whether all that was lost is told to come back."""
         cordoned = self.real.cordoned
         is_cordoned = cordoned and self._at(cordoned.site).is_cordoned(cordoned)
         return self._are_told(Reason.LOST) and not is_cordoned
+
+    @property
+    def lost_ready(self) -> bool:
+        """Whether it serves again."""
+        return not self._late()
+
+    @property
+    def replacement_gone(self) -> bool:
+        """Whether nothing is left of what came up instead."""
+        return not self._stage.stands(self.sites)
+
+    @property
+    def batch_told(self) -> bool:
+        """Whether batch is told to have its GPUs again."""
+        return self._are_told(Reason.YIELDS)
 
     def _are_told(self, reason: Reason) -> bool:
         return all(self._at(each.site).is_told(each) for each in self._taken(reason))
@@ -134,29 +141,3 @@ class Returning:
         production = self._at(taken.site)
         if not production.is_told(taken):
             production.give_back(taken)
-
-
-@dataclass(frozen=True)
-class _Seen:
-    """How far production is as it was, each looked at when it is asked for."""
-
-    told: Callable[[], bool]
-    ready: Callable[[], bool]
-    gone: Callable[[], bool]
-    batch: Callable[[], bool]
-
-    @property
-    def lost_told(self) -> bool:
-        return self.told()
-
-    @property
-    def lost_ready(self) -> bool:
-        return self.ready()
-
-    @property
-    def replacement_gone(self) -> bool:
-        return self.gone()
-
-    @property
-    def batch_told(self) -> bool:
-        return self.batch()
