@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from tests.conftest import small_fleet
 from tests.contract.stand_in_cluster import StandIn
+from tests.stand_in_replica import stand_in_replica
 
 from gpufleet.core.drills.production import TAKEN_BY, mark_of
 from gpufleet.core.drills.stage import NAMESPACE
@@ -156,23 +157,6 @@ def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-def replica(pool: str, pod: str, namespace: str = "gpufleet-interactive") -> SimulatedReplica:
-    return SimulatedReplica(
-        pool=pool,
-        namespace=namespace,
-        pod=pod,
-        model="any",
-        address="127.0.0.2",
-        state="ready",
-        restarts=0,
-        running=0,
-        waiting=0,
-        kv_usage=0,
-        faults=[],
-        speed="",
-    )
-
-
 def placed(pool: str, site: str) -> Placed:
     return Placed(
         pool=pool,
@@ -234,11 +218,14 @@ def test_a_pool_without_a_replica_keeps_every_other_from_failing(
     pools = {"answers": answers, "search": answers.model_copy(update={"use_cases": []})}
     fleet = ground.fleet.model_copy(update={"pools": pools})
     play = playing(replace(ground, fleet=fleet), "answers", "search")
-    agent.running = [replica("answers", "a-1"), replica("search", "s-1", "gpufleet-drill")]
+    agent.running = [
+        stand_in_replica("answers", "a-1"),
+        stand_in_replica("search", "s-1", "gpufleet-drill"),
+    ]
     with pytest.raises(Failed, match="no replica that could fail is there of search"):
         play._fail(["answers"], ground.clock())
     assert agent.ended == []
-    agent.running.append(replica("search", "s-2"))
+    agent.running.append(stand_in_replica("search", "s-2"))
     play._fail(["answers"], ground.clock())
     assert {each.pod for each in agent.ended} == {"a-1", "s-2"}
     # Both times, and before: what is taken next is admitted by the clusters.
@@ -251,7 +238,7 @@ def test_a_drill_that_was_interrupted_before_the_failure_hits_nothing(
 ) -> None:
     now = ground.clock() + later
     play = playing(ground, "answers")
-    agent.running = [replica("answers", "a-1")]
+    agent.running = [stand_in_replica("answers", "a-1")]
     if not later:
         play.story.visited()
     resumed = replace(play, run=cast("Run", Flow(replace(ground, clock=lambda: now))))

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import pytest
 from tests.conftest import small_fleet
 from tests.contract.stand_in_cluster import StandIn
+from tests.stand_in_replica import stand_in_replica
 
 from gpufleet.core import vocabulary as names
 from gpufleet.core.drills.production import GOES_FIRST, TAKEN_BY, mark_of
@@ -123,25 +124,9 @@ class Agent:
         for path, pod in self.site.objects.items():
             if "/pods/" in path:
                 about = pod["metadata"]
-                given = {"pool": about["labels"][names.POOL], "pod": about["name"]}
-                found.append(REPLICA.model_copy(update=given | {"faults": pod.get("faults", [])}))
+                pool, faults = about["labels"][names.POOL], pod.get("faults", [])
+                found.append(stand_in_replica(pool, about["name"], faults=faults))
         return found
-
-
-REPLICA = SimulatedReplica(
-    pool="",
-    namespace=names.INTERACTIVE_NAMESPACE,
-    pod="",
-    model="",
-    address="",
-    state="ready",
-    restarts=0,
-    running=0,
-    waiting=0,
-    kv_usage=0,
-    faults=[],
-    speed="",
-)
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ from dataclasses import replace
 import aiohttp
 import pytest
 from tests.engines import SETTINGS, address, slower, until
+from tests.stand_in_replica import stand_in_replica
 
 from gpufleet.core.serving import Probe
 from gpufleet.local.engine import replica as replica_module
 from gpufleet.local.engine.faults import hit
 from gpufleet.local.engine.replica import Identity, Phase, Replica, View
 from gpufleet.local.engine.settings import EngineSettings, Probes
-from gpufleet.spec.simulation import Fault, FaultKind, SimulatedReplica
+from gpufleet.spec.simulation import Fault, FaultKind
 
 SHORT = Probes(startup=Probe(1, 1, 30), readiness=Probe(0, 1, 1), liveness=Probe(3600, 1, 1))
 
@@ -270,25 +271,9 @@ def test_a_replica_whose_grace_is_over_goes_with_whatever_runs() -> None:
     check(promise, slower(0.05))
 
 
-def replica(pod: str, pool: str = "chat") -> SimulatedReplica:
-    return SimulatedReplica(
-        pool=pool,
-        namespace="ns",
-        pod=pod,
-        model="m",
-        address="",
-        state="ready",
-        restarts=0,
-        running=0,
-        waiting=0,
-        kv_usage=0,
-        faults=[],
-        speed="",
-    )
-
-
 def test_a_fault_hits_the_share_of_a_pool_that_it_names() -> None:
-    found = [replica(f"chat-{at}") for at in range(5)] + [replica("code-0", "code")]
+    found = [stand_in_replica("chat", f"chat-{at}") for at in range(5)]
+    found.append(stand_in_replica("code", "code-0"))
 
     def names(**fault: object) -> list[str]:
         return [each.pod for each in hit(Fault.model_validate(fault), found)]
