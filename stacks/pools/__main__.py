@@ -20,10 +20,7 @@ own_fields()
 
 opts = pulumi.ResourceOptions(provider=declared.provider())
 platform = PlatformOutputs(declared.platform)
-context = PoolContext(
-    restore_image=declared.fleet.images.gpufleet,
-    prometheus_url=platform.get("prometheus_url"),
-)
+context = PoolContext(declared.fleet, platform.get("prometheus_url"))
 
 with small_states():
     pools = [ServingPool(pool, context, opts) for pool in declared.pools()]

@@ -16,7 +16,7 @@ import psutil
 import pytest
 
 from gpufleet.core import vocabulary as names
-from gpufleet.core.autoscaling import scaled_object
+from gpufleet.core.autoscaling import full_replica, scaled_object
 from gpufleet.core.serving import ENGINE_PORT, pools_at
 from gpufleet.edges.engines import Binaries
 from gpufleet.edges.kube import Cluster
@@ -29,9 +29,8 @@ if TYPE_CHECKING:
     from tests.conftest import Embedded, Until
 
 SITE = "east"
-POOL = replace(
-    pools_at(load_fleet(PROJECT_ROOT / "fleets/article/production.yaml"), "main")[0], site=SITE
-)
+FLEET = load_fleet(PROJECT_ROOT / "fleets/article/production.yaml")
+POOL = replace(pools_at(FLEET, "main")[0], site=SITE)
 SPACE = names.INTERACTIVE_NAMESPACE
 DEPLOYMENT = f"{collection_path('apps/v1', 'Deployment', SPACE)}/{POOL.name}"
 SCALED_OBJECTS = collection_path("keda.sh/v1alpha1", "ScaledObject", SPACE)
@@ -168,7 +167,7 @@ def deployment() -> dict[str, Any]:
 
 def scaling(prometheus: Prometheus) -> dict[str, Any]:
     """The pool's own ScaledObject, but it does not wait before it scales in."""
-    spec = scaled_object(POOL, f"http://127.0.0.1:{prometheus.port}")
+    spec = scaled_object(POOL, full_replica(FLEET, POOL), f"http://127.0.0.1:{prometheus.port}")
     spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"] = {
         "stabilizationWindowSeconds": 0,
         "policies": [{"type": "Percent", "value": 100, "periodSeconds": 1}],
@@ -194,7 +193,8 @@ def test_a_pool_follows_its_load_between_its_bounds(
     engine.running = ENOUGH_FOR_ALL
     until(lambda: replicas(cluster) == POOL.max_replicas)
     engine.running = 0
-    until(lambda: replicas(cluster) == POOL.replicas)
+    # What overflowed is looked at over a minute.
+    until(lambda: replicas(cluster) == POOL.replicas, 180)
 
 
 def test_losing_prometheus_never_scales_in(

@@ -76,7 +76,7 @@ def declared() -> Recorder:
         SitePlatform(SitePlan.of(fleet, SITE))
         prometheus = pulumi.Output.from_input("http://prometheus")
         for pool in pools_at(fleet, SITE):
-            ServingPool(pool, PoolContext(fleet.images.gpufleet, prometheus))
+            ServingPool(pool, PoolContext(fleet, prometheus))
 
     with recording() as found:
         declare(program)

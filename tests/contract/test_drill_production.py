@@ -13,7 +13,7 @@ import pytest
 
 from gpufleet.components.pod_template import metadata, pod_spec
 from gpufleet.core import vocabulary as names
-from gpufleet.core.autoscaling import scaled_object
+from gpufleet.core.autoscaling import full_replica, scaled_object
 from gpufleet.core.drills.production import PAUSED, TAKEN_BY, mark_of, production_fleet
 from gpufleet.core.drills.stage import NAMESPACE
 from gpufleet.core.observed import is_ready
@@ -172,7 +172,7 @@ def production(
             cluster.apply(workload_path(pool), workload(pool))
             if pool.autoscaled:
                 url = f"http://127.0.0.1:{embedded.state.port(site, 'prometheus')}"
-                cluster.apply(scaler_path(pool), scaler(pool, url))
+                cluster.apply(scaler_path(pool), scaler(ground.fleet, pool, url))
     until(lambda: all_ready(ground.fleet, clusters), 120)
     yield clusters
     for site, cluster in clusters.items():
@@ -199,9 +199,9 @@ def workload(pool: PoolAtSite) -> dict[str, Any]:
     }
 
 
-def scaler(pool: PoolAtSite, url: str) -> dict[str, Any]:
+def scaler(fleet: Fleet, pool: PoolAtSite, url: str) -> dict[str, Any]:
     about = {"name": pool.name, "namespace": pool.namespace}
-    spec = scaled_object(pool, url)
+    spec = scaled_object(pool, full_replica(fleet, pool), url)
     kind = {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject"}
     return {**kind, "metadata": about, "spec": spec}
 

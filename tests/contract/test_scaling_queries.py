@@ -9,7 +9,14 @@ import pytest
 import yaml
 
 from gpufleet.core import engine_metrics as engine
-from gpufleet.core.autoscaling import in_flight_query, queue_time_query, scaled_object
+from gpufleet.core.autoscaling import (
+    FullReplica,
+    in_flight_query,
+    overflow_query,
+    queue_time_query,
+    scaled_object,
+)
+from gpufleet.core.gateway import series as gateway
 from gpufleet.core.serving import pools_at
 from gpufleet.edges.engines import Binaries
 from gpufleet.edges.workspace import PROJECT_ROOT
@@ -21,8 +28,9 @@ POOL = replace(
     queue_time_target_s=0.25,
     grace_s=600,
 )
-THRESHOLD = 40.0
-"""Four fifths of 50."""
+FULL = FullReplica(in_flight=50, in_service_s=4, share=0.5)
+THRESHOLD = FULL.threshold
+"""40: four fifths of 50."""
 OURS = f'gpufleet_dev_pool="{POOL.name}",gpufleet_dev_site="{POOL.site}"'
 OTHERS = (
     f'gpufleet_dev_pool="{POOL.name}",gpufleet_dev_site="elsewhere"',
@@ -51,6 +59,12 @@ def queued(below: dict[str, str], labels: str = OURS) -> Series:
         f'{engine.QUEUE_TIME}_bucket{{{labels},instance="a",le="{bound}"}}': values
         for bound, values in below.items()
     }
+
+
+def routed(route: str, values: str, use_case: str = POOL.use_cases[0]) -> Series:
+    """What the gateway has counted for a use case."""
+    labels = f'use_case="{use_case}",team="t",route="{route}",outcome="ok"'
+    return {f"{gateway.REQUESTS}{{{labels}}}": values}
 
 
 IDLE = "0x20"
@@ -129,6 +143,40 @@ CASES: dict[str, tuple[Series, str, float | None]] = {
         "queue time",
         None,
     ),
+    "what a smaller model and a hosted API took counts as if it were here, by this site's share": (
+        {
+            **gauges({"a": "40x20", "b": "45x20"}, {"a": "5x20"}),
+            # 2 and 1 requests/s, of 4 s each, of which half is this placement's.
+            **routed("fallback", "0+10x20"),
+            **routed("hosted", "0+5x20"),
+        },
+        "overflow",
+        90 + 6,
+    ),
+    "what the pool itself answered or refused, and others' overflow, is no overflow of it": (
+        {
+            **gauges({"a": "40x20"}),
+            **routed("primary", "0+10x20"),
+            **routed("summary", "0+10x20"),
+            **routed("none", "0+10x20"),
+            **routed("fallback", "0+10x20", use_case="of-another-pool"),
+        },
+        "overflow",
+        40,
+    ),
+    "a gateway that is not seen adds nothing": ({**gauges({"a": "7x20"})}, "overflow", 7),
+    "overflow without engines is no value": (routed("fallback", "0+10x20"), "overflow", None),
+    "what new replicas take over is not counted twice: both are of the last minute": (
+        # All went elsewhere until 30 s ago, none since; the pool has had it in flight since then.
+        {**gauges({"a": "0x11 20x9"}), **routed("hosted", "0+50x11 550x9")},
+        "overflow",
+        20,
+    ),
+}
+QUERIES = {
+    "in flight": in_flight_query(POOL, THRESHOLD),
+    "queue time": queue_time_query(POOL),
+    "overflow": overflow_query(POOL, FULL),
 }
 
 LONG = 20
@@ -188,7 +236,8 @@ def test_what_autoscalers_see_of_replicas_that_do_not_answer(
 @pytest.mark.parametrize("name", CASES)
 def test_what_autoscalers_see(name: str, tmp_path: Path, binaries: Binaries) -> None:
     series, which, value = CASES[name]
-    query = in_flight_query(POOL, THRESHOLD) if which == "in flight" else queue_time_query(POOL)
+    query = QUERIES[which]
+    assert query is not None
     assert query in {trigger["metadata"].get("query") for trigger in triggers()}
     check(query, series, value, ("5s", "90s"), tmp_path, binaries)
 
@@ -233,5 +282,5 @@ def check(
 
 
 def triggers() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = scaled_object(POOL, "http://prometheus")["triggers"]
+    found: list[dict[str, Any]] = scaled_object(POOL, FULL, "http://prometheus")["triggers"]
     return found

@@ -11,8 +11,7 @@ from tests.openai_server import OpenAiServer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1800)]
 SPIKE_S = 60
-BURST_REPLICAS = 4
-"""The simulated GPUs are enough for more; this machine's cores are not."""
+SIZED_REPLICAS = 3
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +71,10 @@ def test_with_burst_and_fallback_the_same_spike_is_answered(
     assert {"primary", "fallback", "hosted"} <= report["routes"].keys()
     target_s = content["use_cases"]["answers"]["slo"]["p95_s"]
     assert report["latency_s"]["p95"] <= float(target_s.removesuffix("s"))
-    # The spike was seen by Prometheus, and the autoscaler has added replicas.
+    # The spike was seen by Prometheus, what went elsewhere too, and the pool has more than doubled.
     users.clone.use(FLEET)
     pods = users.clone.kubectl("main", "-n", "gpufleet-interactive", "get", "deployment", "large")
-    assert pods["spec"]["replicas"] > 3
+    assert pods["spec"]["replicas"] > 2 * SIZED_REPLICAS
 
 
 def test_restricted_data_stayed_in_its_pool(users: Users) -> None:

@@ -48,7 +48,7 @@ POOLS = [pool for site in FLEET.sites for pool in pools_at(FLEET, site)]
 
 def context() -> PoolContext:
     """What a platform stack gives to pools."""
-    return PoolContext(FLEET.images.gpufleet, pulumi.Output.from_input("http://prometheus"))
+    return PoolContext(FLEET, pulumi.Output.from_input("http://prometheus"))
 
 
 @pytest.mark.parametrize("pool", POOLS, ids=lambda pool: f"{pool.site}-{pool.name}")

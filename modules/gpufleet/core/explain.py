@@ -3,7 +3,12 @@
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from gpufleet.core.autoscaling import RUNNING_TARGET, SCALE_IN_WINDOW_S, prewarm_triggers
+from gpufleet.core.autoscaling import (
+    RUNNING_TARGET,
+    SCALE_IN_WINDOW_S,
+    full_replica,
+    prewarm_triggers,
+)
 from gpufleet.core.quotas import SitePlan
 from gpufleet.core.serving import (
     CPUS_PER_GPU,
@@ -76,7 +81,7 @@ Row = tuple[str, str, str, str]
 def _at_site(fleet: Fleet, pool: PoolAtSite, sources: Sources) -> Iterator[Row]:
     yield from _counts(fleet, pool, sources)
     if pool.autoscaled:
-        yield from _scaling(pool, sources)
+        yield from _scaling(fleet, pool, sources)
     yield from _times(pool, sources)
     yield from _resources(fleet, pool, sources)
 
@@ -121,14 +126,15 @@ def _counts(fleet: Fleet, pool: PoolAtSite, sources: Sources) -> Iterator[Row]:
         )
 
 
-def _scaling(pool: PoolAtSite, sources: Sources) -> Iterator[Row]:
+def _scaling(fleet: Fleet, pool: PoolAtSite, sources: Sources) -> Iterator[Row]:
     limit: FieldPath = ("pools", pool.name, "concurrency_limit")
+    full = full_replica(fleet, pool)
     yield (
         "threshold of running requests",
-        f"{pool.concurrency_limit * RUNNING_TARGET:g}",
+        f"{full.threshold:g}",
         (
-            f"{RUNNING_TARGET:.0%} of the {pool.concurrency_limit} that a replica takes: from "
-            "there on one more is wanted"
+            f"{RUNNING_TARGET:.0%} of the {full.in_flight} that a replica takes within its use "
+            "cases' p95: from there on one more is wanted"
         ),
         sources.at(limit),
     )

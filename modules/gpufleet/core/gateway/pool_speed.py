@@ -31,6 +31,8 @@ class PoolSpeed:
     flight over requests/s), so that concurrency limit / time is the replica's full rate."""
     promised_at: int
     """Requests in flight at a replica up to which every use case's p95 holds, at least 1."""
+    promised_s: float
+    """Time that a mean request takes on the slowest replica that has so many in flight."""
     cost_per_million_tokens: Decimal | None
     """Of prompts and answers together, at `costs.default_utilization`; None where the model's speed
     is not known."""
@@ -75,16 +77,18 @@ def pool_speed(fleet: Fleet, pool: Pool) -> PoolSpeed | None:
         )
     except (DoesNotFit, UnknownModel):
         longest_s = max(_promised_s(each) for each in users)
-        return PoolSpeed(longest_s, pool.concurrency_limit, None, ())
+        return PoolSpeed(longest_s, pool.concurrency_limit, longest_s, None, ())
     streams = [
         Stream(index, each.traffic.rate_rps, each.traffic.index_of_dispersion, each.tokens)
         for index, each in enumerate(users)
     ]
     by_load = [full_rates(speed, streams) for speed in speeds]
     rates = [float(each.max()) for each in by_load]
+    promised_at = _promised_at(pool, users, by_load)
     return PoolSpeed(
         pool.concurrency_limit / min(rates),
-        _promised_at(pool, users, by_load),
+        promised_at,
+        max(promised_at / float(each[promised_at - 1]) for each in by_load),
         _token_cost(fleet, pool, users, rates),
         speeds,
     )
