@@ -132,7 +132,8 @@ def test_an_api_server_that_comes_back_is_asked_again(away: Away, phase: str) ->
 def test_an_api_server_that_stays_away_leaves_no_node_that_nobody_knows_of(
     away: Away, phase: str
 ) -> None:
-    told = away.around(phase, ALWAYS, "-e", "gpufleet_kube_retries=2")
+    short = ("-e", "gpufleet_kube_retries=2", "-e", "node_uncordon_ready_within_s=10")
+    told = away.around(phase, ALWAYS, *short)
     assert told.code != 0
     assert "Max retries exceeded" in told.messages
     away.back()
