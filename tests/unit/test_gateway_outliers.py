@@ -149,11 +149,24 @@ def test_never_more_than_the_share_is_out_and_never_for_longer_than_the_longest_
         elif what == "fails":
             outliers.failed(attempt, now_s, POOL)
         else:
-            outliers.eject_hung(uid, now_s + 3.1, POOL)
-            outliers.failed(attempt, now_s + 3.1, POOL)
-        probes = 1
-        assert len(outliers.ejected(POOL, now_s)) <= MOST_EJECTED * len(POOL) + probes
-        assert not outliers.ejected(POOL, now_s + 3.1 + LONGEST_EJECTION_S)
+            now_s += 3.1
+            outliers.eject_hung(uid, now_s, POOL)
+            outliers.failed(attempt, now_s, POOL)
+        assert len(outliers.ejected(POOL, now_s)) <= MOST_EJECTED * len(POOL)
+        assert not outliers.ejected(POOL, now_s + LONGEST_EJECTION_S)
+
+
+def test_probes_that_all_fail_do_not_take_the_whole_pool_out() -> None:
+    outliers = Outliers()
+    _fail(outliers, "a", 0)
+    _fail(outliers, "d", 0)
+    later_s = BASE_EJECTION_S + 0.1
+    # Both may be tried again, and neither has shown that it is back.
+    _fail(outliers, "b", later_s)
+    _fail(outliers, "c", later_s)
+    for uid in ("a", "d"):
+        assert outliers.failed(outliers.started(uid, later_s, 3), later_s, POOL)
+    assert outliers.ejected(POOL, later_s) == {"a", "d"}
 
 
 def test_the_only_replica_of_a_pool_may_be_out() -> None:

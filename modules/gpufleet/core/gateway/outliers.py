@@ -119,9 +119,7 @@ class Outliers:
         if attempt.probe:
             self._eject(record, now_s)
             return True
-        if record.failures < CONSECUTIVE_FAILURES or not self._may_go(
-            attempt.uid, pool_uids, now_s
-        ):
+        if record.failures < CONSECUTIVE_FAILURES or not self._may_go(attempt.uid, pool_uids):
             return False
         return self._eject_first(record, now_s)
 
@@ -158,7 +156,7 @@ class Outliers:
         if all(attempt.alone for attempt in record.under_way):
             # One that is slow is none that is out: its failures are counted.
             return record.ejected_until_s is not None
-        if record.probing or not self._may_go(uid, pool_uids, now_s):
+        if record.probing or not self._may_go(uid, pool_uids):
             # A probe that hangs ejects when it is ended.
             return record.ejected_until_s is not None
         return self._eject_first(record, now_s)
@@ -191,8 +189,19 @@ class Outliers:
         record.under_way.discard(attempt)
         return record
 
-    def _may_go(self, uid: str, pool_uids: Collection[str], now_s: float) -> bool:
-        out = self.ejected((other for other in pool_uids if other != uid), now_s)
+    def _may_go(self, uid: str, pool_uids: Collection[str]) -> bool:
+        """Whether the share allows one more.
+
+        Those whose time is over count until an answer has brought them back: their probes may all
+        fail, which would take the whole pool out.
+        """
+        out = [
+            other
+            for other in pool_uids
+            if other != uid
+            and (record := self._records.get(other)) is not None
+            and record.ejected_until_s is not None
+        ]
         return len(out) + 1 <= max(1, int(MOST_EJECTED * len(pool_uids)))
 
     @classmethod
