@@ -27,7 +27,7 @@ def schedule(
 
     Example: ./fleet prewarm.schedule --days 60 --pool chat
     """
-    from gpufleet.flows.prewarm import schedule_of
+    from gpufleet.flows.prewarm_schedule import schedule_of
     from gpufleet.tasks import prewarm_view
 
     here = workspace()
