@@ -107,7 +107,7 @@ def filled(fleet: Fleet, state: EnvironmentDir, wanted: Iterable[Window]) -> dic
         with suppress(FleetError):
             cluster = cluster_of(fleet, state, pull.site)
             try:
-                made = jobs_for(pull, _jobs(cluster, pull))
+                made = jobs_for(pull, _jobs(cluster, fleet, pull))
             finally:
                 cluster.close()
             if made:
@@ -189,16 +189,15 @@ class WeightsKeeper:
         snapshot = snapshot_of(ground, pull.site, pull.revision, read)
         if not snapshot:
             return
-        told = self._journalled & {pull.fact(snapshot)} or ground.journal.known(
-            {pull.fact(snapshot)}
-        )
-        if is_to_begin(pull, snapshot, jobs_for(pull, _jobs(cluster, pull)), told, now):
+        made = jobs_for(pull, _jobs(cluster, ground.fleet, pull))
+        told = ground.journal.known({pull.fact(snapshot)})
+        if is_to_begin(pull, snapshot, made, told, now):
             planned = plan(ground, NodeOrder(snapshot, pull.node_group, rate or RATE_UNKNOWN))
             ends_within_s = int((pull.window.closes_at - now).total_seconds())
             begin(ground, cluster, planned, {pull.mark: snapshot}, ends_within_s)
 
     def _follow(self, ground: Ground, cluster: Cluster, pull: Pull, now: datetime) -> None:
-        made = jobs_for(pull, _jobs(cluster, pull))
+        made = jobs_for(pull, _jobs(cluster, ground.fleet, pull))
         for job in made:
             if not has_ended(job):
                 open_gates(cluster, job["metadata"]["name"], hosts_of(job))
@@ -236,8 +235,9 @@ class WeightsKeeper:
         self._journalled.add(fact)
 
 
-def _jobs(cluster: Cluster, pull: Pull) -> list[Object]:
-    return cluster.items(JOBS, labels=f"{names.NODE_GROUP}={pull.node_group}")
+def _jobs(cluster: Cluster, fleet: Fleet, pull: Pull) -> list[Object]:
+    selected = {names.FLEET: fleet.slug, names.NODE_GROUP: pull.node_group}
+    return cluster.items(JOBS, labels=",".join(f"{key}={value}" for key, value in selected.items()))
 
 
 def _told(pull: Pull, job: Object) -> NodesFilled:
