@@ -4,6 +4,7 @@ The folder holds the environment: `state` with kubeconfig, store and database, a
 and `now`, so that a test moves the clock.
 """
 
+import itertools
 import os
 import sys
 import threading
@@ -63,11 +64,12 @@ def main(folder: Path) -> None:
     """Look again and again until killed."""
     keeper = WeightsKeeper(LiveGround(ground_in(folder)), f"w-{os.getpid()}", nobody)
     pause = threading.Event()
-    while True:
+    for looks in itertools.count(1):
         try:
             keeper.keep()
         except FleetError as error:
             sys.stderr.write(f"{error}\n")
+        (folder / f"looks-{os.getpid()}").write_text(f"{looks}")
         pause.wait(0.1)
 
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -47,13 +47,13 @@ RBAC = "rbac.authorization.k8s.io"
 def control_plane(
     tmp_path_factory: pytest.TempPathFactory, until: Until
 ) -> Iterator[tuple[Cluster, str]]:
-    """A frozen cluster, and a kubeconfig of the worker's account there."""
+    """A cluster in a freeze, whose state nobody keeps either, and the worker's kubeconfig there."""
     with caching_nodes(tmp_path_factory.mktemp("nodes"), until) as (cluster, _):
         for thing in (*_account(), _frozen(), *freeze_admission.policies()):
             cluster.apply(object_path(thing), thing)
         for thing in freeze_admission.clock_policies():
             cluster.apply(object_path(thing), thing)
-        until(lambda: "Audit week" in _refusal(cluster))
+        until(lambda: "frozen:" in _refusal(cluster))
         account = cluster.kubeconfig_as(names.SYSTEM_NAMESPACE, names.WORKER, timedelta(hours=1))
         yield cluster, json.dumps(account)
 
@@ -61,7 +61,7 @@ def control_plane(
 def _frozen() -> dict[str, Any]:
     state = freeze_state.first_state()
     shut = dict.fromkeys(state["data"], "frozen: freeze `Audit week`")
-    return {**state, "data": {**shut, "frozen": "true", "message": "Audit week"}}
+    return {**state, "data": {**shut, "frozen": "true"}}
 
 
 def _refusal(cluster: Cluster) -> str:
@@ -206,7 +206,7 @@ def test_weights_are_on_their_nodes_before_the_replicas_start_and_once_a_window(
     keeper.keep()
     assert (pulling.jobs(), pulling.missing) == ([], [])
     pulling.at(BEGINS)
-    assert "Audit week" in _refusal(pulling.cluster), "a freeze holds changes, and not this"
+    assert "frozen:" in _refusal(pulling.cluster), "a freeze holds changes, and not this"
     pulling.through(keeper, until)
     (job,) = pulling.jobs()
     assert set(pulling.missing) == {0}
@@ -246,6 +246,27 @@ def test_another_snapshot_before_the_start_is_pulled_once_nothing_writes_any_mor
     pulling.through(keeper, until)
     assert len(pulling.jobs()) == 2
     assert pulling.told(PULLED)[-1]["snapshot"] == newer
+
+
+def test_windows_that_want_the_same_on_the_same_nodes_share_a_job_and_each_is_told(
+    pulling: Pulling, until: Until
+) -> None:
+    pool = pulling.ground.fleet.pools[POOL]
+    (peak,) = pool.prewarm
+    later = peak.model_copy(
+        update={"name": "later", "recurrence": "FREQ=DAILY;BYHOUR=8;BYMINUTE=5"}
+    )
+    pools = {POOL: pool.model_copy(update={"prewarm": [peak, later]})}
+    fleet = pulling.ground.fleet.model_copy(update={"pools": pools})
+    pulling.ground = replace(pulling.ground, fleet=fleet)
+    pulling.take()
+    keeper = pulling.keeper()
+    keeper.keep()
+    pulling.at(BEGINS + timedelta(minutes=5))
+    pulling.through(keeper, until)
+    (job,) = pulling.jobs()
+    assert {each["peak"] for each in pulling.told(PULLED)} == {"morning", "later"}
+    assert {each["job"] for each in pulling.told(PULLED)} == {job["metadata"]["name"]}
 
 
 def test_a_node_that_fails_is_told_and_not_tried_for_ever(
@@ -382,8 +403,15 @@ def test_two_workers_make_one_job_and_tell_its_end_once(pulling: Pulling, until:
         pulling.end()
         return bool(pulling.told(PULLED))
 
+    def looks() -> list[int]:
+        files = [pulling.folder / f"looks-{each.pid}" for each in workers]
+        return [int(each.read_text() or 0) if each.exists() else 0 for each in files]
+
     try:
         until(is_told)
+        before = looks()
+        # The one that was looking meanwhile, too, has seen the end.
+        until(lambda: all(now > then + 1 for now, then in zip(looks(), before, strict=True)))
     finally:
         for each in workers:
             each.kill()
