@@ -28,12 +28,15 @@ from gpufleet.core.prewarm_weights import LEAST
 from gpufleet.core.prewarming import Window, windows
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import object_path
-from gpufleet.edges.workspace import PROJECT_ROOT
+from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
 from gpufleet.flows.declared import LiveGround
 from gpufleet.flows.ground import Ground
+from gpufleet.flows.prewarm_schedule import schedule_of
 from gpufleet.flows.prewarm_weights import MISSING, PULLED, WeightsKeeper, filled, outlook
 from gpufleet.flows.snapshots.requests import TakeWish, taken
+from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import Failed, Retryable
+from gpufleet.spec.prewarming import WeightsPull
 
 pytestmark = pytest.mark.timeout(300)
 OPENS = datetime(2027, 3, 3, 8, tzinfo=UTC)
@@ -419,3 +422,43 @@ def test_two_workers_make_one_job_and_tell_its_end_once(pulling: Pulling, until:
     assert len(pulling.jobs()) == 1
     assert len(pulling.told(PULLED)) == 1
     assert pulling.told(MISSING) == []
+
+
+def test_the_schedule_of_an_environment_asks_its_stores_and_opens_none_that_was_never_used(
+    snapshot_server: StoreServer, tmp_path: Path
+) -> None:
+    article = PROJECT_ROOT / "fleets" / "article" / "production.yaml"
+    file = tmp_path / "fleets" / "article" / "production.yaml"
+    file.parent.mkdir(parents=True)
+    (file.parent / "calendars").symlink_to(article.parent / "calendars")
+    peak = {"name": "morning", "recurrence": "FREQ=DAILY;BYHOUR=8", "lead_s": 600}
+    peak |= {"duration_s": 3600, "replicas": {"h100": 10}}
+    head = f"\npools:\n  {POOL}:\n"
+    assert head in article.read_text()
+    prewarm = f"    prewarm: [{json.dumps(peak)}]\n"
+    file.write_text(article.read_text().replace(head, head + prewarm))
+    workspace = Workspace(tmp_path)
+    state = workspace.for_fleet(load_fleet(file))
+
+    def weights() -> WeightsPull | None:
+        return schedule_of(workspace, file, days="2").windows[0].weights
+
+    unknown = weights()
+    assert unknown is not None
+    assert unknown.snapshot is None
+    assert not state.root.exists()
+    ground = Ground.open(workspace, file)
+    snapshot_server.declare(ground.state, "main")
+    assert weights() is None
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "w").write_bytes(b"w")
+    wish = TakeWish(tmp_path / "weights", "llama-3.1-8b")
+    snapshot = taken(ground, wish, "main", quiet).snapshot
+    known = weights()
+    assert known is not None
+    assert known.snapshot == snapshot
+    ground.close()
+    nowhere = {**vars(snapshot_server.place), "endpoint": "http://127.0.0.1:1"}
+    (state.site("main") / "s3.json").write_text(json.dumps(nowhere))
+    (warning,) = schedule_of(workspace, file, days="2").warnings
+    assert "whether main has a snapshot of llama-3.1-8b is not known" in warning
