@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -29,6 +30,7 @@ from gpufleet.core.prewarming import Window, windows
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import object_path
 from gpufleet.edges.workspace import PROJECT_ROOT, Workspace
+from gpufleet.flows import prewarm_weights
 from gpufleet.flows.declared import LiveGround
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.prewarm_schedule import schedule_of
@@ -296,7 +298,8 @@ def test_nodes_that_are_not_done_when_the_replicas_start_are_told_until_they_are
     pulling.take()
     keeper = pulling.keeper()
     keeper.keep()
-    assert pulling.missing[-1] == 0
+    keeper.keep()
+    assert pulling.missing == [0]
     pulling.at(STARTS)
     keeper.keep()
     assert pulling.missing[-1] == len(HOSTS)
@@ -312,11 +315,44 @@ def test_after_the_start_nothing_is_begun(pulling: Pulling) -> None:
     assert pulling.jobs() == []
 
 
-def test_a_job_that_hangs_is_ended_with_its_window(pulling: Pulling) -> None:
+def test_a_job_that_hangs_is_ended_with_its_window_and_told(pulling: Pulling, until: Until) -> None:
+    """Its nodes are lost: nobody says that the pods are gone."""
     pulling.take()
-    pulling.keeper().keep()
+    keeper = pulling.keeper()
+
+    def is_placed() -> bool:
+        keeper.keep()
+        return len(pulling.placed()) == len(HOSTS)
+
+    until(is_placed)
     (job,) = pulling.jobs()
     assert job["spec"]["activeDeadlineSeconds"] == (CLOSES - BEGINS).total_seconds()
+    # As if that had passed.
+    path = f"{JOBS}/{job['metadata']['name']}"
+    pulling.cluster.merge(path, {"spec": {"activeDeadlineSeconds": 1}})
+    pulling.at(CLOSES)
+
+    def is_told() -> bool:
+        keeper.keep()
+        return bool(pulling.told(MISSING))
+
+    until(is_told)
+    assert pulling.told(MISSING)[0]["missing"] == sorted(HOSTS)
+    assert pulling.missing[-1] is None, "what is over is missing nowhere"
+
+
+def test_a_rate_that_was_found_to_be_better_leaves_no_job_alone(
+    pulling: Pulling, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulling.take()
+    pulling.at(BEGINS - timedelta(hours=5))
+    monkeypatch.setattr(prewarm_weights, "measured_rate", lambda _: 1e6)
+    keeper = pulling.keeper()
+    keeper.keep()
+    assert len(pulling.jobs()) == 1
+    monkeypatch.undo()
+    pulling.through(keeper, until)
+    assert len(pulling.told(PULLED)) == 1
 
 
 def test_a_cordoned_node_is_left_out_and_not_missing(pulling: Pulling, until: Until) -> None:
@@ -338,8 +374,8 @@ def test_without_a_snapshot_nothing_is_made(pulling: Pulling) -> None:
     assert (pulling.jobs(), pulling.missing) == ([], [])
 
 
-def test_a_store_that_does_not_answer_is_told_and_tried_again(
-    pulling: Pulling, snapshot_server: StoreServer
+def test_a_store_that_does_not_answer_is_told_and_tried_again_and_holds_up_nothing_that_runs(
+    pulling: Pulling, snapshot_server: StoreServer, until: Until
 ) -> None:
     pulling.take()
     keeper = pulling.keeper()
@@ -352,6 +388,17 @@ def test_a_store_that_does_not_answer_is_told_and_tried_again(
     assert pulling.jobs() == []
     keeper.keep()
     assert len(pulling.jobs()) == 1
+    snapshot_server.stop()
+
+    def is_placed() -> bool:
+        with suppress(Retryable):
+            keeper.keep()
+        return len(pulling.placed()) == len(HOSTS)
+
+    try:
+        until(is_placed)
+    finally:
+        snapshot_server.start()
 
 
 def test_schedule_and_verification_see_what_there_is(pulling: Pulling, until: Until) -> None:

@@ -13,6 +13,7 @@ from gpufleet.core.prewarm_weights import (
     MARGIN,
     MOST,
     RATE_UNKNOWN,
+    SETTLES,
     Pull,
     is_to_begin,
     jobs_for,
@@ -101,7 +102,7 @@ def test_a_rate_that_nobody_has_measured_is_one_gigabyte_per_second() -> None:
     lead_s=st.floats(60, 20_000),
     after_s=st.integers(0, 400 * 86_400),
 )
-def test_what_is_seen_to_at_a_time_is_what_has_begun_and_is_not_over(
+def test_what_is_seen_to_at_a_time_is_what_may_have_begun_and_was_not_over_long_ago(
     rule: str, rate: float | None, lead_s: float, after_s: int
 ) -> None:
     """Found over a far longer time: none is missed since it begins long before its window."""
@@ -109,12 +110,16 @@ def test_what_is_seen_to_at_a_time_is_what_has_begun_and_is_not_over(
     moment = BEGIN + timedelta(seconds=after_s)
     around = windows(fleet, moment - MONTH, moment + MONTH)
     all_ = [pull for each in around if (pull := pull_of(fleet, each, rate))]
-    expected = [each for each in all_ if each.begins_at <= moment < each.window.closes_at]
+    expected = [
+        each for each in all_ if each.wanted_at - MOST <= moment < each.window.closes_at + SETTLES
+    ]
     assert pulls(fleet, moment, rate) == expected
     for each in all_:
         assert each.begins_at + LEAST <= each.wanted_at <= each.window.opens_at
         assert each.wanted_at == each.window.starts_at
+        assert each.is_seen_to(each.begins_at)
         assert not each.may_begin(each.window.opens_at)
+        assert each.is_over(moment) == (each.window.closes_at <= moment)
 
 
 def test_nothing_is_pulled_where_no_more_replicas_start() -> None:

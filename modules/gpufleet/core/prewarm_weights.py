@@ -23,6 +23,8 @@ LEAST: Final = timedelta(minutes=10)
 """The worker may be started again in between, and a Job's pods wait for the scheduler."""
 MOST: Final = timedelta(days=1)
 """A peak comes once a day at most often, and a Job that has ended is kept for a day."""
+SETTLES: Final = timedelta(minutes=10)
+"""After a window is over: by then Kubernetes has ended its Job, and that is told."""
 _CLOCKS: Final = timedelta(hours=2)
 """By which a start may be earlier than `lead_s` says: the clocks change, and cron has minutes."""
 _MARK: Final = f"{names.GROUP}/prewarm-"
@@ -72,8 +74,12 @@ class Pull:
         return self.begins_at <= moment < self.wanted_at
 
     def is_seen_to(self, moment: datetime) -> bool:
-        """Whether a Job that was made is looked after."""
-        return self.begins_at <= moment < self.window.closes_at
+        """Whether a Job that was made is looked after: by a slower rate it had begun earlier."""
+        return self.wanted_at - MOST <= moment < self.window.closes_at + SETTLES
+
+    def is_over(self, moment: datetime) -> bool:
+        """Whether nobody needs the weights any more."""
+        return moment >= self.window.closes_at
 
     def row(self, snapshot: str | None) -> WeightsPull:
         """As a report has it, with the snapshot as far as it is known."""
@@ -118,7 +124,7 @@ def pull_of(fleet: Fleet, window: Window, rate: float | None) -> Pull | None:
 
 
 def pulls(fleet: Fleet, moment: datetime, rate: float | None) -> list[Pull]:
-    """What has to be seen to at a time, in the order in which windows open.
+    """What may have to be seen to at a time, in the order in which windows open.
 
     Args:
         fleet: with its plan.
@@ -129,7 +135,9 @@ def pulls(fleet: Fleet, moment: datetime, rate: float | None) -> list[Pull]:
     if not leads_s:
         return []
     ahead = MOST + timedelta(seconds=max(leads_s)) + _CLOCKS
-    found = (pull_of(fleet, each, rate) for each in windows(fleet, moment, moment + ahead))
+    found = (
+        pull_of(fleet, each, rate) for each in windows(fleet, moment - SETTLES, moment + ahead)
+    )
     return [each for each in found if each is not None and each.is_seen_to(moment)]
 
 

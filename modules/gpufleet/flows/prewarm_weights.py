@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import Final
 
 from gpufleet.core import vocabulary as names
@@ -107,7 +108,7 @@ def filled(fleet: Fleet, state: EnvironmentDir, wanted: Iterable[Window]) -> dic
         with suppress(FleetError):
             cluster = cluster_of(fleet, state, pull.site)
             try:
-                made = jobs_for(pull, _jobs(cluster, fleet, pull))
+                made = jobs_for(pull, _jobs(cluster, fleet))
             finally:
                 cluster.close()
             if made:
@@ -163,24 +164,53 @@ class WeightsKeeper:
         self, ground: Ground, site: str, due: Sequence[Pull], now: datetime, rate: float | None
     ) -> list[FleetError]:
         """See to what is due at one site; what of it could not be done."""
-        failures = []
+        failures: list[FleetError] = []
         try:
             cluster = cluster_of(ground.fleet, ground.state, site)
         except FleetError as error:
             return [error]
         try:
+            jobs = _jobs(cluster, ground.fleet)
             for pull in due:
-                try:
-                    self._begin(ground, cluster, pull, now, rate)
-                    self._follow(ground, cluster, pull, now)
-                except FleetError as error:
-                    failures.append(error)
+                made = jobs_for(pull, jobs)
+                # What runs does not wait for a store that does not answer.
+                for step in (self._follow, partial(self._begin, rate=rate)):
+                    try:
+                        step(ground, cluster, pull, made, now)
+                    except FleetError as error:
+                        failures.append(error)
+        except FleetError as error:
+            failures.append(error)
         finally:
             cluster.close()
         return failures
 
-    def _begin(
-        self, ground: Ground, cluster: Cluster, pull: Pull, now: datetime, rate: float | None
+    def _follow(
+        self, ground: Ground, cluster: Cluster, pull: Pull, made: Sequence[Object], now: datetime
+    ) -> None:
+        """Send pods to their nodes, and tell what is missing and what has ended."""
+        window = pull.window
+        if made and not pull.is_over(now):
+            self._told[window.key] = window
+            missing = nodes_missing(pull, made[-1], hosts_of(made[-1]), now)
+            self._set_missing(window, len(missing))
+        elif self._told.pop(window.key, None):
+            self._set_missing(window, None)
+        for job in made:
+            if has_ended(job):
+                self._note(ground, pull, job)
+            else:
+                open_gates(cluster, job["metadata"]["name"], hosts_of(job))
+
+    def _begin(  # noqa: PLR0913 - as `_follow`, and by which rate
+        self,
+        ground: Ground,
+        cluster: Cluster,
+        pull: Pull,
+        made: Sequence[Object],
+        now: datetime,
+        *,
+        rate: float | None,
     ) -> None:
         """Make the Job of a window, or mark one that runs, where neither was done."""
         if not pull.may_begin(now):
@@ -189,27 +219,11 @@ class WeightsKeeper:
         snapshot = snapshot_of(ground, pull.site, pull.revision, read)
         if not snapshot:
             return
-        made = jobs_for(pull, _jobs(cluster, ground.fleet, pull))
         told = ground.journal.known({pull.fact(snapshot)})
         if is_to_begin(pull, snapshot, made, told, now):
             planned = plan(ground, NodeOrder(snapshot, pull.node_group, rate or RATE_UNKNOWN))
             ends_within_s = int((pull.window.closes_at - now).total_seconds())
             begin(ground, cluster, planned, {pull.mark: snapshot}, ends_within_s)
-
-    def _follow(self, ground: Ground, cluster: Cluster, pull: Pull, now: datetime) -> None:
-        made = jobs_for(pull, _jobs(cluster, ground.fleet, pull))
-        for job in made:
-            if not has_ended(job):
-                open_gates(cluster, job["metadata"]["name"], hosts_of(job))
-            else:
-                self._note(ground, pull, job)
-        window = pull.window
-        if made:
-            self._told[window.key] = window
-            missing = nodes_missing(pull, made[-1], hosts_of(made[-1]), now)
-            self._set_missing(window, len(missing))
-        elif self._told.pop(window.key, None):
-            self._set_missing(window, None)
 
     def _note(self, ground: Ground, pull: Pull, job: Object) -> None:
         told = _told(pull, job)
@@ -235,9 +249,8 @@ class WeightsKeeper:
         self._journalled.add(fact)
 
 
-def _jobs(cluster: Cluster, fleet: Fleet, pull: Pull) -> list[Object]:
-    selected = {names.FLEET: fleet.slug, names.NODE_GROUP: pull.node_group}
-    return cluster.items(JOBS, labels=",".join(f"{key}={value}" for key, value in selected.items()))
+def _jobs(cluster: Cluster, fleet: Fleet) -> list[Object]:
+    return cluster.items(JOBS, labels=f"{names.FLEET}={fleet.slug}")
 
 
 def _told(pull: Pull, job: Object) -> NodesFilled:
