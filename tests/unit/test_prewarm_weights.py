@@ -25,11 +25,15 @@ from gpufleet.core.prewarm_weights import (
 from gpufleet.core.prewarming import windows
 from gpufleet.core.snapshots.fan_out import AT_ONCE_UNKNOWN, Links, predicted_s
 from gpufleet.edges.workspace import PROJECT_ROOT
+from gpufleet.flows.prewarm import demand_warm
 from gpufleet.flows.prewarm_schedule import schedule
 from gpufleet.flows.prewarm_weights import Outlook
 from gpufleet.spec import load_fleet
 from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.prewarming import NodesFilled, PrewarmVerification, WindowProof
 from gpufleet.spec.serving import Prewarm
+from gpufleet.tasks.console import facts
+from gpufleet.tasks.prewarm_view import show_verification
 
 SAMPLE = load_fleet(PROJECT_ROOT / "fleets/sample/production.yaml")
 POOL, GROUP, SITE = "chat", "fra1-chat", "fra1"
@@ -222,3 +226,27 @@ def test_weights_that_take_longer_than_a_day_are_told() -> None:
     found = schedule(MONDAYS, BEGIN, known(SNAPSHOT, 1e3), days="14")
     (told,) = found.warnings
     assert "24 h ahead at most" in told
+
+
+def test_a_verification_names_nodes_without_weights_and_takes_them_for_no_failure() -> None:
+    weights = NodesFilled(
+        job="restore-x-1", snapshot=SNAPSHOT, done=["a"], missing=["b"], waiting=1
+    )
+    proof = WindowProof(
+        window=first().window.row(),
+        ready=1,
+        warm=1,
+        missing=0,
+        replicas=[],
+        problem="",
+        weights=weights,
+    )
+    found = PrewarmVerification(
+        fleet="sample", environment="production", at="", proofs=[proof], next=None
+    )
+    with facts.capture() as shown:
+        show_verification(found)
+    assert "on 1 of 3 nodes of fra1-chat, by Job restore-x-1" in shown.get()
+    assert "b: weights not pulled ahead" in shown.get()
+    assert found.missing == 0
+    demand_warm(found)
