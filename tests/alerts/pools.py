@@ -8,6 +8,9 @@ REPLICA_UP: Final = {f'up{{job="replicas",{POD}}}': "1x120"}
 PREWARM: Final = (
     'gpufleet_prewarm_missing_replicas{pool="answers",site="main",window="quarter end"}'
 )
+WEIGHTS: Final = (
+    'gpufleet_prewarm_weights_missing_nodes{pool="answers",site="main",window="quarter end"}'
+)
 LOOKED: Final = 'gpufleet_chore_last_success_timestamp_seconds{job="worker",chore="prewarm"}'
 BATCH: Final = 'gpufleet_dev_pool="nightly",gpufleet_dev_model="llama-3.1-8b",pod="nightly-0"'
 """A pool of batch jobs, which is full all day."""
@@ -75,6 +78,11 @@ CASES: Final[dict[tuple[str, str], Cases]] = {
     ("PrewarmMissing", "page"): one(
         {PREWARM: "2x60"},
         {PREWARM: "0x60"},
+        {"pool": "answers", "window": "quarter end"},
+    ),
+    ("PrewarmWeightsMissing", "ticket"): one(
+        {WEIGHTS: "1x60"},
+        {WEIGHTS: "0x60"},
         {"pool": "answers", "window": "quarter end"},
     ),
     ("ScalerErrors", "ticket"): one(

@@ -5,21 +5,16 @@ There is no kubelet: the test ends the pods, and runs what one of them would run
 
 import json
 import os
-import ssl
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
-from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import httpx
 import pytest
-import yaml
 from tests.conftest import Until, small_fleet
-from tests.hosts.nodes import nodes
+from tests.contract.caching_nodes import GROUP, JOBS, PODS, SITE, caching_nodes
 from tests.object_stores import StoreServer
 from tests.snapshot_bench import picture, quiet
 from tests.watched_fleets import on_clusters
@@ -28,14 +23,12 @@ from gpufleet.components.restore_job import RestoreWork, restore_job
 from gpufleet.components.site import DeclaredSite
 from gpufleet.components.snapshot_jobs import cron_job
 from gpufleet.components.worker_pod import WorkerPlan
-from gpufleet.core import admission
 from gpufleet.core import vocabulary as names
 from gpufleet.core.snapshots.schedule import lines
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.database import Database
-from gpufleet.edges.engines import resolve
 from gpufleet.edges.kube import Cluster
-from gpufleet.edges.kube_paths import collection_path, object_path
+from gpufleet.edges.kube_paths import collection_path
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.node_restore import NodeOrder, plan, restore_to_nodes
@@ -48,68 +41,20 @@ if TYPE_CHECKING:
     from gpufleet.spec.node_restores import NodeRestoreReport
 
 pytestmark = pytest.mark.timeout(400)
-SITE = "solo"
-GROUP = f"{SITE}-h100"
-HOSTS = ("solo-h100-001", "solo-h100-002")
-PODS = collection_path("v1", "Pod", names.CACHE_NAMESPACE)
-JOBS = collection_path("batch/v1", "Job", names.CACHE_NAMESPACE)
 
 
 @pytest.fixture(scope="module")
 def control_plane(
     tmp_path_factory: pytest.TempPathFactory, until: Until
 ) -> Iterator[tuple[Cluster, Path]]:
-    """An API server, the Job controller and the scheduler, with two nodes that take pods."""
-    folder = tmp_path_factory.mktemp("nodes")
-    paths = resolve(lambda _: None, ["controlplane"]).paths
-    with (
-        nodes(folder / "server", HOSTS, until, SITE) as (cluster, kubeconfig),
-        ExitStack() as stack,
-    ):
-        for host in HOSTS:
-            labels = {names.NODE_GROUP: GROUP, names.HOSTNAME: host}
-            cluster.merge(f"/api/v1/nodes/{host}", {"metadata": {"labels": labels}})
-            allocatable = {"cpu": "8", "memory": "64Gi", "pods": "110"}
-            cluster.merge(f"/api/v1/nodes/{host}/status", {"status": {"allocatable": allocatable}})
-        # The Job controller gives up on a server that is not ready.
-        until(lambda: _is_ready(kubeconfig), 180)
-        for name, options in (
-            ("kube-controller-manager", ["--controllers=job-controller"]),
-            ("kube-scheduler", []),
-        ):
-            command = [str(paths[name]), f"--kubeconfig={kubeconfig}", "--secure-port=0"]
-            elected = ["--leader-elect=false", *options]
-            log = stack.enter_context((folder / f"{name}.log").open("wb"))
-            process = subprocess.Popen([*command, *elected], stdout=log, stderr=log)
-            stack.callback(process.wait)
-            stack.callback(process.kill)
-        yield cluster, kubeconfig
-
-
-def _is_ready(kubeconfig: Path) -> bool:
-    """Whether the API server has begun everything that it begins with."""
-    told = yaml.safe_load(kubeconfig.read_text())["clusters"][0]["cluster"]
-    trusted = ssl.create_default_context(cafile=told["certificate-authority"])
-    try:
-        answer = httpx.get(f"{told['server']}/readyz", verify=trusted, timeout=10)
-    except httpx.HTTPError:
-        return False
-    return answer.status_code == HTTPStatus.OK
+    with caching_nodes(tmp_path_factory.mktemp("nodes"), until) as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
 def cluster(control_plane: tuple[Cluster, Path]) -> Cluster:
-    """The site's API, with the namespaces and policies that its stack makes."""
-    connected, _ = control_plane
-    for name in (names.SYSTEM_NAMESPACE, names.CACHE_NAMESPACE):
-        about: dict[str, Any] = {"name": name}
-        if name == names.CACHE_NAMESPACE:
-            about["labels"] = dict(names.CACHE_SECURITY)
-        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": about}
-        connected.create("/api/v1/namespaces", body)
-    for thing in (admission.parameters(small_fleet(SITE)), *admission.policies()):
-        connected.apply(object_path(thing), thing)
-    return connected
+    """The site's API."""
+    return control_plane[0]
 
 
 @pytest.fixture

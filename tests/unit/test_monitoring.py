@@ -224,6 +224,7 @@ OF_THE_WORKER = {
     "DrillOverdue",
     "PrewarmMissing",
     "PrewarmStale",
+    "PrewarmWeightsMissing",
     "SnapshotOlderThanRPO",
     "ProtectionOlderThanRPO",
 }

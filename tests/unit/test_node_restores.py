@@ -104,6 +104,13 @@ def test_a_second_call_goes_on_with_the_job_that_runs_and_else_makes_a_new_one()
     assert job_to_use(SNAPSHOT, "h100", other) == f"{base}-1"
 
 
+def test_a_job_that_is_given_up_while_a_lost_node_holds_its_pod_is_not_taken_again() -> None:
+    base = f"restore-h100-{SNAPSHOT.lower()}"
+    given_up = job(f"{base}-1", ended=False)
+    given_up["status"]["conditions"] = [{"type": "FailureTarget", "status": "True"}]
+    assert job_to_use(SNAPSHOT, "h100", [given_up]) == f"{base}-2"
+
+
 @given(st.from_regex(r"[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?", fullmatch=True))
 def test_the_names_of_its_pods_are_ones_that_kubernetes_takes(group: str) -> None:
     assert len(f"{job_to_use(SNAPSHOT, group, [])}-9999-abcde") <= 63

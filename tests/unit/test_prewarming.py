@@ -23,7 +23,7 @@ from gpufleet.core.prewarming import (
 )
 from gpufleet.core.serving import PoolAtSite, pools_at
 from gpufleet.edges.workspace import PROJECT_ROOT
-from gpufleet.flows.prewarm import schedule
+from gpufleet.flows.prewarm_schedule import schedule
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.fleet import Fleet

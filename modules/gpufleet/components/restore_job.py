@@ -4,6 +4,7 @@ One index is one node. A Job cannot tell its indexes apart, so each pod is made 
 gate, and whoever runs the restore names its node and opens the gate.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -38,12 +39,19 @@ class RestoreWork:
     bucket: str
 
 
-def restore_job(work: RestoreWork, hosts: str) -> dict[str, Any]:
+def restore_job(
+    work: RestoreWork,
+    hosts: str,
+    marks: Mapping[str, str] | None = None,
+    ends_within_s: int | None = None,
+) -> dict[str, Any]:
     """The Job.
 
     Args:
         work: what its pods are told.
         hosts: of each index, as a JSON list.
+        marks: more annotations.
+        ends_within_s: when Kubernetes ends it, whatever still waits; None for never.
     """
     labels = {names.MANAGED: "true", names.FLEET: work.fleet, names.NODE_GROUP: work.node_group}
     return {
@@ -53,7 +61,7 @@ def restore_job(work: RestoreWork, hosts: str) -> dict[str, Any]:
             "name": work.job,
             "namespace": names.CACHE_NAMESPACE,
             "labels": labels,
-            "annotations": {NODES: hosts},
+            "annotations": {NODES: hosts, **(marks or {})},
         },
         "spec": {
             "completionMode": "Indexed",
@@ -63,6 +71,7 @@ def restore_job(work: RestoreWork, hosts: str) -> dict[str, Any]:
             # One broken node holds up no other.
             "maxFailedIndexes": work.nodes,
             "ttlSecondsAfterFinished": _KEPT_FOR_S,
+            **({"activeDeadlineSeconds": ends_within_s} if ends_within_s else {}),
             "template": {"metadata": {"labels": labels}, "spec": _pod(work)},
         },
     }

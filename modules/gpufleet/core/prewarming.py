@@ -81,7 +81,7 @@ class Window:
     @property
     def key(self) -> str:
         """What tells it from every other window."""
-        return f"{self.pool.site}/{self.pool.name}/{self.peak.name}/{_text(self.opens_at)}"
+        return f"{self.pool.site}/{self.pool.name}/{self.peak.name}/{written(self.opens_at)}"
 
     def is_due(self, moment: datetime) -> bool:
         """Whether its replicas have to be warm, or are about to."""
@@ -104,9 +104,9 @@ class Window:
             starts_at=_optional(self.starts_at),
             restored_at=_optional(self.restored_at),
             warm_at=_optional(self.warm_at),
-            verify_at=_text(self.verify_at),
-            opens_at=_text(self.opens_at),
-            closes_at=_text(self.closes_at),
+            verify_at=written(self.verify_at),
+            opens_at=written(self.opens_at),
+            closes_at=written(self.closes_at),
             lead_s=self.peak.lead_s,
             short_s=max(0.0, self.peak.lead_s - lead_s) if self.starts_at else self.peak.lead_s,
         )
@@ -233,8 +233,8 @@ def warnings(found: Sequence[Window], fleet: Fleet) -> list[str]:
     ]
     told += [
         f"pool {window.pool.name} at {window.pool.site} is not started for `{window.peak.name}` of "
-        f"{_text(window.opens_at)}: the clocks leave out the time at which it ends, and KEDA opens "
-        "no window whose end does not come; let it end an hour later"
+        f"{written(window.opens_at)}: the clocks leave out the time at which it ends, and KEDA "
+        "opens no window whose end does not come; let it end an hour later"
         for window in found
         if window.end_is_skipped
     ]
@@ -254,9 +254,10 @@ def warnings(found: Sequence[Window], fleet: Fleet) -> list[str]:
     return list(dict.fromkeys(told))
 
 
-def _text(moment: datetime) -> str:
+def written(moment: datetime) -> str:
+    """As reports write a time: ISO 8601 in UTC."""
     return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def _optional(moment: datetime | None) -> str | None:
-    return None if moment is None else _text(moment)
+    return None if moment is None else written(moment)

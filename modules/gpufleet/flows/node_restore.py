@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -17,7 +17,7 @@ from gpufleet.components.restore_job import (
 from gpufleet.core import vocabulary as names
 from gpufleet.core.snapshots.fan_out import Links, parallelism, predicted_s
 from gpufleet.core.snapshots.nodes import job_to_use, nodes_of, outcome_of
-from gpufleet.edges.kube import Cluster
+from gpufleet.edges.kube import Cluster, Object
 from gpufleet.edges.kube_paths import collection_path
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground, whoami
@@ -27,7 +27,8 @@ from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import BadInput, Failed
 from gpufleet.spec.node_restores import NodeRestorePlan, NodeRestoreReport
 
-_JOBS: Final = collection_path("batch/v1", "Job", names.CACHE_NAMESPACE)
+JOBS: Final = collection_path("batch/v1", "Job", names.CACHE_NAMESPACE)
+"""Where they are made."""
 _PODS: Final = collection_path("v1", "Pod", names.CACHE_NAMESPACE)
 _NODES: Final = collection_path("v1", "Node", None)
 _LOOK_EVERY_S: Final = 1.0
@@ -62,7 +63,7 @@ def plan(ground: Ground, order: NodeOrder) -> NodeRestorePlan:
     try:
         selected = f"{names.NODE_GROUP}={order.node_group}"
         listed = cluster.items(_NODES, labels=selected)
-        job = job_to_use(order.snapshot, order.node_group, cluster.items(_JOBS, labels=selected))
+        job = job_to_use(order.snapshot, order.node_group, cluster.items(JOBS, labels=selected))
     finally:
         cluster.close()
     nodes, left_out = nodes_of(listed)
@@ -105,21 +106,7 @@ def restore_to_nodes(
     planned, begun = plan(ground, order), time.monotonic()
     cluster = cluster_of(ground.fleet, ground.state, planned.site)
     try:
-        place = places_of(ground)[planned.site]
-        work = RestoreWork(
-            job=planned.job,
-            fleet=ground.fleet.slug,
-            image=ground.fleet.images.gpufleet,
-            snapshot=planned.snapshot,
-            revision=planned.revision,
-            node_group=planned.node_group,
-            nodes=len(planned.nodes),
-            parallelism=planned.parallelism,
-            endpoint=place.endpoint,
-            region=place.region,
-            bucket=bucket_of(ground.fleet),
-        )
-        cluster.create(_JOBS, restore_job(work, json.dumps(planned.nodes)))
+        begin(ground, cluster, planned)
         done, failed = _awaited(cluster, planned.job, told)
     finally:
         cluster.close()
@@ -136,20 +123,64 @@ def restore_to_nodes(
     return report
 
 
+def begin(
+    ground: Ground,
+    cluster: Cluster,
+    planned: NodeRestorePlan,
+    marks: Mapping[str, str] | None = None,
+    ends_within_s: int | None = None,
+) -> None:
+    """Make the Job, or leave its marks on one that is there.
+
+    Args:
+        ground: the environment.
+        cluster: of the plan's site.
+        planned: what.
+        marks: annotations.
+        ends_within_s: as `restore_job`.
+
+    Raises:
+        Failed: the cluster refuses it.
+        Retryable: the cluster does not answer.
+    """
+    place = places_of(ground)[planned.site]
+    work = RestoreWork(
+        job=planned.job,
+        fleet=ground.fleet.slug,
+        image=ground.fleet.images.gpufleet,
+        snapshot=planned.snapshot,
+        revision=planned.revision,
+        node_group=planned.node_group,
+        nodes=len(planned.nodes),
+        parallelism=planned.parallelism,
+        endpoint=place.endpoint,
+        region=place.region,
+        bucket=bucket_of(ground.fleet),
+    )
+    job = restore_job(work, json.dumps(planned.nodes), marks, ends_within_s)
+    if not cluster.create(JOBS, job) and marks:
+        cluster.merge_existing(f"{JOBS}/{planned.job}", {"metadata": {"annotations": {**marks}}})
+
+
 def _awaited(
     cluster: Cluster, job: str, told: Callable[[int, int], None]
 ) -> tuple[list[str], list[str]]:
     while True:
-        found = cluster.get(f"{_JOBS}/{job}")
+        found = cluster.get(f"{JOBS}/{job}")
         if found is None:
             raise Failed("the Job was removed", where=job, mend="the same command begins it again")
-        hosts: list[str] = json.loads(found["metadata"]["annotations"][NODES])
+        hosts = hosts_of(found)
         open_gates(cluster, job, hosts)
         done, failed, ended = outcome_of(found, hosts)
         told(len(done), len(hosts))
         if ended:
             return done, failed
         time.sleep(_LOOK_EVERY_S)
+
+
+def hosts_of(job: Object) -> list[str]:
+    """The host name of each index of a Job."""
+    return list(json.loads(job["metadata"]["annotations"][NODES]))
 
 
 def open_gates(cluster: Cluster, job: str, hosts: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""Replicas before declared peaks: when they start, and whether they are warm in time."""
+"""Replicas before declared peaks: whether they are warm in time."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -6,32 +6,28 @@ from collections.abc import Set as AbstractSet
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Final
 
 from gpufleet.core import vocabulary as names
 from gpufleet.core.prewarming import (
     Window,
-    prewarmed_images,
     ready_replicas,
     started_replicas,
-    warnings,
     windows,
 )
 from gpufleet.core.serving import ENGINE_PORT
-from gpufleet.edges.clock import clock_of
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.replica_probe import Replica, ask_each
-from gpufleet.edges.workspace import EnvironmentDir, Workspace
+from gpufleet.edges.workspace import EnvironmentDir
 from gpufleet.flows.declared import DeclaredFleet
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground
-from gpufleet.local.platform import embedded_sites
-from gpufleet.spec import load_fleet
+from gpufleet.flows.prewarm_schedule import demand_known, selected
+from gpufleet.flows.prewarm_weights import filled
 from gpufleet.spec.errors import BadInput, FleetError, TargetMissed
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.hardware import EmbeddedCluster
-from gpufleet.spec.prewarming import PrewarmSchedule, PrewarmVerification, WindowProof
+from gpufleet.spec.prewarming import PrewarmVerification, WindowProof
 from gpufleet.spec.records import Fact
 
 TOKEN_WITHIN_S: Final = 10.0
@@ -41,53 +37,9 @@ SITE_WITHIN_S: Final = 30.0
 LOOK_AHEAD: Final = timedelta(days=400)
 """A peak that comes once a year is seen."""
 _VERIFIED: Final = "prewarm.verified"
-_MOST_DAYS: Final = 800
 
 SetMissing = Callable[[Window, int | None], None]
 """Tells how many replicas of a window are missing; none once it is over."""
-
-
-def schedule_of(
-    workspace: Workspace, fleet_file: Path, *, days: str = "30", pool: str = "", site: str = ""
-) -> PrewarmSchedule:
-    """`schedule` of an environment, from now on by its clock; nothing is opened or written.
-
-    Raises:
-        BadInput: the fleet file; number of days, pool or site.
-    """
-    fleet = load_fleet(fleet_file)
-    simulated = len(embedded_sites(fleet)) == len(fleet.sites)
-    clock = clock_of(workspace.for_fleet(fleet), simulated=simulated)
-    return schedule(fleet, clock(), days=days, pool=pool, site=site)
-
-
-def schedule(
-    fleet: Fleet, now: datetime, *, days: str = "30", pool: str = "", site: str = ""
-) -> PrewarmSchedule:
-    """The windows of the next days, those that are open included.
-
-    Args:
-        fleet: with its plan.
-        now: with a time zone.
-        days: how many.
-        pool: this one alone.
-        site: this one alone.
-
-    Raises:
-        BadInput: number of days, pool or site.
-    """
-    _demand_known(fleet, pool, site)
-    end = now + timedelta(days=_days(days))
-    found = _selected(windows(fleet, now, end), pool, site)
-    return PrewarmSchedule(
-        fleet=fleet.fleet,
-        environment=fleet.environment,
-        begin=now.astimezone(UTC).isoformat(timespec="seconds"),
-        end=end.astimezone(UTC).isoformat(timespec="seconds"),
-        windows=[window.row() for window in found],
-        images=prewarmed_images(fleet),
-        warnings=warnings(found, fleet),
-    )
 
 
 def verify(  # noqa: PLR0913 - of what, when, where
@@ -112,17 +64,19 @@ def verify(  # noqa: PLR0913 - of what, when, where
     Raises:
         BadInput: time, pool or site.
     """
-    _demand_known(fleet, pool, site)
+    demand_known(fleet, pool, site)
     moment = _moment(at) if at else now
-    found = _selected(windows(fleet, moment, moment + LOOK_AHEAD), pool, site)
+    found = selected(windows(fleet, moment, moment + LOOK_AHEAD), pool, site)
     coming = [window for window in found if window.verify_at > moment]
+    proven = proofs(fleet, state, [each for each in found if each.is_due(moment)])
+    weights = filled(fleet, state, [window for window, proof in proven if not proof.problem])
     return PrewarmVerification(
         fleet=fleet.fleet,
         environment=fleet.environment,
         at=moment.astimezone(UTC).isoformat(timespec="seconds"),
         proofs=[
-            proof
-            for _, proof in proofs(fleet, state, [each for each in found if each.is_due(moment)])
+            proof.model_copy(update={"weights": weights.get(window.key)})
+            for window, proof in proven
         ],
         next=coming[0].row() if coming else None,
     )
@@ -350,28 +304,6 @@ def _horizon(fleet: Fleet) -> timedelta:
     """How far ahead of its opening a window may be due."""
     leads_s = [peak.lead_s for pool in fleet.pools.values() for peak in pool.prewarm]
     return timedelta(seconds=max(leads_s, default=0.0) + 1)
-
-
-def _selected(found: list[Window], pool: str, site: str) -> list[Window]:
-    return [each for each in found if pool in {"", each.pool.name} and site in {"", each.pool.site}]
-
-
-def _demand_known(fleet: Fleet, pool: str, site: str) -> None:
-    for given, flag, kind, known in (
-        (pool, "--pool", "pool", fleet.pools),
-        (site, "--site", "site", fleet.sites),
-    ):
-        if given and given not in known:
-            what = f"there is no {kind} `{given:.60}`"
-            raise BadInput(what, where=flag, mend=f"there are: {', '.join(known)}")
-
-
-def _days(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= _MOST_DAYS:
-        raise BadInput(
-            f"`{text:.40}` is not a number of days from 1 to {_MOST_DAYS}", where="--days"
-        )
-    return int(text)
 
 
 def _moment(text: str) -> datetime:

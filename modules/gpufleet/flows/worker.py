@@ -38,6 +38,7 @@ from gpufleet.flows.operations import REFUSED, listed
 from gpufleet.flows.overrides import settle
 from gpufleet.flows.patch_cycle import PatchCycleKeeper
 from gpufleet.flows.prewarm import PrewarmKeeper
+from gpufleet.flows.prewarm_weights import WeightsKeeper
 from gpufleet.flows.record_keeping import anchor
 from gpufleet.flows.schedules import begin_due
 from gpufleet.flows.snapshot_ages import SnapshotAges
@@ -90,6 +91,13 @@ class Worker:
             registry=self._registry,
         )
         prewarm = PrewarmKeeper(ground, self.executor, self._set_missing)
+        self._without_weights = Gauge(
+            platform.WEIGHTS_MISSING,
+            "Nodes that do not have the weights of a declared peak, and will not in time",
+            ["pool", "site", "window"],
+            registry=self._registry,
+        )
+        weights = WeightsKeeper(live, self.executor, self._set_without_weights)
         self._overdue = Gauge(
             platform.PATCH_OVERDUE_S,
             "How long a component has been due for an update",
@@ -130,6 +138,7 @@ class Worker:
             Chore("batch files", 60, lambda: sweep(live.now())),
             Chore("flows", 10, self._count),
             Chore("prewarm", 10, prewarm.keep),
+            Chore("prewarm weights", 10, weights.keep),
             Chore("patch cycle", 60, cadences.keep),
             Chore("snapshots", 60, revisions.keep),
             Chore("protection", 15, protected.keep),
@@ -189,12 +198,10 @@ class Worker:
                 self._known_until.labels(site).set(at.timestamp())
 
     def _set_missing(self, window: Window, count: int | None) -> None:
-        labels = (window.pool.name, window.pool.site, window.peak.name)
-        if count is None:
-            with suppress(KeyError):
-                self._missing.remove(*labels)
-        else:
-            self._missing.labels(*labels).set(count)
+        _set_of_window(self._missing, window, count)
+
+    def _set_without_weights(self, window: Window, count: int | None) -> None:
+        _set_of_window(self._without_weights, window, count)
 
     def _set_overdue(self, target: PatchTarget, seconds: float | None) -> None:
         if seconds is None:
@@ -230,6 +237,15 @@ class Worker:
                     body={"why": "another version of the code began it"},
                 )
                 self._ground.journal.append(fact)
+
+
+def _set_of_window(gauge: Gauge, window: Window, count: int | None) -> None:
+    labels = (window.pool.name, window.pool.site, window.peak.name)
+    if count is None:
+        with suppress(KeyError):
+            gauge.remove(*labels)
+    else:
+        gauge.labels(*labels).set(count)
 
 
 def work(workspace: Workspace, fleet_file: Path, port: int | None, listen: str = LOOPBACK) -> None:

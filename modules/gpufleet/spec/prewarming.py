@@ -30,6 +30,25 @@ class PrewarmWindow(Spec):
     """How much a change of the clocks takes from it."""
 
 
+class WeightsPull(Spec):
+    """Weights that are on the nodes of a window's group before its replicas start."""
+
+    begins_at: str
+    """From when on they are pulled."""
+    revision: str
+    nodes: int
+    """Of the group; those that are cordoned or not ready then are left out."""
+    snapshot: str | None
+    """The newest of the revision now; null where nobody could say."""
+
+
+class ScheduledWindow(PrewarmWindow):
+    """A window, with what is pulled ahead of it."""
+
+    weights: WeightsPull | None
+    """None where no more replicas start for it, or the site has no snapshot of the revision."""
+
+
 class PrewarmSchedule(Spec):
     """The outcome of `prewarm.schedule`."""
 
@@ -37,7 +56,7 @@ class PrewarmSchedule(Spec):
     environment: str
     begin: str
     end: str
-    windows: list[PrewarmWindow]
+    windows: list[ScheduledWindow]
     """In the order in which they open."""
     images: list[str]
     """Engine images that stand on every node of their group ahead of any start."""
@@ -54,6 +73,19 @@ class ReplicaProof(Spec):
     why_not: str
 
 
+class NodesFilled(Spec):
+    """What the Job says that pulls weights to the nodes of a window's group."""
+
+    job: str
+    snapshot: str
+    done: list[str]
+    """Nodes that have the whole snapshot, every byte verified."""
+    missing: list[str]
+    """Nodes that have failed, or were not done when the Job ended."""
+    waiting: int
+    """Nodes that are neither; 0 once it has ended."""
+
+
 class WindowProof(Spec):
     """Whether the replicas of one window are warm."""
 
@@ -66,6 +98,8 @@ class WindowProof(Spec):
     replicas: list[ReplicaProof]
     problem: str
     """Why the site could not be looked at; then all are missing."""
+    weights: NodesFilled | None = None
+    """None where no Job tells of them."""
 
 
 class PrewarmVerification(Spec):

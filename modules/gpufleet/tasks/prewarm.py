@@ -23,11 +23,13 @@ def schedule(
     fleet: str = "",
     json: bool = False,
 ) -> None:
-    """When replicas start ahead of the next peaks, when they are verified, when windows open.
+    """When weights are pulled and replicas start ahead of the next peaks, and when windows open.
+
+    Whether a site has a snapshot of the weights is looked up in its store.
 
     Example: ./fleet prewarm.schedule --days 60 --pool chat
     """
-    from gpufleet.flows.prewarm import schedule_of
+    from gpufleet.flows.prewarm_schedule import schedule_of
     from gpufleet.tasks import prewarm_view
 
     here = workspace()
@@ -56,6 +58,8 @@ def verify(
     json: bool = False,
 ) -> None:
     """Ask every replica that has to be warm for one token; exit 5 where one is missing.
+
+    Also told is on how many nodes the weights were before; one without is no failure.
 
     Example: ./fleet prewarm.verify --pool chat
     """

@@ -4,7 +4,13 @@ from datetime import datetime
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from gpufleet.spec.prewarming import PrewarmSchedule, PrewarmVerification, PrewarmWindow
+from gpufleet.spec.prewarming import (
+    NodesFilled,
+    PrewarmSchedule,
+    PrewarmVerification,
+    PrewarmWindow,
+    ScheduledWindow,
+)
 from gpufleet.tasks.console import facts, plain_table
 
 _WIDTH: Final = 48
@@ -25,7 +31,7 @@ def show_schedule(found: PrewarmSchedule) -> None:
         facts.print(f"note: {warning}", style="yellow", soft_wrap=True)
 
 
-def _picture(window: PrewarmWindow) -> None:
+def _picture(window: ScheduledWindow) -> None:
     facts.print(
         f"{window.pool} at {window.site}: {window.peak}, {window.replicas} replicas "
         f"({window.node_group}), {window.time_zone}",
@@ -50,7 +56,15 @@ def _picture(window: PrewarmWindow) -> None:
             date, _, clock = _local(window, text).rpartition(" ")
             told.append(f"{what} {clock}" if date == day else f"{what} {date} {clock}")
             day = date
-    facts.print(f"  {', '.join(told)}\n", soft_wrap=True)
+    facts.print(f"  {', '.join(told)}", soft_wrap=True)
+    if pulled := window.weights:
+        of = f"snapshot {pulled.snapshot}" if pulled.snapshot else "its newest snapshot"
+        facts.print(
+            f"  weights of {pulled.revision} to {pulled.nodes} nodes of {window.node_group} from "
+            f"{_local(window, pulled.begins_at)}, {of}",
+            soft_wrap=True,
+        )
+    facts.print()
 
 
 def bar(window: PrewarmWindow) -> str:
@@ -98,6 +112,7 @@ def show_verification(found: PrewarmVerification) -> None:
             )
         facts.print(table, soft_wrap=True)
         for proof in found.proofs:
+            _filled(proof.window, proof.weights)
             if proof.problem:
                 facts.print(f"{proof.window.site}: {proof.problem}", style="red", soft_wrap=True)
             for replica in proof.replicas:
@@ -109,6 +124,19 @@ def show_verification(found: PrewarmVerification) -> None:
             f"{_local(found.next, found.next.verify_at)}",
             soft_wrap=True,
         )
+
+
+def _filled(window: PrewarmWindow, weights: NodesFilled | None) -> None:
+    if weights is None:
+        return
+    of = len(weights.done) + len(weights.missing) + weights.waiting
+    facts.print(
+        f"{window.site}: weights for {window.peak} on {len(weights.done)} of {of} nodes of "
+        f"{window.node_group}, by Job {weights.job}",
+        soft_wrap=True,
+    )
+    for node in weights.missing:
+        facts.print(f"{node}: weights not pulled ahead", style="yellow", soft_wrap=True)
 
 
 def _moment(text: str) -> datetime:

@@ -25,6 +25,9 @@ PROTECTED_AT: Final = "gpufleet_protected_newest_timestamp_seconds"
 """By store: the recovery point of the newest protected set."""
 PROTECTED_RPO_S: Final = "gpufleet_protected_rpo_seconds"
 """By the same: age above which it is too old."""
+WEIGHTS_MISSING: Final = "gpufleet_prewarm_weights_missing_nodes"
+"""By pool, site and window: nodes on which pulling weights ahead of a declared peak failed, or
+that were not done when its replicas started."""
 FREEZE_KNOWN_UNTIL: Final = "gpufleet_freeze_known_until_timestamp_seconds"
 _FREEZE_STALE_S: Final = 120
 _PREWARM_STALE_S: Final = 300
@@ -133,6 +136,21 @@ def _worker() -> tuple[Alert, ...]:
                 "for {{ $labels.window }}"
             ),
             description="A declared peak begins soon, and it has fewer warm replicas than planned.",
+        ),
+        Alert(
+            name="PrewarmWeightsMissing",
+            expr=f"{WEIGHTS_MISSING} > 0",
+            severity=Severity.TICKET,
+            for_s=60,
+            runbook="pools#prewarm-weights",
+            summary=(
+                "{{ $labels.pool }} at {{ or $labels.exported_site $labels.site }}: "
+                "{{ $value }} nodes lack the weights for {{ $labels.window }}"
+            ),
+            description=(
+                "They were not pulled ahead of a declared peak: replicas that start there restore "
+                "their own, and take longer."
+            ),
         ),
     )
 

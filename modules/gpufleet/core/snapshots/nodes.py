@@ -1,11 +1,13 @@
 """Which nodes a snapshot is restored to, and what their Job says of it."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from gpufleet.core import vocabulary as names
 
 Object = Mapping[str, Any]
+_ENDS: Final = frozenset({"Complete", "Failed", "FailureTarget"})
+"""Conditions of a Job."""
 
 
 def job_to_use(snapshot: str, node_group: str, jobs: Iterable[Object]) -> str:
@@ -30,9 +32,12 @@ def job_to_use(snapshot: str, node_group: str, jobs: Iterable[Object]) -> str:
 
 
 def has_ended(job: Object) -> bool:
-    """Whether nothing of a Job runs any more."""
+    """Whether nothing of a Job begins any more.
+
+    One that Kubernetes gives up fails only once its last pod is gone; that of a lost node never is.
+    """
     return any(
-        each["type"] in {"Complete", "Failed"} and each["status"] == "True"
+        each["type"] in _ENDS and each["status"] == "True"
         for each in job.get("status", {}).get("conditions", [])
     )
 
