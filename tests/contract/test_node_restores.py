@@ -31,6 +31,7 @@ from gpufleet.components.worker_pod import WorkerPlan
 from gpufleet.core import admission
 from gpufleet.core import vocabulary as names
 from gpufleet.core.snapshots.schedule import lines
+from gpufleet.core.weights import snapshots_bucket
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.database import Database
 from gpufleet.edges.engines import resolve
@@ -39,7 +40,7 @@ from gpufleet.edges.kube_paths import collection_path, object_path
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.node_restore import NodeOrder, plan, restore_to_nodes
-from gpufleet.flows.snapshots.requests import TakeWish, bucket_of, taken
+from gpufleet.flows.snapshots.requests import TakeWish, taken
 from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import BadInput, Failed
 from gpufleet.spec.snapshot_schedule import ScheduledRevision, SnapshotSchedule
@@ -189,7 +190,7 @@ def test_what_its_pod_runs_restores_the_snapshot(
         parallelism=1,
         endpoint=place.endpoint,
         region=place.region,
-        bucket=bucket_of(ground.fleet),
+        bucket=snapshots_bucket(ground.fleet),
     )
     (container,) = restore_job(work, "[]")["spec"]["template"]["spec"]["containers"]
     arguments = [each.replace("/cache/", f"{tmp_path}/cache/") for each in container["args"]]

@@ -7,7 +7,9 @@ gate, and whoever runs the restore names its node and opens the gate.
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gpufleet.components import store_access
 from gpufleet.core import vocabulary as names
+from gpufleet.core.weights import StoreAccess, files_of
 
 GATE: Final = f"{names.GROUP}/node"
 NODES: Final = f"{names.GROUP}/restore-nodes"
@@ -33,9 +35,10 @@ class RestoreWork:
     node_group: str
     nodes: int
     parallelism: int
-    endpoint: str
-    region: str
     bucket: str
+    store: StoreAccess
+    encrypted: bool
+    """Whether chunks are encrypted with a key of the client's."""
 
 
 def restore_job(work: RestoreWork, hosts: str) -> dict[str, Any]:
@@ -79,6 +82,7 @@ def opened(host: str) -> dict[str, Any]:
 
 
 def _pod(work: RestoreWork) -> dict[str, Any]:
+    files = files_of(work.store, encrypted=work.encrypted)
     return {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -96,14 +100,14 @@ def _pod(work: RestoreWork) -> dict[str, Any]:
                     "snapshot.fill",
                     f"--snapshot={work.snapshot}",
                     f"--to={_CACHE}/{work.revision}",
-                    f"--endpoint={work.endpoint}",
-                    f"--region={work.region}",
                     f"--bucket={work.bucket}",
+                    *store_access.arguments(work.store),
+                    # The pods of pools read it as another user.
+                    "--readable",
                     "--apply",
                     "--json",
                 ],
-                "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 - the pod's own folder
-                "envFrom": [{"secretRef": {"name": "artifact-store", "optional": True}}],
+                **store_access.environment(files),
                 "resources": {
                     "requests": {"cpu": "2", "memory": "1Gi"},
                     "limits": {"memory": "2Gi"},
@@ -115,7 +119,8 @@ def _pod(work: RestoreWork) -> dict[str, Any]:
                 },
                 "volumeMounts": [
                     {"name": "cache", "mountPath": _CACHE},
-                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - as above
+                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own folder
+                    *store_access.mounts(files),
                 ],
             }
         ],
@@ -125,5 +130,6 @@ def _pod(work: RestoreWork) -> dict[str, Any]:
                 "hostPath": {"path": names.CACHE_FOLDER, "type": "DirectoryOrCreate"},
             },
             {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
+            *store_access.volumes(files),
         ],
     }

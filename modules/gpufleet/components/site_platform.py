@@ -49,6 +49,8 @@ class SitePlatform(pulumi.ComponentResource):
         self._queues()
         self._gateway()
         self._to_store("restores", names.CACHE_NAMESPACE, {})
+        for namespace in (names.INTERACTIVE_NAMESPACE, names.BATCH_NAMESPACE):
+            self._node_cache(namespace)
         self.register_outputs({"namespaces": list(names.NAMESPACES)})
 
     def _about(self, name: str, namespace: str | None = None) -> dict[str, Any]:
@@ -160,6 +162,45 @@ class SitePlatform(pulumi.ComponentResource):
                 "egress": [{"ports": ports}],
             },
             opts=self._inside,
+        )
+
+    def _node_cache(self, namespace: str) -> None:
+        """The way of a pool's pods to their node's cache: Pod Security lets them claim, no more.
+
+        One volume for all nodes: on each it is that node's own folder, with what was restored
+        there. That is meant: pods verify what they find, and fetch what is not there.
+        """
+        name = f"{namespace}-{names.NODE_CACHE}"
+        # Nobody provisions it and nothing measures it, but both have to name a size.
+        size, modes = {"storage": "1Gi"}, ["ReadOnlyMany"]
+        volume = k8s.core.v1.PersistentVolume(
+            name,
+            metadata=self._about(name),
+            spec={
+                "capacity": size,
+                "accessModes": modes,
+                "storageClassName": "",
+                "persistentVolumeReclaimPolicy": "Retain",
+                "hostPath": {"path": names.CACHE_FOLDER, "type": "DirectoryOrCreate"},
+                "claimRef": {
+                    "apiVersion": "v1",
+                    "kind": "PersistentVolumeClaim",
+                    "namespace": namespace,
+                    "name": names.NODE_CACHE,
+                },
+            },
+            opts=self._inside,
+        )
+        k8s.core.v1.PersistentVolumeClaim(
+            name,
+            metadata=self._about(names.NODE_CACHE, namespace),
+            spec={
+                "accessModes": modes,
+                "storageClassName": "",
+                "volumeName": name,
+                "resources": {"requests": size},
+            },
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[volume]),
         )
 
     def _kueue(self, kind: str, name: str, namespace: str | None, spec: dict[str, Any]) -> None:

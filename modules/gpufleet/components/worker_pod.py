@@ -131,7 +131,7 @@ def _container(plan: WorkerPlan) -> dict[str, Any]:
             {"name": "KUBECONFIG", "value": f"/etc/gpufleet/kubeconfig:{_SECRETS}/kubeconfig"},
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own folder
         ],
-        "envFrom": [{"secretRef": {"name": "artifact-store", "optional": True}}],
+        "envFrom": [{"secretRef": {"name": names.ARTIFACT_STORE, "optional": True}}],
         "ports": [{"name": "metrics", "containerPort": names.WORKER_PORT, "protocol": "TCP"}],
         # Pulumi's engine and provider stand in the worker's pod while they run.
         "resources": {

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from gpufleet.core import vocabulary as names
+from gpufleet.core.weights import source_of
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.serving import ServingClass
 
@@ -99,7 +100,7 @@ def parameters(fleet: Fleet) -> Object:
                     ),
                 ]
             ),
-            "artifacts": _lines(model.source for model in fleet.models.values()),
+            "artifacts": _lines(str(source_of(fleet, model)) for model in fleet.models),
             "digests": _lines(model.digest for model in fleet.models.values()),
             "teams": _lines([*fleet.teams, SHARED]),
             "use-cases": _lines([*fleet.use_cases, SHARED]),
@@ -278,7 +279,7 @@ def _privileges() -> Object:
             Check(
                 "variables.templates.all(t, !has(t.spec.volumes) || "
                 "!t.spec.volumes.exists(v, has(v.hostPath)))",
-                "'gpufleet: no host path; weights and caches are emptyDir, which is local disk'",
+                "'gpufleet: no host path; the cache of a node comes by the claim node-cache'",
             ),
         ],
         namespaces=[each for each in names.GOVERNED_NAMESPACES if each != names.CACHE_NAMESPACE],

@@ -17,7 +17,7 @@ _READ: Final = ("get", "list", "watch")
 _WRITE: Final = (*_READ, "create", "update", "patch", "delete")
 
 CLUSTER_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "": ("namespaces",),
+    "": ("namespaces", "persistentvolumes"),
     "scheduling.k8s.io": ("priorityclasses",),
     "node.k8s.io": ("runtimeclasses",),
     "kueue.x-k8s.io": ("clusterqueues", "resourceflavors", "workloadpriorityclasses"),

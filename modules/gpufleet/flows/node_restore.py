@@ -17,14 +17,16 @@ from gpufleet.components.restore_job import (
 from gpufleet.core import vocabulary as names
 from gpufleet.core.snapshots.fan_out import Links, parallelism, predicted_s
 from gpufleet.core.snapshots.nodes import job_to_use, nodes_of, outcome_of
+from gpufleet.core.weights import StoreAccess, snapshots_bucket, store_access
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import collection_path
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground, whoami
-from gpufleet.flows.snapshots.requests import bucket_of, measured_rate, store_of
+from gpufleet.flows.snapshots.requests import measured_rate, store_of
 from gpufleet.flows.snapshots.store import manifest_of
 from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import BadInput, Failed
+from gpufleet.spec.hardware import AddressingStyle
 from gpufleet.spec.node_restores import NodeRestorePlan, NodeRestoreReport
 
 _JOBS: Final = collection_path("batch/v1", "Job", names.CACHE_NAMESPACE)
@@ -105,7 +107,6 @@ def restore_to_nodes(
     planned, begun = plan(ground, order), time.monotonic()
     cluster = cluster_of(ground.fleet, ground.state, planned.site)
     try:
-        place = places_of(ground)[planned.site]
         work = RestoreWork(
             job=planned.job,
             fleet=ground.fleet.slug,
@@ -115,9 +116,9 @@ def restore_to_nodes(
             node_group=planned.node_group,
             nodes=len(planned.nodes),
             parallelism=planned.parallelism,
-            endpoint=place.endpoint,
-            region=place.region,
-            bucket=bucket_of(ground.fleet),
+            bucket=snapshots_bucket(ground.fleet),
+            store=_access(ground, planned.site),
+            encrypted=ground.fleet.snapshot_keys.encryption_key is not None,
         )
         cluster.create(_JOBS, restore_job(work, json.dumps(planned.nodes)))
         done, failed = _awaited(cluster, planned.job, told)
@@ -134,6 +135,15 @@ def restore_to_nodes(
     facts = report.model_dump(exclude={"snapshot"})
     ground.note(_RESTORED, actor=whoami(), target=planned.snapshot, **facts)
     return report
+
+
+def _access(ground: Ground, site: str) -> StoreAccess:
+    """How pods reach the site's store: as declared, or the embedded one."""
+    declared = store_access(ground.fleet, site)
+    if declared is not None:
+        return declared
+    place = places_of(ground)[site]
+    return StoreAccess(place.endpoint, place.region, AddressingStyle.PATH, own_authority=False)
 
 
 def _awaited(
