@@ -31,7 +31,7 @@ from gpufleet.components.worker_pod import WorkerPlan
 from gpufleet.core import admission
 from gpufleet.core import vocabulary as names
 from gpufleet.core.snapshots.schedule import lines
-from gpufleet.core.weights import snapshots_bucket
+from gpufleet.core.weights import StoreAccess, snapshots_bucket
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.database import Database
 from gpufleet.edges.engines import resolve
@@ -43,6 +43,7 @@ from gpufleet.flows.node_restore import NodeOrder, plan, restore_to_nodes
 from gpufleet.flows.snapshots.requests import TakeWish, taken
 from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import BadInput, Failed
+from gpufleet.spec.hardware import AddressingStyle
 from gpufleet.spec.snapshot_schedule import ScheduledRevision, SnapshotSchedule
 
 if TYPE_CHECKING:
@@ -188,9 +189,9 @@ def test_what_its_pod_runs_restores_the_snapshot(
         node_group=GROUP,
         nodes=1,
         parallelism=1,
-        endpoint=place.endpoint,
-        region=place.region,
         bucket=snapshots_bucket(ground.fleet),
+        store=StoreAccess(place.endpoint, place.region, AddressingStyle.PATH, own_authority=False),
+        encrypted=False,
     )
     (container,) = restore_job(work, "[]")["spec"]["template"]["spec"]["containers"]
     arguments = [each.replace("/cache/", f"{tmp_path}/cache/") for each in container["args"]]
