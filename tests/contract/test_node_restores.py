@@ -228,9 +228,9 @@ def test_admission_holds_the_pods_to_one_folder_of_their_node(
             node_group=GROUP,
             nodes=1,
             parallelism=1,
-            endpoint="https://s3",
-            region="r",
             bucket="b",
+            store=StoreAccess("https://s3", "r", AddressingStyle.PATH, own_authority=False),
+            encrypted=False,
         )
         job = restore_job(work, "[]")
         pod = job["spec"]["template"]["spec"]

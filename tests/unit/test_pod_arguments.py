@@ -11,7 +11,6 @@ from typing import Any
 
 import pulumi
 import pytest
-from invoke import Collection
 from invoke.exceptions import ParseError
 from invoke.loader import FilesystemLoader
 from invoke.parser import Parser, ParserContext
@@ -83,8 +82,7 @@ _VARIABLE = re.compile(r"\$\([A-Z_]+\)")
 def known() -> Parser:
     """The program's own parser, with every task of the project."""
     module, _ = FilesystemLoader(start=str(PROJECT_ROOT)).load("tasks")
-    tasks: Collection = module.namespace
-    return Parser(contexts=tasks.to_contexts(), initial=ParserContext())
+    return Parser(contexts=module.namespace.to_contexts(), initial=ParserContext())
 
 
 def parsed(known: Parser, arguments: list[str]) -> ParserContext:
