@@ -472,6 +472,49 @@ def test_no_host_path_and_no_privilege(cluster: Cluster) -> None:
         assert "no privilege" in refusal(cluster, made)
 
 
+def test_a_node_s_cache_is_only_read(cluster: Cluster) -> None:
+    made = pod()
+    assert refusal(cluster, made) == ""
+    (cache,) = [each for each in made["spec"]["volumes"] if "persistentVolumeClaim" in each]
+    del cache["persistentVolumeClaim"]["readOnly"]
+    assert "is only read" in refusal(cluster, made)
+
+
+def volume(**spec: object) -> Object:
+    claim = {"namespace": INTERACTIVE, "name": names.NODE_CACHE}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": "one", "labels": {names.MANAGED: "true"}},
+        "spec": {
+            "capacity": {"storage": "1Gi"},
+            "accessModes": ["ReadOnlyMany"],
+            "hostPath": {"path": names.CACHE_FOLDER},
+            "claimRef": claim,
+            **spec,
+        },
+    }
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"hostPath": {"path": "/"}},
+        {"accessModes": ["ReadWriteOnce"]},
+        {"claimRef": {"namespace": "default", "name": names.NODE_CACHE}},
+        {"claimRef": {"namespace": INTERACTIVE, "name": "other"}},
+        {"claimRef": None},
+    ],
+)
+def test_no_other_folder_of_a_node_is_a_volume_of_ours(cluster: Cluster, spec: Object) -> None:
+    assert refusal(cluster, volume()) == ""
+    assert "of a node only" in refusal(cluster, volume(**spec))
+    strange = volume(**spec)
+    # What somebody else's storage driver makes is not looked at.
+    del strange["metadata"]["labels"]
+    assert refusal(cluster, strange) == ""
+
+
 def test_without_its_parameters_everything_is_refused(cluster: Cluster, until: "Until") -> None:
     path = object_path(admission.parameters(FLEET))
     cluster.delete(path)

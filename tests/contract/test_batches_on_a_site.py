@@ -202,7 +202,8 @@ def test_the_claim_for_a_node_s_cache_is_bound_and_a_pod_that_has_it_finds_a_nod
     cluster: Cluster, pool: Callable[[int], None], until: Until, namespace: str
 ) -> None:
     path = f"{collection_path('v1', 'PersistentVolumeClaim', namespace)}/{names.NODE_CACHE}"
-    claim = until(lambda: (found := cluster.get(path)) and is_bound(found) and found)
+    until(lambda: is_bound(cluster.get(path)))
+    claim = cluster.get(path) or {}
     volume = cluster.get(f"/api/v1/persistentvolumes/{claim['spec']['volumeName']}")
     assert volume is not None
     assert is_bound(volume)
@@ -215,8 +216,8 @@ def test_the_claim_for_a_node_s_cache_is_bound_and_a_pod_that_has_it_finds_a_nod
         until(lambda: [each for each in cluster.items(PODS, labels=names.POOL) if is_on_node(each)])
 
 
-def is_bound(thing: Object) -> bool:
-    return bool(thing.get("status", {}).get("phase") == "Bound")
+def is_bound(thing: Object | None) -> bool:
+    return thing is not None and thing.get("status", {}).get("phase") == "Bound"
 
 
 def is_on_node(pod: Object) -> bool:

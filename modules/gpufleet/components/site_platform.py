@@ -49,7 +49,7 @@ class SitePlatform(pulumi.ComponentResource):
         self._queues()
         self._gateway()
         self._to_store("restores", names.CACHE_NAMESPACE, {})
-        for namespace in (names.INTERACTIVE_NAMESPACE, names.BATCH_NAMESPACE):
+        for namespace in names.POOL_NAMESPACES:
             self._node_cache(namespace)
         self.register_outputs({"namespaces": list(names.NAMESPACES)})
 

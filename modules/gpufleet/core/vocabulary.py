@@ -52,6 +52,7 @@ NAMESPACES: Final = (
     GATEWAY_NAMESPACE,
     MONITORING_NAMESPACE,
 )
+POOL_NAMESPACES: Final = (INTERACTIVE_NAMESPACE, BATCH_NAMESPACE)
 CACHE_NAMESPACE: Final = "gpufleet-cache"
 """Of the Jobs that fill nodes' caches: the only one whose pods may use a folder of their node."""
 CACHE_FOLDER: Final = "/var/lib/gpufleet/cache"
