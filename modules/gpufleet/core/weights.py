@@ -91,6 +91,16 @@ def source_of(fleet: Fleet, model: str) -> Source:
     return Source.of(declared) if declared else Source(snapshots_bucket(fleet), model)
 
 
+def served_here(fleet: Fleet) -> dict[tuple[str, str], str]:
+    """What models need of the environment's own snapshots: by revision and digest, for whom."""
+    bucket = snapshots_bucket(fleet)
+    return {
+        (source.revision, model.digest): f"the weights of model {name}"
+        for name, model in fleet.models.items()
+        if (source := source_of(fleet, name)).bucket == bucket
+    }
+
+
 def store_access(fleet: Fleet, site: str) -> StoreAccess | None:
     """How a site's declared object store is reached; None where none is declared."""
     store = fleet.sites[site].object_store

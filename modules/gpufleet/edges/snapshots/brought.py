@@ -70,6 +70,8 @@ class Brought:
         """
         if not self.folder.parent.is_dir():
             raise BadInput("the folder above it is not there", where=str(self.folder))
+        if self.folder.exists() and not self.folder.is_symlink():
+            raise BadInput("is no link, and not the tree that is wanted", where=str(self.folder))
         beside = self.folder.with_name(f".{self.folder.name}.link")
         try:
             beside.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from gpufleet.core.snapshots.prediction import HISTORY, measured
-from gpufleet.core.weights import snapshots_bucket
+from gpufleet.core.weights import served_here, snapshots_bucket
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.object_client import NothingThereError
 from gpufleet.edges.object_store import ObjectStore
@@ -157,7 +157,8 @@ def pruned(ground: Ground, site: str, *, apply: bool) -> PruneReport:
     Errors as those of `prune`.
     """
     store = store_of(ground, site)
-    report = prune(store, PruneOrder(ground.fleet.snapshots, apply), system_clock())
+    order = PruneOrder(ground.fleet.snapshots, apply, served=served_here(ground.fleet))
+    report = prune(store, order, system_clock())
     if apply:
         ground.note(
             PRUNED,
