@@ -5,8 +5,10 @@ On embedded sites no container runs, so that nothing else would find a task that
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pulumi
@@ -108,13 +110,13 @@ def containers(thing: object, image: str) -> Iterator[dict[str, Any]]:
             yield from containers(value, image)
 
 
-def declared(fleet: Fleet, recorder: Recorder) -> list[dict[str, Any]]:
+def declared(fleet: Fleet, file: Path, recorder: Recorder) -> list[dict[str, Any]]:
     """What the stacks of every site make."""
     context = PoolContext(fleet, pulumi.Output.from_input("http://prometheus"))
 
     def program() -> None:
         for site in fleet.sites:
-            at = DeclaredSite(fleet, FILE, site)
+            at = DeclaredSite(fleet, file, site)
             Admission(f"admission-{site}", fleet)
             SitePlatform(SitePlan.of(fleet, site))
             deploy_worker(at, pulumi.ResourceOptions())
@@ -182,9 +184,12 @@ def by_flows(fleet: Fleet) -> Iterator[dict[str, Any]]:
 
 @pytest.mark.parametrize("fleet", [BARE, FULL], ids=["bare", "with stores of its own"])
 def test_every_container_of_our_image_runs_a_task_with_options_that_there_are(
-    fleet: Fleet, recorder: Recorder, known: Parser
+    fleet: Fleet, recorder: Recorder, known: Parser, tmp_path: Path
 ) -> None:
-    made = [*declared(fleet, recorder), *by_flows(fleet)]
+    folder = tmp_path / "sample"
+    shutil.copytree(FILE.parent, folder)
+    (folder / "ca.pem").touch()
+    made = [*declared(fleet, folder / FILE.name, recorder), *by_flows(fleet)]
     found = {
         tuple(each["args"]) for thing in made for each in containers(thing, fleet.images.gpufleet)
     }

@@ -7,6 +7,11 @@ from gpufleet.core.weights import StoreAccess
 
 _FILES: Final = "/run/secrets/artifacts"
 _VOLUME: Final = "artifact-files"
+_VARIABLES: Final = {
+    names.SNAPSHOT_KEY: "GPUFLEET_SNAPSHOT_KEY_FILE",
+    names.SIGNING_KEY: "GPUFLEET_SIGNING_KEY_FILE",
+    names.STORE_AUTHORITY: "AWS_CA_BUNDLE",
+}
 
 
 def arguments(store: StoreAccess | None) -> list[str]:
@@ -26,15 +31,16 @@ def environment(files: tuple[str, ...]) -> dict[str, Any]:
     Args:
         files: keys of the Secret that it needs as files.
     """
-    variables = {
-        # The pod's own folder.
-        "HOME": "/tmp",  # noqa: S108
-        **{_VARIABLES[each]: f"{_FILES}/{each}" for each in files},
-    }
+    home = {"name": "HOME", "value": "/tmp"}  # noqa: S108 - the pod's own folder
     return {
-        "env": [{"name": name, "value": value} for name, value in variables.items()],
+        "env": [home, *variables(files)],
         "envFrom": [{"secretRef": {"name": names.ARTIFACT_STORE, "optional": True}}],
     }
+
+
+def variables(files: tuple[str, ...]) -> list[dict[str, str]]:
+    """Which of these files is what."""
+    return [{"name": _VARIABLES[each], "value": f"{_FILES}/{each}"} for each in files]
 
 
 def mounts(files: tuple[str, ...]) -> list[dict[str, Any]]:
@@ -49,9 +55,3 @@ def volumes(files: tuple[str, ...]) -> list[dict[str, Any]]:
     items = [{"key": each, "path": each, "mode": 0o400} for each in files]
     secret = {"secretName": names.ARTIFACT_FILES, "optional": True, "items": items}
     return [{"name": _VOLUME, "secret": secret}]
-
-
-_VARIABLES: Final = {
-    names.SNAPSHOT_KEY: "GPUFLEET_SNAPSHOT_KEY_FILE",
-    names.STORE_AUTHORITY: "AWS_CA_BUNDLE",
-}

@@ -68,6 +68,16 @@ def worker_site(fleet: Fleet) -> str | None:
     return next(iter(fleet.sites))
 
 
+def key_files(fleet: Fleet) -> tuple[str, ...]:
+    """What the worker needs as files to take and restore: keys of the Secret `ARTIFACT_FILES`."""
+    keys = fleet.snapshot_keys
+    declared = {
+        names.SNAPSHOT_KEY: keys.encryption_key,
+        names.SIGNING_KEY: keys.signing_key_file,
+    }
+    return tuple(name for name, given in declared.items() if given)
+
+
 def egress_ports(fleet: Fleet) -> list[int]:
     """Ports that the worker reaches: API servers, PostgreSQL, declared object stores and calendars.
 
