@@ -16,6 +16,7 @@ import pytest
 import yaml
 from tests.conftest import Embedded
 
+from gpufleet.components import node_cache
 from gpufleet.components.pod_template import metadata, pod_spec
 from gpufleet.core import admission, freeze_admission, freeze_state
 from gpufleet.core import vocabulary as names
@@ -130,6 +131,10 @@ def cluster(platform: Embedded, until: "Until") -> Iterator[Cluster]:
             "handler": "nvidia",
         },
     )
+    for namespace in (INTERACTIVE, BATCH):
+        ours = {names.MANAGED: "true"}
+        for made in (node_cache.volume(namespace, ours), node_cache.claim(namespace, ours)):
+            connected.apply(object_path(made), made)
     tell(connected, frozen=False)
     until(lambda: "digest" in refusal(connected, pod(image="docker.io/vllm/vllm-openai:latest")))
     until(lambda: "only the worker" in refusal(connected, freeze_state.first_state()))
@@ -481,19 +486,8 @@ def test_a_node_s_cache_is_only_read(cluster: Cluster) -> None:
 
 
 def volume(**spec: object) -> Object:
-    claim = {"namespace": INTERACTIVE, "name": names.NODE_CACHE}
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolume",
-        "metadata": {"name": "one", "labels": {names.MANAGED: "true"}},
-        "spec": {
-            "capacity": {"storage": "1Gi"},
-            "accessModes": ["ReadOnlyMany"],
-            "hostPath": {"path": names.CACHE_FOLDER},
-            "claimRef": claim,
-            **spec,
-        },
-    }
+    made = node_cache.volume(INTERACTIVE, {names.MANAGED: "true"})
+    return {**made, "metadata": {**made["metadata"], "name": "one"}, "spec": made["spec"] | spec}
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
+from gpufleet.components import node_cache
 from gpufleet.core import vocabulary as names
 from gpufleet.core.quotas import BatchQuota, SitePlan
 from gpufleet.spec.batches import Priority
@@ -165,42 +166,19 @@ class SitePlatform(pulumi.ComponentResource):
         )
 
     def _node_cache(self, namespace: str) -> None:
-        """The way of a pool's pods to their node's cache: Pod Security lets them claim, no more.
-
-        One volume for all nodes: on each it is that node's own folder, with what was restored
-        there. That is meant: pods verify what they find, and fetch what is not there.
-        """
-        name = f"{namespace}-{names.NODE_CACHE}"
-        # Nobody provisions it and nothing measures it, but both have to name a size.
-        size, modes = {"storage": "1Gi"}, ["ReadOnlyMany"]
-        volume = k8s.core.v1.PersistentVolume(
-            name,
-            metadata=self._about(name),
-            spec={
-                "capacity": size,
-                "accessModes": modes,
-                "storageClassName": "",
-                "persistentVolumeReclaimPolicy": "Retain",
-                "hostPath": {"path": names.CACHE_FOLDER, "type": "DirectoryOrCreate"},
-                "claimRef": {
-                    "apiVersion": "v1",
-                    "kind": "PersistentVolumeClaim",
-                    "namespace": namespace,
-                    "name": names.NODE_CACHE,
-                },
-            },
+        volume = node_cache.volume(namespace, self._labels)
+        claim = node_cache.claim(namespace, self._labels)
+        made = k8s.core.v1.PersistentVolume(
+            volume["metadata"]["name"],
+            metadata=volume["metadata"],
+            spec=volume["spec"],
             opts=self._inside,
         )
         k8s.core.v1.PersistentVolumeClaim(
-            name,
-            metadata=self._about(names.NODE_CACHE, namespace),
-            spec={
-                "accessModes": modes,
-                "storageClassName": "",
-                "volumeName": name,
-                "resources": {"requests": size},
-            },
-            opts=pulumi.ResourceOptions(parent=self, depends_on=[volume]),
+            volume["metadata"]["name"],
+            metadata=claim["metadata"],
+            spec=claim["spec"],
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[made]),
         )
 
     def _kueue(self, kind: str, name: str, namespace: str | None, spec: dict[str, Any]) -> None:
