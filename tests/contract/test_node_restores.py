@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -42,7 +43,7 @@ from gpufleet.flows.ground import Ground
 from gpufleet.flows.node_restore import NodeOrder, plan, restore_to_nodes
 from gpufleet.flows.snapshots.requests import TakeWish, taken
 from gpufleet.flows.stores import places_of
-from gpufleet.spec.errors import BadInput, Failed
+from gpufleet.spec.errors import BadInput, Failed, PolicyRefused
 from gpufleet.spec.hardware import AddressingStyle
 from gpufleet.spec.snapshot_schedule import ScheduledRevision, SnapshotSchedule
 
@@ -275,3 +276,20 @@ def test_a_group_that_is_not_there_and_an_unknown_rate_are_told(
         plan(ground, NodeOrder(snapshot, "a100", 1e9))
     with pytest.raises(BadInput, match="how fast one node restores"):
         plan(ground, NodeOrder(snapshot, GROUP))
+
+
+def test_a_cache_that_pods_serve_from_is_not_filled_with_another_content(
+    ground: Ground, cluster: Cluster, tmp_path: Path
+) -> None:
+    assert cluster.items("/api/v1/nodes")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "config.json").write_text("{}")
+    name = next(pool.model for pool in ground.fleet.pools.values() if GROUP in pool.placements)
+    report = taken(ground, TakeWish(tmp_path / "weights", name), SITE, quiet)
+    order = NodeOrder(report.snapshot, GROUP, 1e9)
+    with pytest.raises(PolicyRefused, match="there with the digest"):
+        plan(ground, order)
+    model = ground.fleet.models[name].model_copy(update={"digest": report.digest})
+    models = {**ground.fleet.models, name: model}
+    declared = replace(ground, fleet=ground.fleet.model_copy(update={"models": models}))
+    assert plan(declared, order).revision == name

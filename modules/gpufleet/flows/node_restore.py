@@ -17,7 +17,8 @@ from gpufleet.components.restore_job import (
 from gpufleet.core import vocabulary as names
 from gpufleet.core.snapshots.fan_out import Links, parallelism, predicted_s
 from gpufleet.core.snapshots.nodes import job_to_use, nodes_of, outcome_of
-from gpufleet.core.weights import StoreAccess, snapshots_bucket, store_access
+from gpufleet.core.snapshots.revision import revision_digest
+from gpufleet.core.weights import StoreAccess, snapshots_bucket, source_of, store_access
 from gpufleet.edges.kube import Cluster
 from gpufleet.edges.kube_paths import collection_path
 from gpufleet.flows.environment import cluster_of
@@ -25,9 +26,11 @@ from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.snapshots.requests import measured_rate, store_of
 from gpufleet.flows.snapshots.store import manifest_of
 from gpufleet.flows.stores import places_of
-from gpufleet.spec.errors import BadInput, Failed
+from gpufleet.spec.errors import BadInput, Failed, PolicyRefused
+from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.hardware import AddressingStyle
 from gpufleet.spec.node_restores import NodeRestorePlan, NodeRestoreReport
+from gpufleet.spec.snapshots import Manifest
 
 _JOBS: Final = collection_path("batch/v1", "Job", names.CACHE_NAMESPACE)
 _PODS: Final = collection_path("v1", "Pod", names.CACHE_NAMESPACE)
@@ -53,6 +56,7 @@ def plan(ground: Ground, order: NodeOrder) -> NodeRestorePlan:
 
     Raises:
         BadInput: no such snapshot or node group, no node that can be restored to, or no rate.
+        PolicyRefused: a pool there serves another content of the revision.
         Retryable: the cluster or the store does not answer.
     """
     group = ground.fleet.node_groups.get(order.node_group)
@@ -60,6 +64,7 @@ def plan(ground: Ground, order: NodeOrder) -> NodeRestorePlan:
         known = ", ".join(f"`{name}`" for name in ground.fleet.node_groups)
         raise BadInput("no such node group", where=order.node_group, mend=f"there are: {known}")
     manifest = manifest_of(store_of(ground, group.site), order.snapshot)
+    _refuse_other_content(ground.fleet, order, manifest)
     cluster = cluster_of(ground.fleet, ground.state, group.site)
     try:
         selected = f"{names.NODE_GROUP}={order.node_group}"
@@ -101,6 +106,7 @@ def restore_to_nodes(
 
     Raises:
         BadInput: as `plan`.
+        PolicyRefused: as `plan`.
         Failed: the Job was removed meanwhile, or the cluster refuses it.
         Retryable: the cluster or the store does not answer; the same call goes on.
     """
@@ -135,6 +141,21 @@ def restore_to_nodes(
     facts = report.model_dump(exclude={"snapshot"})
     ground.note(_RESTORED, actor=whoami(), target=planned.snapshot, **facts)
     return report
+
+
+def _refuse_other_content(fleet: Fleet, order: NodeOrder, manifest: Manifest) -> None:
+    """Engines that read the cache would load it at their next start, under the old digest."""
+    digest = revision_digest(manifest)
+    for name, pool in fleet.pools.items():
+        model = fleet.models[pool.model]
+        is_there = order.node_group in pool.placements
+        is_named = source_of(fleet, pool.model).revision == manifest.revision
+        if is_there and is_named and model.digest != digest:
+            raise PolicyRefused(
+                f"pool {name} serves {manifest.revision} there with the digest {model.digest}",
+                where=f"{order.snapshot}, which has {digest}",
+                mend="take another content under another name, or declare its digest first",
+            )
 
 
 def _access(ground: Ground, site: str) -> StoreAccess:

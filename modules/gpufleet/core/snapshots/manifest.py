@@ -297,9 +297,12 @@ def decode_summary(stored: bytes, *, snapshot: str) -> SnapshotSummary:
     value = parsed(stored, "summary", snapshot)
     refuse_newer(value, "summary", snapshot)
     try:
-        summary = SnapshotSummary(
-            **value | {"created": _moment(value["created"]), "kind": SnapshotKind(value["kind"])}
-        )
+        read = {
+            "created": _moment(value["created"]),
+            "kind": SnapshotKind(value["kind"]),
+            "digest": _text(value.get("digest", "")),
+        }
+        summary = SnapshotSummary(**value | read)
         expected = snapshot_id(summary.created, summary.manifest_blake3)
     except _WRONG:
         raise broken("summary", snapshot) from None
