@@ -27,6 +27,7 @@ from gpufleet.tasks import (
     simulate,
     slo,
     snapshot,
+    snapshot_pods,
     state,
     worker,
 )
@@ -61,3 +62,5 @@ for task in Collection.from_module(drills).tasks.values():
     namespace.collections["dr"].add_task(task)
 for task in Collection.from_module(overrides).tasks.values():
     namespace.collections["freeze"].add_task(task)
+for task in Collection.from_module(snapshot_pods).tasks.values():
+    namespace.collections["snapshot"].add_task(task)

@@ -60,7 +60,7 @@ def large_fleet(use_cases: int = 100) -> Fleet:
         "gpus": built_in_gpus(),
         "node_groups": {},
         "teams": {"all": {"owner": "ada", "cost_center": "1"}},
-        "models": {name: _model(name, fields) for name, fields in _MODELS.items()},
+        "models": {name: _model(fields) for name, fields in _MODELS.items()},
         "use_cases": {},
         "pools": {},
     }
@@ -72,11 +72,10 @@ def large_fleet(use_cases: int = 100) -> Fleet:
     return Fleet.model_validate(fleet)
 
 
-def _model(name: str, fields: dict[str, Any]) -> dict[str, Any]:
+def _model(fields: dict[str, Any]) -> dict[str, Any]:
     return {
         **fields,
         "digest": _DIGEST,
-        "source": f"s3://models/{name}",
         "max_context_tokens": 32_768,
         "license": "none",
         "engine": {"image": f"docker.io/vllm/vllm-openai@{_DIGEST}"},

@@ -1,7 +1,7 @@
 """A worker that pulls weights ahead of peaks: `python -m tests.contract.pulling_worker FOLDER`.
 
-The folder holds the environment: `state` with kubeconfig, store and database, and the files `name`
-and `now`, so that a test moves the clock.
+The folder holds the environment: `state` with kubeconfig, store and database, and the files `name`,
+`digest` and `now`, so that a test declares another content and moves the clock.
 """
 
 import itertools
@@ -27,8 +27,8 @@ from gpufleet.spec.serving import Prewarm
 POOL = "answers"
 
 
-def pulling_fleet(name: str) -> Fleet:
-    """One site whose pool has a peak each morning at eight, UTC."""
+def pulling_fleet(name: str, digest: str) -> Fleet:
+    """One site whose pool has a peak each morning at eight, UTC, and a model of that digest."""
     fleet = small_fleet(SITE)
     pool = fleet.pools[POOL]
     peak = Prewarm(
@@ -39,7 +39,9 @@ def pulling_fleet(name: str) -> Fleet:
         replicas={GROUP: pool.placements[GROUP].ceiling},
     )
     pools = {POOL: pool.model_copy(update={"prewarm": [peak]})}
-    return fleet.model_copy(update={"fleet": name, "pools": pools})
+    model = fleet.models[pool.model].model_copy(update={"digest": digest})
+    models = {**fleet.models, pool.model: model}
+    return fleet.model_copy(update={"fleet": name, "pools": pools, "models": models})
 
 
 def ground_in(folder: Path) -> Ground:
@@ -52,7 +54,7 @@ def ground_in(folder: Path) -> Ground:
         return datetime.fromisoformat((folder / "now").read_text())
 
     file = PROJECT_ROOT / "fleets" / "article" / "production.yaml"
-    fleet = pulling_fleet((folder / "name").read_text())
+    fleet = pulling_fleet((folder / "name").read_text(), (folder / "digest").read_text())
     return Ground(Workspace(PROJECT_ROOT), file, fleet, state, database, clock)
 
 

@@ -16,6 +16,7 @@ import pytest
 import yaml
 from tests.conftest import Embedded
 
+from gpufleet.components import node_cache
 from gpufleet.components.pod_template import metadata, pod_spec
 from gpufleet.core import admission, freeze_admission, freeze_state
 from gpufleet.core import vocabulary as names
@@ -130,6 +131,10 @@ def cluster(platform: Embedded, until: "Until") -> Iterator[Cluster]:
             "handler": "nvidia",
         },
     )
+    for namespace in (INTERACTIVE, BATCH):
+        ours = {names.MANAGED: "true"}
+        for made in (node_cache.volume(namespace, ours), node_cache.claim(namespace, ours)):
+            connected.apply(object_path(made), made)
     tell(connected, frozen=False)
     until(lambda: "digest" in refusal(connected, pod(image="docker.io/vllm/vllm-openai:latest")))
     until(lambda: "only the worker" in refusal(connected, freeze_state.first_state()))
@@ -470,6 +475,38 @@ def test_no_host_path_and_no_privilege(cluster: Cluster) -> None:
         made = pod()
         made["spec"]["containers"][0]["securityContext"] = context
         assert "no privilege" in refusal(cluster, made)
+
+
+def test_a_node_s_cache_is_only_read(cluster: Cluster) -> None:
+    made = pod()
+    assert refusal(cluster, made) == ""
+    (cache,) = [each for each in made["spec"]["volumes"] if "persistentVolumeClaim" in each]
+    del cache["persistentVolumeClaim"]["readOnly"]
+    assert "is only read" in refusal(cluster, made)
+
+
+def volume(**spec: object) -> Object:
+    made = node_cache.volume(INTERACTIVE, {names.MANAGED: "true"})
+    return {**made, "metadata": {**made["metadata"], "name": "one"}, "spec": made["spec"] | spec}
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"hostPath": {"path": "/"}},
+        {"accessModes": ["ReadWriteOnce"]},
+        {"claimRef": {"namespace": "default", "name": names.NODE_CACHE}},
+        {"claimRef": {"namespace": INTERACTIVE, "name": "other"}},
+        {"claimRef": None},
+    ],
+)
+def test_no_other_folder_of_a_node_is_a_volume_of_ours(cluster: Cluster, spec: Object) -> None:
+    assert refusal(cluster, volume()) == ""
+    assert "of a node only" in refusal(cluster, volume(**spec))
+    strange = volume(**spec)
+    # What somebody else's storage driver makes is not looked at.
+    del strange["metadata"]["labels"]
+    assert refusal(cluster, strange) == ""
 
 
 def test_without_its_parameters_everything_is_refused(cluster: Cluster, until: "Until") -> None:

@@ -49,6 +49,8 @@ _DECLARED = (
     "LocalQueue",
     "WorkloadPriorityClass",
     "NetworkPolicy",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
     "ServiceAccount",
 )
 """Kinds that are applied, in their order."""
@@ -193,6 +195,33 @@ def told(ground: Ground, batch: str) -> str:
 def at_work(cluster: Cluster) -> list[Object]:
     found = cluster.items(PODS, labels=names.BATCH_JOB)
     return [pod for pod in found if pod["status"]["phase"] == "Running"]
+
+
+@pytest.mark.parametrize("namespace", [names.INTERACTIVE_NAMESPACE, names.BATCH_NAMESPACE])
+def test_the_claim_for_a_node_s_cache_is_bound_and_a_pod_that_has_it_finds_a_node(
+    cluster: Cluster, pool: Callable[[int], None], until: Until, namespace: str
+) -> None:
+    path = f"{collection_path('v1', 'PersistentVolumeClaim', namespace)}/{names.NODE_CACHE}"
+    until(lambda: is_bound(cluster.get(path)))
+    claim = cluster.get(path) or {}
+    volume = cluster.get(f"/api/v1/persistentvolumes/{claim['spec']['volumeName']}")
+    assert volume is not None
+    assert is_bound(volume)
+    assert volume["spec"]["hostPath"]["path"] == names.CACHE_FOLDER
+    if namespace == names.BATCH_NAMESPACE:
+        pool(1)
+        replica = until(lambda: next(iter(cluster.items(PODS, labels=names.POOL)), None))
+        claims = [each.get("persistentVolumeClaim") for each in replica["spec"]["volumes"]]
+        assert {"claimName": names.NODE_CACHE, "readOnly": True} in claims
+        until(lambda: [each for each in cluster.items(PODS, labels=names.POOL) if is_on_node(each)])
+
+
+def is_bound(thing: Object | None) -> bool:
+    return thing is not None and thing.get("status", {}).get("phase") == "Bound"
+
+
+def is_on_node(pod: Object) -> bool:
+    return bool(pod["spec"].get("nodeName"))
 
 
 def test_a_batch_is_answered_in_order_and_leaves_nothing_behind(

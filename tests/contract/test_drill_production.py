@@ -194,7 +194,10 @@ def workload(pool: PoolAtSite) -> dict[str, Any]:
         "spec": {
             "replicas": pool.replicas,
             "selector": {"matchLabels": {names.POOL: pool.name}},
-            "template": {"metadata": metadata(pool), "spec": pod_spec(pool, "example/restore:1")},
+            "template": {
+                "metadata": metadata(pool),
+                "spec": pod_spec(pool, "example/restore:1", cache=False),
+            },
         },
     }
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from gpufleet.components.snapshot_jobs import cron_job
 from gpufleet.components.worker_pod import WorkerPlan
 from gpufleet.core import vocabulary as names
 from gpufleet.core.snapshots.schedule import lines
+from gpufleet.core.weights import StoreAccess, snapshots_bucket
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.database import Database
 from gpufleet.edges.kube import Cluster
@@ -32,9 +34,10 @@ from gpufleet.edges.kube_paths import collection_path
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.node_restore import NodeOrder, plan, restore_to_nodes
-from gpufleet.flows.snapshots.requests import TakeWish, bucket_of, taken
+from gpufleet.flows.snapshots.requests import TakeWish, taken
 from gpufleet.flows.stores import places_of
-from gpufleet.spec.errors import BadInput, Failed
+from gpufleet.spec.errors import BadInput, Failed, PolicyRefused
+from gpufleet.spec.hardware import AddressingStyle
 from gpufleet.spec.snapshot_schedule import ScheduledRevision, SnapshotSchedule
 
 if TYPE_CHECKING:
@@ -132,9 +135,9 @@ def test_what_its_pod_runs_restores_the_snapshot(
         node_group=GROUP,
         nodes=1,
         parallelism=1,
-        endpoint=place.endpoint,
-        region=place.region,
-        bucket=bucket_of(ground.fleet),
+        bucket=snapshots_bucket(ground.fleet),
+        store=StoreAccess(place.endpoint, place.region, AddressingStyle.PATH, own_authority=False),
+        encrypted=False,
     )
     (container,) = restore_job(work, "[]")["spec"]["template"]["spec"]["containers"]
     arguments = [each.replace("/cache/", f"{tmp_path}/cache/") for each in container["args"]]
@@ -171,9 +174,9 @@ def test_admission_holds_the_pods_to_one_folder_of_their_node(
             node_group=GROUP,
             nodes=1,
             parallelism=1,
-            endpoint="https://s3",
-            region="r",
             bucket="b",
+            store=StoreAccess("https://s3", "r", AddressingStyle.PATH, own_authority=False),
+            encrypted=False,
         )
         job = restore_job(work, "[]")
         pod = job["spec"]["template"]["spec"]
@@ -218,3 +221,20 @@ def test_a_group_that_is_not_there_and_an_unknown_rate_are_told(
         plan(ground, NodeOrder(snapshot, "a100", 1e9))
     with pytest.raises(BadInput, match="how fast one node restores"):
         plan(ground, NodeOrder(snapshot, GROUP))
+
+
+def test_a_cache_that_pods_serve_from_is_not_filled_with_another_content(
+    ground: Ground, cluster: Cluster, tmp_path: Path
+) -> None:
+    assert cluster.items("/api/v1/nodes")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "config.json").write_text("{}")
+    name = next(pool.model for pool in ground.fleet.pools.values() if GROUP in pool.placements)
+    report = taken(ground, TakeWish(tmp_path / "weights", name), SITE, quiet)
+    order = NodeOrder(report.snapshot, GROUP, 1e9)
+    with pytest.raises(PolicyRefused, match="there with the digest"):
+        plan(ground, order)
+    model = ground.fleet.models[name].model_copy(update={"digest": report.digest})
+    models = {**ground.fleet.models, name: model}
+    declared = replace(ground, fleet=ground.fleet.model_copy(update={"models": models}))
+    assert plan(declared, order).revision == name

@@ -1,5 +1,6 @@
 """Weights are pulled ahead of a peak on an embedded site: its agent ends the pods, as nodes do."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -28,10 +29,10 @@ def test_a_site_with_a_snapshot_has_it_on_every_node_before_the_replicas_start(
     another: Embedded, tmp_path: Path, until: Until
 ) -> None:
     another.up()
-    fleet = pulling_fleet("small")
     database = open_database(another.state)
     database.migrate()
     file = PROJECT_ROOT / "fleets" / "article" / "production.yaml"
+    fleet = pulling_fleet("small", f"sha256:{0:064}")
     ground = Ground(Workspace(PROJECT_ROOT), file, fleet, another.state, database, lambda: BEFORE)
     body = {
         "apiVersion": "v1",
@@ -43,7 +44,8 @@ def test_a_site_with_a_snapshot_has_it_on_every_node_before_the_replicas_start(
     cluster.close()
     (tmp_path / "source").mkdir()
     (tmp_path / "source" / "weights").write_bytes(b"weights")
-    taken(ground, TakeWish(tmp_path / "source", "llama-3.1-8b"), SITE, quiet)
+    report = taken(ground, TakeWish(tmp_path / "source", "llama-3.1-8b"), SITE, quiet)
+    ground = replace(ground, fleet=pulling_fleet("small", report.digest))
     missing: list[int | None] = []
 
     def set_missing(_: Window, count: int | None) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from tests.conftest import Until
 from tests.contract.caching_nodes import HOSTS, JOBS, PODS, SITE, caching_nodes
-from tests.contract.pulling_worker import POOL, ground_in
+from tests.contract.pulling_worker import POOL, ground_in, pulling_fleet
 from tests.object_stores import StoreServer
 from tests.snapshot_bench import quiet
 
@@ -135,9 +135,14 @@ class Pulling:
         (self.folder / "now").write_text(moment.isoformat())
 
     def take(self, revision: str = "llama-3.1-8b") -> str:
-        """Take a snapshot of some new content."""
+        """Take a snapshot of some new content, and declare that."""
         (self.folder / "source" / "weights").write_bytes(os.urandom(2**20))
-        return taken(self.ground, TakeWish(self.folder / "source", revision), SITE, quiet).snapshot
+        report = taken(self.ground, TakeWish(self.folder / "source", revision), SITE, quiet)
+        (self.folder / "digest").write_text(report.digest)
+        fleet = pulling_fleet(self.ground.fleet.fleet, report.digest)
+        pools = self.ground.fleet.pools
+        self.ground = replace(self.ground, fleet=fleet.model_copy(update={"pools": pools}))
+        return report.snapshot
 
     def jobs(self) -> list[dict[str, Any]]:
         """Those of this environment."""
@@ -189,6 +194,7 @@ def pulling(
     (tmp_path / "source").mkdir()
     name = "".join(each for each in tmp_path.name if each.isalnum())[-20:].lower()
     (tmp_path / "name").write_text(f"{name}{os.getpid()}")
+    (tmp_path / "digest").write_text(f"sha256:{0:064}")
     (tmp_path / "now").write_text(BEGINS.isoformat())
     ground = ground_in(tmp_path)
     ground.state.kubeconfig.write_text(account)
@@ -238,13 +244,14 @@ def test_weights_are_on_their_nodes_before_the_replicas_start_and_once_a_window(
     assert len(pulling.told(PULLED)) == 2
 
 
-def test_another_snapshot_before_the_start_is_pulled_once_nothing_writes_any_more(
+def test_another_content_before_the_start_is_pulled_once_nothing_writes_any_more(
     pulling: Pulling, until: Until
 ) -> None:
     pulling.take()
     keeper = pulling.keeper()
     keeper.keep()
     newer = pulling.take()
+    keeper = pulling.keeper()
     keeper.keep()
     assert len(pulling.jobs()) == 1
     pulling.through(keeper, until)
@@ -374,6 +381,14 @@ def test_without_a_snapshot_nothing_is_made(pulling: Pulling) -> None:
     assert (pulling.jobs(), pulling.missing) == ([], [])
 
 
+def test_a_snapshot_of_another_content_than_is_declared_is_not_pulled(pulling: Pulling) -> None:
+    before = pulling.ground
+    pulling.take()
+    pulling.ground = before
+    pulling.keeper().keep()
+    assert (pulling.jobs(), pulling.missing) == ([], [])
+
+
 def test_a_store_that_does_not_answer_is_told_and_tried_again_and_holds_up_nothing_that_runs(
     pulling: Pulling, snapshot_server: StoreServer, until: Until
 ) -> None:
@@ -406,6 +421,8 @@ def test_schedule_and_verification_see_what_there_is(pulling: Pulling, until: Un
     due = windows(ground.fleet, BEGINS, OPENS + timedelta(seconds=1))
     assert outlook(ground, due).snapshots == {(SITE, "llama-3.1-8b"): ""}
     snapshot = pulling.take()
+    ground = pulling.ground
+    due = windows(ground.fleet, BEGINS, OPENS + timedelta(seconds=1))
     assert outlook(ground, due).snapshots == {(SITE, "llama-3.1-8b"): snapshot}
     assert filled(ground.fleet, ground.state, due) == {}
     keeper = pulling.keeper()
@@ -500,10 +517,12 @@ def test_the_schedule_of_an_environment_asks_its_stores_and_opens_none_that_was_
     (tmp_path / "weights").mkdir()
     (tmp_path / "weights" / "w").write_bytes(b"w")
     wish = TakeWish(tmp_path / "weights", "llama-3.1-8b")
-    snapshot = taken(ground, wish, "main", quiet).snapshot
+    report = taken(ground, wish, "main", quiet)
+    pinned = ground.fleet.models["llama-3.1-8b"].digest
+    file.write_text(file.read_text().replace(pinned, report.digest))
     known = weights()
     assert known is not None
-    assert known.snapshot == snapshot
+    assert known.snapshot == report.snapshot
     ground.close()
     nowhere = {**vars(snapshot_server.place), "endpoint": "http://127.0.0.1:1"}
     (state.site("main") / "s3.json").write_text(json.dumps(nowhere))

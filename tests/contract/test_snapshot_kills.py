@@ -1,18 +1,13 @@
 """Restores, replications and repairs that are killed at every one of their steps."""
 
 import os
-import signal
-import sys
-import traceback
-from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 import pytest
+from tests.killed import Fuse, is_killed, let_steps_kill
 from tests.snapshot_bench import MIB, Bench, picture, quiet, strays
 
 from gpufleet.core.snapshots.layout import chunk_key
-from gpufleet.edges.snapshots import target
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
 from gpufleet.flows.snapshots.catalogue import listing
 from gpufleet.flows.snapshots.repair import RepairOrder, repair
@@ -20,33 +15,6 @@ from gpufleet.flows.snapshots.replicate import ReplicateOrder, replicate
 from gpufleet.flows.snapshots.restore import RestoreOrder, restore
 from gpufleet.flows.snapshots.store import SnapshotStore, manifest_of
 from gpufleet.flows.snapshots.verify import VerifyOrder, verify
-
-CHANGES = (
-    "chmod",
-    "fchmod",
-    "fsync",
-    "ftruncate",
-    "mkdir",
-    "posix_fallocate",
-    "pwrite",
-    "rename",
-    "rmdir",
-    "symlink",
-    "unlink",
-)
-"""What a restore changes a disk with."""
-
-
-class Fuse:
-    """Kills the process at the step after so many."""
-
-    def __init__(self, steps: int) -> None:
-        self._left = steps
-
-    def step(self) -> None:
-        self._left -= 1
-        if self._left < 0:
-            os.kill(os.getpid(), signal.SIGKILL)
 
 
 class Mortal(SnapshotObjects):
@@ -69,31 +37,6 @@ class Mortal(SnapshotObjects):
     def delete(self, key: str, version: str | None = None) -> None:
         self.fuse.step()
         super().delete(key, version)
-
-
-def is_killed(work: Callable[[], object]) -> bool:
-    """Do it in a process of its own; whether that was killed.
-
-    It is forked: to start a new one for each step takes longer than the step.
-    """
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-            raise
-        finally:
-            sys.stderr.flush()
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    if os.WIFSIGNALED(status):
-        assert os.WTERMSIG(status) == signal.SIGKILL
-        return True
-    assert os.waitstatus_to_exitcode(status) == 0
-    return False
 
 
 @pytest.fixture
@@ -186,18 +129,7 @@ def test_a_restore_that_is_killed_anywhere_leaves_a_whole_tree_and_the_next_one_
     kills = 0
 
     def work() -> None:
-        fuse = Fuse(kills)
-
-        def mortal(change: Callable[..., Any]) -> Callable[..., Any]:
-            def changed(*arguments: Any, **keywords: Any) -> Any:  # noqa: ANN401 - as those of os
-                fuse.step()
-                return change(*arguments, **keywords)
-
-            return changed
-
-        # This process is of no further use.
-        for module, name in (*((os, each) for each in CHANGES), (target, "_exchange")):
-            setattr(module, name, mortal(getattr(module, name)))
+        let_steps_kill(Fuse(kills))
         restore(store, RestoreOrder(new, bench.out, threads=1), quiet)
 
     after = picture(bench.source)

@@ -1,5 +1,6 @@
 """Prunes of a real object store: what goes, what stays, beside takes, and killed anywhere."""
 
+import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,7 @@ import pytest
 from tests.object_stores import StoreServer
 from tests.snapshot_bench import MIB, Bench, now, quiet
 
-from gpufleet.core.snapshots.layout import MANIFEST, chunk_key, snapshot_key
+from gpufleet.core.snapshots.layout import MANIFEST, SUMMARY, chunk_key, snapshot_key
 from gpufleet.core.snapshots.retention import LAST_GOOD
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
 from gpufleet.flows.snapshots.catalogue import listing
@@ -88,6 +89,23 @@ def listed(bench: Bench) -> set[str]:
 
 def held(bench: Bench) -> set[str]:
     return {each.key for each in bench.store.objects.objects("")}
+
+
+@pytest.mark.usefixtures("place")
+def test_the_snapshot_that_a_model_is_restored_from_stays_past_its_retention(
+    bench: Bench,
+) -> None:
+    served, old, newest = taken(bench, 30), taken(bench, 20), taken(bench, 10)
+    summary = {each.id: each for each in listing(bench.store).snapshots}[served]
+    # As an older version wrote it: then the manifest tells the digest.
+    key = snapshot_key(served, SUMMARY)
+    body = json.loads(bench.store.objects.get(key))
+    del body["digest"]
+    bench.store.objects.put(key, json.dumps(body).encode())
+    order = PruneOrder(POLICY, apply=True, grace=NO_GRACE, served={("r1", summary.digest): "chat"})
+    report = prune(bench.store, order, now() + timedelta(seconds=5))
+    assert report.reasons[served] == "chat"
+    assert (set(report.removed), listed(bench)) == ({old}, {served, newest})
 
 
 @pytest.mark.usefixtures("place")

@@ -94,7 +94,6 @@ def _model(name: str) -> dict[str, Any]:
     return {
         "model": "meta-llama/Llama-3.1-8B-Instruct",
         "digest": f"sha256:{'7' if name == 'large-8b' else '8':0<64}",
-        "source": f"s3://models/{name}",
         "parameters": 8_030_000_000,
         "precision": "bf16",
         "kv_bytes_per_token": "128KiB",

@@ -24,7 +24,10 @@ T = TypeVar("T")
 SAMPLE = "fleets/sample/production.yaml"
 ARTICLE = "fleets/article/production.yaml"
 SITES = ("fra1", "dub1")
-KINDS = "deployments,leaderworkersets,pods,nodes,services,poddisruptionbudgets,namespaces"
+KINDS = (
+    "deployments,leaderworkersets,pods,nodes,services,poddisruptionbudgets,namespaces,"
+    "persistentvolumes,persistentvolumeclaims"
+)
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +145,20 @@ def test_kubectl_shows_every_workload_ready_in_both_sites(sample: Clone) -> None
         assert {item["kind"] for item in listed["items"]} == {"Deployment", "LeaderWorkerSet"}
         for item in listed["items"]:
             assert item["status"]["readyReplicas"] == item["spec"]["replicas"], item["metadata"]
+
+
+def test_pods_of_every_pool_have_the_claim_for_their_node_s_cache(sample: Clone) -> None:
+    for site in SITES:
+        claims = sample.kubectl(site, "get", "persistentvolumeclaims", "--all-namespaces")["items"]
+        bound = {
+            each["metadata"]["namespace"]: each["status"]["phase"]
+            for each in claims
+            if each["metadata"]["name"] == "node-cache"
+        }
+        assert bound == {"gpufleet-interactive": "Bound", "gpufleet-batch": "Bound"}
+        pods = sample.kubectl(site, "get", "pods", "--all-namespaces", "-l", "gpufleet.dev/pool")
+        assert pods["items"]
+        assert all("node-cache" in json.dumps(each["spec"]) for each in pods["items"])
 
 
 def test_the_scheduler_itself_counts_gpus(sample: Clone) -> None:

@@ -98,7 +98,6 @@ def _model() -> dict[str, Any]:
     return {
         "model": "meta-llama/Llama-3.1-8B-Instruct",
         "digest": f"sha256:{'7':0<64}",
-        "source": "s3://models/chat-8b",
         "parameters": 8_030_000_000,
         "precision": "bf16",
         "kv_bytes_per_token": "128KiB",

@@ -14,7 +14,7 @@ from gpufleet.edges.pulumi import PulumiCli
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.spec import load_fleet
 from gpufleet.spec.errors import BadInput
-from gpufleet.spec.governance import FreezeCalendar
+from gpufleet.spec.governance import FreezeCalendar, SnapshotKeys
 from gpufleet.spec.hardware import ObjectStorage
 
 SAMPLE = PROJECT_ROOT / "fleets/sample/production.yaml"
@@ -55,6 +55,31 @@ def test_a_company_s_own_prices_go_along_as_the_gateway_s_routes_hold_them(tmp_p
     hosted = sent.use_cases["code-assist"].hosted
     assert hosted
     assert hosted.input_per_million == 7
+
+
+def test_public_keys_and_certificates_go_along_and_no_secret(tmp_path: Path) -> None:
+    fleet = load_fleet(SAMPLE)
+    folder = tmp_path / "sample"
+    shutil.copytree(SAMPLE.parent, folder)
+    public = ["store.pem", "signer.pem", "authority.pem", "chain.pem"]
+    for name in [*public, "secret.pem", "secret.key"]:
+        (folder / name).write_text(name)
+    store = ObjectStorage(
+        endpoint="https://s3.example.com", region="fra1", certificate_authority=public[0]
+    )
+    keys = SnapshotKeys(
+        encryption_key="k1",
+        encryption_key_file="secret.key",
+        signing_key_file="secret.pem",
+        public_key=public[1],
+        certificate_authority=public[2],
+        signing_certificates=public[3],
+    )
+    site = fleet.sites["fra1"].model_copy(update={"object_store": store})
+    sites = {**fleet.sites, "fra1": site}
+    fleet = fleet.model_copy(update={"snapshot_keys": keys, "sites": sites})
+    sent = read_declared(fleet, folder / SAMPLE.name)
+    assert {name for name in sent if name.endswith((".pem", ".key"))} == {*public}
 
 
 @pytest.mark.parametrize("path", ["../outside.yaml", "/tmp/outside.yaml", "a/../../outside.yaml"])  # noqa: S108 - not written

@@ -157,7 +157,14 @@ def test_policies_hold_in_our_namespaces_and_in_no_others() -> None:
     for policy in [*admission.policies(), *freeze_admission.policies()]:
         if policy["kind"] != "ValidatingAdmissionPolicy":
             continue
-        [rule] = policy["spec"]["matchConstraints"]["namespaceSelector"]["matchExpressions"]
+        constraints = policy["spec"]["matchConstraints"]
+        if "namespaceSelector" not in constraints:
+            # They are in no namespace.
+            assert [each["resources"] for each in constraints["resourceRules"]] == [
+                ["persistentvolumes"]
+            ]
+            continue
+        [rule] = constraints["namespaceSelector"]["matchExpressions"]
         assert rule["key"] == "kubernetes.io/metadata.name"
         assert set(rule["values"]) <= set(names.GOVERNED_NAMESPACES)
 

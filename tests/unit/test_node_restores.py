@@ -12,7 +12,9 @@ from gpufleet.core import vocabulary as names
 from gpufleet.core.cluster_worker import namespace_rules
 from gpufleet.core.snapshots.fan_out import AT_ONCE_UNKNOWN, Links, parallelism, predicted_s
 from gpufleet.core.snapshots.nodes import job_to_use, nodes_of, outcome_of
+from gpufleet.core.weights import StoreAccess
 from gpufleet.spec.errors import BadInput
+from gpufleet.spec.hardware import AddressingStyle
 from gpufleet.tasks.node_restore_view import wish
 
 GB = 1e9
@@ -27,9 +29,9 @@ WORK = RestoreWork(
     node_group="h100",
     nodes=3,
     parallelism=2,
-    endpoint="https://s3.example",
-    region="fra1",
     bucket="sample-production-snapshots",
+    store=StoreAccess("https://s3.example", "fra1", AddressingStyle.PATH, own_authority=False),
+    encrypted=False,
 )
 
 

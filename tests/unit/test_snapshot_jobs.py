@@ -1,5 +1,6 @@
 """The CronJobs that take snapshots: what their pods may do, and when a run is tried again."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,9 +10,10 @@ from tests.watched_fleets import on_clusters
 from gpufleet.components.snapshot_jobs import cron_job
 from gpufleet.components.worker_pod import WorkerPlan
 from gpufleet.core import vocabulary as names
-from gpufleet.core.cluster_worker import namespace_rules
+from gpufleet.core.cluster_worker import key_files, namespace_rules
 from gpufleet.core.snapshots.schedule import lines
 from gpufleet.spec.errors import EXIT_FAILED, EXIT_RETRYABLE, EXIT_TARGET_MISSED
+from gpufleet.spec.governance import SnapshotKeys
 from gpufleet.spec.snapshot_schedule import ScheduledRevision, SnapshotSchedule
 
 PLAN = WorkerPlan("f-e", "f", "e.yaml", "east", "image", {}, {}, (443,))
@@ -38,6 +40,20 @@ def test_its_pod_has_no_right_in_the_cluster_and_no_secret_of_the_stacks(
     assert mounted == {each["name"] for each in pod["volumes"]}
     told = {each["name"] for each in container["env"]}
     assert told == {"GPUFLEET_DATABASE_URL", "HOME"}
+
+
+def test_its_pod_has_the_keys_that_snapshots_are_encrypted_and_signed_with() -> None:
+    keys = SnapshotKeys(encryption_key="k1", signing_key_file="signing.pem")
+    fleet = FLEET.model_copy(update={"snapshot_keys": keys})
+    plan = replace(PLAN, keys=key_files(fleet))
+    pod = cron_job(lines(fleet)[1], plan)["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    told = {each["name"]: each.get("value") for each in container["env"]}
+    (mount,) = [each for each in container["volumeMounts"] if each["name"] == "artifact-files"]
+    assert told["GPUFLEET_SNAPSHOT_KEY_FILE"] == f"{mount['mountPath']}/snapshot-key"
+    assert told["GPUFLEET_SIGNING_KEY_FILE"] == f"{mount['mountPath']}/signing-key"
+    (files,) = [each["secret"] for each in pod["volumes"] if each["name"] == "artifact-files"]
+    assert [each["path"] for each in files["items"]] == ["snapshot-key", "signing-key"]
 
 
 def test_a_run_that_told_of_a_missing_part_is_not_tried_again(job: dict[str, Any]) -> None:

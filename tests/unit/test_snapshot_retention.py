@@ -1,5 +1,6 @@
 """Grandfather, father, son in the fleet's time zone; what must never go stays."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo
 
@@ -12,6 +13,7 @@ from gpufleet.core.snapshots.retention import (
     Retained,
     Standing,
     lock_for,
+    needed,
     retained,
 )
 from gpufleet.spec.governance import SnapshotRetention
@@ -185,3 +187,23 @@ def test_of_other_snapshots_the_newest_of_a_day_is_kept() -> None:
     policy = SnapshotRetention(daily=1, weekly=1, monthly=1)
     pair = [standing(NOW - timedelta(hours=hours)) for hours in (3, 2)]
     assert set(retained(pair, policy, zone=UTC, now=NOW).keep) == {pair[1].summary.id}
+
+
+def test_of_what_a_pool_serves_the_newest_good_snapshot_stays_however_old() -> None:
+    def old(days: int, digest: str, *, damaged: bool = False) -> Standing:
+        made = standing(NOW - timedelta(days=days), damaged=damaged)
+        return made._replace(summary=replace(made.summary, digest=digest))
+
+    policy = SnapshotRetention(daily=1, weekly=1, monthly=1)
+    served = {("chat", "sha256:a"): "the weights of model chat", ("embed", "sha256:b"): "another"}
+    ones = [
+        old(400, "sha256:a"),
+        old(390, "sha256:a"),
+        old(380, "sha256:a", damaged=True),
+        old(370, "sha256:b"),
+        old(0, "sha256:c"),
+    ]
+    found = retained(needed(ones, served), policy, zone=UTC, now=NOW)
+    assert list(found.keep) == [ones[1].summary.id, ones[4].summary.id]
+    assert found.keep[ones[1].summary.id] == "the weights of model chat"
+    assert ones[1].summary.id in retained(ones, policy, zone=UTC, now=NOW).remove

@@ -117,8 +117,10 @@ def test_a_missing_field_points_at_the_part_that_lacks_it(tmp_path: Path) -> Non
         ("[r1, r2]", "r1", "has to be a list, not 'r1'"),
         ("region: eu,", "region: eu, cluster: kind,", "has to be a mapping of fields, not 'kind'"),
         ("region: eu,", "region: eu, cluster: {provider: aks},", "one of embedded, existing"),
-        ("s3://models", "https://models", "has to be an object store path"),
-        ("s3://models/", "s3://models/../", "has to be an object store path"),
+        *(
+            ("precision: bf16", f"source: {wrong}\n    precision: bf16", "an object store path")
+            for wrong in ("https://models/a", "s3://models/../a", "s3://models", "s3://models/a/b")
+        ),
         ("digest: sha256:7b", "digest: sha256:", "has to be a digest"),
         ("openai@sha256:93f7", "openai:latest@sha256:", "has to be an image by digest"),
         ("name: Ada Lund", 'name: "Ada\\e[2J"', "has to be text without control characters"),

@@ -130,7 +130,7 @@ def _client(order: BatchOrder, pool: PoolAtSite, work: BatchWork) -> dict[str, A
             "--apply",
         ],
         "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 - the pod's own folder
-        "envFrom": [{"secretRef": {"name": "artifact-store", "optional": True}}],
+        "envFrom": [{"secretRef": {"name": names.ARTIFACT_STORE, "optional": True}}],
         "resources": {
             "requests": {"cpu": "500m", "memory": "512Mi"},
             "limits": {"memory": "2Gi"},

@@ -91,7 +91,7 @@ class GatewayDeployment(pulumi.ComponentResource):
         """An administrator's `up` makes them: the worker may grant nothing."""
         name = names.GATEWAY_ACCOUNT
         subjects = [{"kind": "ServiceAccount", "name": name, "namespace": names.GATEWAY_NAMESPACE}]
-        for namespace in (names.GATEWAY_NAMESPACE, *cluster_gateway.POOL_NAMESPACES):
+        for namespace in (names.GATEWAY_NAMESPACE, *names.POOL_NAMESPACES):
             k8s.rbac.v1.Role(
                 f"{name}-{namespace}",
                 metadata=self._about(name, namespace),

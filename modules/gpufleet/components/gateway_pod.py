@@ -202,7 +202,7 @@ def _control(plan: GatewayPlan) -> dict[str, Any]:
             {"name": "KUBECONFIG", "value": f"/etc/gpufleet/kubeconfig:{_SECRETS}/kubeconfig"},
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own folder
         ],
-        "envFrom": [{"secretRef": {"name": "artifact-store", "optional": True}}],
+        "envFrom": [{"secretRef": {"name": names.ARTIFACT_STORE, "optional": True}}],
         "ports": [
             {"name": "metrics", "containerPort": names.GATEWAY_METRICS_PORT, "protocol": "TCP"}
         ],

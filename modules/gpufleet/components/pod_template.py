@@ -3,10 +3,12 @@
 from importlib import resources
 from typing import Any, Final
 
+from gpufleet.components import store_access
 from gpufleet.core import vocabulary as names
 from gpufleet.core.serving import ENDPOINT_PROPAGATION_S, ENGINE_PORT, PoolAtSite, Probe
 
 WEIGHTS: Final = "/models/revision"
+_CACHE: Final = "/node-cache"
 RESTRICTED_CONTAINER: Final[dict[str, Any]] = {
     "allowPrivilegeEscalation": False,
     "readOnlyRootFilesystem": True,
@@ -28,13 +30,16 @@ def metadata(pool: PoolAtSite) -> dict[str, Any]:
     }
 
 
-def pod_spec(pool: PoolAtSite, restore_image: str, *, leader: bool = True) -> dict[str, Any]:
+def pod_spec(
+    pool: PoolAtSite, restore_image: str, *, leader: bool = True, cache: bool = True
+) -> dict[str, Any]:
     """The pod's spec.
 
     Args:
         pool: the pool with its derived numbers.
         restore_image: gpufleet's image, which restores the weights by digest.
         leader: False for the further pods of a replica that spans nodes: they serve no requests.
+        cache: whether the namespace has the claim by which a node's cache is read.
     """
     return {
         **_claims(pool),
@@ -54,9 +59,9 @@ def pod_spec(pool: PoolAtSite, restore_image: str, *, leader: bool = True) -> di
         "nodeSelector": {names.NODE_GROUP: pool.group_name},
         "tolerations": _tolerations(pool),
         "topologySpreadConstraints": [_spread(pool, names.RACK), _spread(pool, _HOSTNAME)],
-        "initContainers": [_restore(pool, restore_image)],
-        "containers": [_engine(pool, leader=leader)],
-        "volumes": _volumes(pool),
+        "initContainers": [_restore(pool, restore_image, cache=cache)],
+        "containers": [_engine(pool, leader=leader, cache=cache)],
+        "volumes": _volumes(pool, cache=cache),
     }
 
 
@@ -104,28 +109,42 @@ def _spread(pool: PoolAtSite, topology_key: str) -> dict[str, Any]:
     }
 
 
-def _restore(pool: PoolAtSite, image: str) -> dict[str, Any]:
+def _restore(pool: PoolAtSite, image: str, *, cache: bool) -> dict[str, Any]:
     """Brings the weights to node-local storage, verified against the revision's digest."""
+    weights = pool.weights
     return {
         "name": "restore-weights",
         "image": image,
         "args": [
-            "restore",
-            f"--source={pool.model.source}",
-            f"--digest={pool.model.digest}",
-            f"--into={WEIGHTS}",
+            "snapshot.weights",
+            f"--source={weights.source}",
+            f"--digest={weights.digest}",
+            f"--to={WEIGHTS}",
+            *([f"--cache={_CACHE}"] if cache else []),
+            *store_access.arguments(weights.store),
+            "--apply",
         ],
-        "envFrom": [{"secretRef": {"name": "artifact-store", "optional": True}}],
+        **store_access.environment(weights.files),
         "resources": {
             "requests": {"cpu": "2", "memory": "2Gi"},
             "limits": {"memory": "4Gi"},
         },
         "securityContext": RESTRICTED_CONTAINER,
-        "volumeMounts": [_mount("weights", "/models"), _mount("tmp", "/tmp")],  # noqa: S108
+        "volumeMounts": [
+            _mount("weights", "/models"),
+            _mount("tmp", "/tmp"),  # noqa: S108
+            *_cache_mounts(cache=cache),
+            *store_access.mounts(weights.files),
+        ],
     }
 
 
-def _engine(pool: PoolAtSite, *, leader: bool) -> dict[str, Any]:
+def _cache_mounts(*, cache: bool) -> list[dict[str, Any]]:
+    # The engine too: what it loads may be a link into it.
+    return [{**_mount(names.NODE_CACHE, _CACHE), "readOnly": True}] if cache else []
+
+
+def _engine(pool: PoolAtSite, *, leader: bool, cache: bool) -> dict[str, Any]:
     container: dict[str, Any] = {
         "name": "engine",
         "image": pool.model.engine.image,
@@ -139,6 +158,7 @@ def _engine(pool: PoolAtSite, *, leader: bool) -> dict[str, Any]:
             _mount("shm", "/dev/shm"),  # noqa: S108 - NCCL's fixed place, memory-backed
             _mount("cache", "/cache"),
             _mount("tmp", "/tmp"),  # noqa: S108
+            *_cache_mounts(cache=cache),
         ],
     }
     if leader:
@@ -182,8 +202,10 @@ def _rank_arguments(pool: PoolAtSite, *, leader: bool) -> list[str]:
     return ranks if leader else [*ranks, "--headless"]
 
 
-def _volumes(pool: PoolAtSite) -> list[dict[str, Any]]:
-    # emptyDir is node-local disk: the `restricted` Pod Security level allows no host path.
+def _volumes(pool: PoolAtSite, *, cache: bool) -> list[dict[str, Any]]:
+    # emptyDir is node-local disk: the `restricted` Pod Security level allows no host path. The
+    # node's cache comes by a claim, which it allows.
+    claim = {"claimName": names.NODE_CACHE, "readOnly": True}
     return [
         {"name": "weights", "emptyDir": {"sizeLimit": str(pool.weights_volume_bytes)}},
         {
@@ -192,6 +214,8 @@ def _volumes(pool: PoolAtSite) -> list[dict[str, Any]]:
         },
         {"name": "cache", "emptyDir": {"sizeLimit": "20Gi"}},
         {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
+        *([{"name": names.NODE_CACHE, "persistentVolumeClaim": claim}] if cache else []),
+        *store_access.volumes(pool.weights.files),
     ]
 
 

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gpufleet.components import store_access
 from gpufleet.core import vocabulary as names
+from gpufleet.core.weights import StoreAccess, files_of
 
 GATE: Final = f"{names.GROUP}/node"
 NODES: Final = f"{names.GROUP}/restore-nodes"
@@ -34,9 +36,10 @@ class RestoreWork:
     node_group: str
     nodes: int
     parallelism: int
-    endpoint: str
-    region: str
     bucket: str
+    store: StoreAccess
+    encrypted: bool
+    """Whether chunks are encrypted with a key of the client's."""
 
 
 def restore_job(
@@ -88,6 +91,7 @@ def opened(host: str) -> dict[str, Any]:
 
 
 def _pod(work: RestoreWork) -> dict[str, Any]:
+    files = files_of(work.store, encrypted=work.encrypted)
     return {
         "restartPolicy": "Never",
         "automountServiceAccountToken": False,
@@ -105,14 +109,14 @@ def _pod(work: RestoreWork) -> dict[str, Any]:
                     "snapshot.fill",
                     f"--snapshot={work.snapshot}",
                     f"--to={_CACHE}/{work.revision}",
-                    f"--endpoint={work.endpoint}",
-                    f"--region={work.region}",
                     f"--bucket={work.bucket}",
+                    *store_access.arguments(work.store),
+                    # The pods of pools read it as another user.
+                    "--readable",
                     "--apply",
                     "--json",
                 ],
-                "env": [{"name": "HOME", "value": "/tmp"}],  # noqa: S108 - the pod's own folder
-                "envFrom": [{"secretRef": {"name": "artifact-store", "optional": True}}],
+                **store_access.environment(files),
                 "resources": {
                     "requests": {"cpu": "2", "memory": "1Gi"},
                     "limits": {"memory": "2Gi"},
@@ -124,7 +128,8 @@ def _pod(work: RestoreWork) -> dict[str, Any]:
                 },
                 "volumeMounts": [
                     {"name": "cache", "mountPath": _CACHE},
-                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - as above
+                    {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 - the pod's own folder
+                    *store_access.mounts(files),
                 ],
             }
         ],
@@ -134,5 +139,6 @@ def _pod(work: RestoreWork) -> dict[str, Any]:
                 "hostPath": {"path": names.CACHE_FOLDER, "type": "DirectoryOrCreate"},
             },
             {"name": "tmp", "emptyDir": {"sizeLimit": "2Gi"}},
+            *store_access.volumes(files),
         ],
     }

@@ -198,7 +198,8 @@ class ServingPool(pulumi.ComponentResource):
             }
             for allowed in self._clients()
         ]
-        egress: list[dict[str, Any]] = [{"ports": [{"port": 443, "protocol": "TCP"}]}]
+        store = [{"port": port, "protocol": "TCP"} for port in pool.weights.ports]
+        egress: list[dict[str, Any]] = [{"ports": store}]
         if pool.spans_nodes:
             # NCCL picks its ports itself: between the pods of a pool every port is open.
             ingress.append({"from": [selector]})

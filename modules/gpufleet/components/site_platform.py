@@ -7,6 +7,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 from pulumi_kubernetes.apiextensions import CustomResource
 
+from gpufleet.components import node_cache
 from gpufleet.core import vocabulary as names
 from gpufleet.core.quotas import BatchQuota, SitePlan
 from gpufleet.spec.batches import Priority
@@ -49,6 +50,8 @@ class SitePlatform(pulumi.ComponentResource):
         self._queues()
         self._gateway()
         self._to_store("restores", names.CACHE_NAMESPACE, {})
+        for namespace in names.POOL_NAMESPACES:
+            self._node_cache(namespace)
         self.register_outputs({"namespaces": list(names.NAMESPACES)})
 
     def _about(self, name: str, namespace: str | None = None) -> dict[str, Any]:
@@ -160,6 +163,22 @@ class SitePlatform(pulumi.ComponentResource):
                 "egress": [{"ports": ports}],
             },
             opts=self._inside,
+        )
+
+    def _node_cache(self, namespace: str) -> None:
+        volume = node_cache.volume(namespace, self._labels)
+        claim = node_cache.claim(namespace, self._labels)
+        made = k8s.core.v1.PersistentVolume(
+            volume["metadata"]["name"],
+            metadata=volume["metadata"],
+            spec=volume["spec"],
+            opts=self._inside,
+        )
+        k8s.core.v1.PersistentVolumeClaim(
+            volume["metadata"]["name"],
+            metadata=claim["metadata"],
+            spec=claim["spec"],
+            opts=pulumi.ResourceOptions(parent=self, depends_on=[made]),
         )
 
     def _kueue(self, kind: str, name: str, namespace: str | None, spec: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Final
 
+from gpufleet.components import store_access
 from gpufleet.components.pod_template import RESTRICTED_CONTAINER
 from gpufleet.components.site import DeclaredSite
 from gpufleet.core import cluster_worker
@@ -34,6 +35,8 @@ class WorkerPlan:
     """The declared files as a ConfigMap's data, and the path of each key."""
     ports: tuple[int, ...]
     """What it reaches outside of its namespace."""
+    keys: tuple[str, ...] = ()
+    """Keys of the Secret with the files that snapshots are encrypted and signed with."""
 
     @classmethod
     def of(cls, declared: DeclaredSite) -> "WorkerPlan":
@@ -54,6 +57,7 @@ class WorkerPlan:
             data=data,
             paths=paths,
             ports=tuple(cluster_worker.egress_ports(declared.fleet)),
+            keys=cluster_worker.key_files(declared.fleet),
         )
 
 
@@ -102,6 +106,7 @@ def pod_spec(plan: WorkerPlan) -> dict[str, Any]:
                     ],
                 },
             },
+            *store_access.volumes(plan.keys),
         ],
     }
 
@@ -130,8 +135,9 @@ def _container(plan: WorkerPlan) -> dict[str, Any]:
             # The cluster that it runs in first, then the further sites of the environment.
             {"name": "KUBECONFIG", "value": f"/etc/gpufleet/kubeconfig:{_SECRETS}/kubeconfig"},
             {"name": "HOME", "value": "/tmp"},  # noqa: S108 - the pod's own folder
+            *store_access.variables(plan.keys),
         ],
-        "envFrom": [{"secretRef": {"name": "artifact-store", "optional": True}}],
+        "envFrom": [{"secretRef": {"name": names.ARTIFACT_STORE, "optional": True}}],
         "ports": [{"name": "metrics", "containerPort": names.WORKER_PORT, "protocol": "TCP"}],
         # Pulumi's engine and provider stand in the worker's pod while they run.
         "resources": {
@@ -148,5 +154,6 @@ def _container(plan: WorkerPlan) -> dict[str, Any]:
             {"name": "declared", "mountPath": f"{HOME}/fleets/{plan.folder}", "readOnly": True},
             {"name": "access", "mountPath": "/etc/gpufleet", "readOnly": True},
             {"name": "secrets", "mountPath": _SECRETS, "readOnly": True},
+            *store_access.mounts(plan.keys),
         ],
     }

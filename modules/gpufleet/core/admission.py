@@ -5,56 +5,21 @@ ConfigMap (`parameters`), and a binding without its ConfigMap denies. Our namesp
 the name that the API server writes on them, which nobody can take off.
 """
 
-from collections.abc import Sequence
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from gpufleet.core import vocabulary as names
+from gpufleet.core.admission_objects import Check, Object, bound, pod_policy, policy, rule
+from gpufleet.core.weights import source_of
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.serving import ServingClass
 
-Object = dict[str, Any]
-API: Final = "admissionregistration.k8s.io/v1"
 SHARED: Final = "shared"
 """Stands for team or use case where a pool serves several; `core/serving` writes it."""
 
 
-class Check(NamedTuple):
-    """One thing that has to hold, and the CEL text that a person is told where it does not."""
-
-    holds: str
-    told: str
-
-
-_PODS: Final = ("pods", "pods/ephemeralcontainers", "pods/resize", "replicationcontrollers")
-_RULES: Final = (
-    ("", "v1", _PODS),
-    ("apps", "v1", ("deployments", "replicasets", "statefulsets", "daemonsets")),
-    ("batch", "v1", ("jobs", "cronjobs")),
-    ("leaderworkerset.x-k8s.io", "v1", ("leaderworkersets",)),
-)
 _GPU_PREFIX: Final = names.GPU_RESOURCE.split("/")[0] + "/"
 _KUEUE_GATE: Final = "kueue.x-k8s.io/"
 
-_LABELS_CHANGED: Final = (
-    "(has(object.metadata.labels) ? object.metadata.labels : {}) != "
-    "(has(oldObject.metadata.labels) ? oldObject.metadata.labels : {})"
-)
-_SPEC_CHANGED: Final = {
-    # What stands already has to be able to end: its finalizers, status and owner may change.
-    "name": "spec-or-labels-changed",
-    "expression": (
-        "request.operation == 'CREATE' || object.spec != oldObject.spec || " + _LABELS_CHANGED
-    ),
-}
-_TEMPLATES: Final = (
-    "request.kind.kind == 'Pod' ? [object] : "
-    "request.kind.kind == 'CronJob' ? [object.spec.jobTemplate.spec.template] : "
-    "request.kind.kind == 'LeaderWorkerSet' ? "
-    "[object.spec.leaderWorkerTemplate.workerTemplate] + "
-    "(has(object.spec.leaderWorkerTemplate.leaderTemplate) ? "
-    "[object.spec.leaderWorkerTemplate.leaderTemplate] : []) : "
-    "[object.spec.template]"
-)
 _CONTAINERS: Final = (
     "(t.spec.containers + (has(t.spec.initContainers) ? t.spec.initContainers : []) + "
     "(has(t.spec.ephemeralContainers) ? t.spec.ephemeralContainers : []))"
@@ -99,7 +64,7 @@ def parameters(fleet: Fleet) -> Object:
                     ),
                 ]
             ),
-            "artifacts": _lines(model.source for model in fleet.models.values()),
+            "artifacts": _lines(str(source_of(fleet, model)) for model in fleet.models),
             "digests": _lines(model.digest for model in fleet.models.values()),
             "teams": _lines([*fleet.teams, SHARED]),
             "use-cases": _lines([*fleet.use_cases, SHARED]),
@@ -110,14 +75,17 @@ def parameters(fleet: Fleet) -> Object:
 
 def policies() -> list[Object]:
     """Every policy of what may run, each followed by its binding."""
-    made = [_sources(), _artifacts(), _ownership(), _isolation(), _privileges(), _cache()]
-    return [each for policy in made for each in (policy, _binding(policy))]
+    made = [
+        *(_sources(), _artifacts(), _ownership(), _isolation(), _privileges(), _cache()),
+        _volumes(),
+    ]
+    return [each for policy in made for each in (policy, bound(policy))]
 
 
 def _sources() -> Object:
     bad_tag = f"!i.matches('{_DIGEST}')"
     bad_source = "!variables.allowed.exists(s, i.startsWith(s))"
-    return _policy(
+    return pod_policy(
         "gpufleet-image-sources",
         {"images": _IMAGES, "allowed": _given("images")},
         [
@@ -148,7 +116,7 @@ def _artifacts() -> Object:
         "!variables.artifacts.exists(s, a == '--source=' + s)))"
     )
     by_digest = f"{arguments}a == '--digest=' + {digest}))"
-    return _policy(
+    return pod_policy(
         "gpufleet-artifact-sources",
         {"digests": _given("digests"), "artifacts": _given("artifacts")},
         [
@@ -175,7 +143,7 @@ def _ownership() -> Object:
         )
 
     owned = f"{labelled(names.TEAM, 'teams')} && {labelled(names.USE_CASE, 'useCases')}"
-    return _policy(
+    return pod_policy(
         "gpufleet-gpu-ownership",
         {"teams": _given("teams"), "useCases": _given("use-cases")},
         [
@@ -199,7 +167,7 @@ def _isolation() -> Object:
     queued = f"has(object.metadata.labels) && '{names.QUEUE}' in object.metadata.labels"
     has_owner = "has(object.metadata.ownerReferences) && object.metadata.ownerReferences.size() > 0"
     class_label = f"has(t.metadata.labels) && '{names.CLASS}' in t.metadata.labels"
-    return _policy(
+    return pod_policy(
         "gpufleet-class-isolation",
         {
             "class": (
@@ -270,7 +238,7 @@ def _raised() -> list[Check]:
 
 
 def _privileges() -> Object:
-    return _policy(
+    return pod_policy(
         "gpufleet-no-privilege",
         {},
         [
@@ -278,7 +246,14 @@ def _privileges() -> Object:
             Check(
                 "variables.templates.all(t, !has(t.spec.volumes) || "
                 "!t.spec.volumes.exists(v, has(v.hostPath)))",
-                "'gpufleet: no host path; weights and caches are emptyDir, which is local disk'",
+                "'gpufleet: no host path; the cache of a node comes by the claim node-cache'",
+            ),
+            Check(
+                "variables.templates.all(t, !has(t.spec.volumes) || t.spec.volumes.all(v, "
+                "!has(v.persistentVolumeClaim) || "
+                f"v.persistentVolumeClaim.claimName != '{names.NODE_CACHE}' || "
+                "(has(v.persistentVolumeClaim.readOnly) && v.persistentVolumeClaim.readOnly)))",
+                f"'gpufleet: the claim {names.NODE_CACHE} is only read'",
             ),
         ],
         namespaces=[each for each in names.GOVERNED_NAMESPACES if each != names.CACHE_NAMESPACE],
@@ -289,7 +264,7 @@ def _cache() -> Object:
     """Jobs that fill nodes' caches: one folder of the node, and every capability dropped."""
     context = "has(c.securityContext) && has(c.securityContext"
     dropped = f"{context}.capabilities) && has(c.securityContext.capabilities.drop) && "
-    return _policy(
+    return pod_policy(
         "gpufleet-node-cache",
         {},
         [
@@ -298,6 +273,11 @@ def _cache() -> Object:
                 "variables.templates.all(t, !has(t.spec.volumes) || t.spec.volumes.all(v, "
                 f"!has(v.hostPath) || v.hostPath.path == '{names.CACHE_FOLDER}'))",
                 f"'gpufleet: of a node only its folder {names.CACHE_FOLDER} is used'",
+            ),
+            Check(
+                "variables.templates.all(t, !has(t.spec.volumes) || "
+                "!t.spec.volumes.exists(v, has(v.persistentVolumeClaim)))",
+                "'gpufleet: no claim: what fills a cache has the folder of its node'",
             ),
             Check(
                 f"variables.templates.all(t, {_CONTAINERS}.all(c, {dropped}"
@@ -309,71 +289,39 @@ def _cache() -> Object:
     )
 
 
-def _policy(
-    name: str,
-    variables: dict[str, str],
-    checks: Sequence[Check],
-    *,
-    namespaces: Sequence[str] = names.GOVERNED_NAMESPACES,
-) -> Object:
-    return {
-        "apiVersion": API,
-        "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": name},
-        "spec": {
-            "failurePolicy": "Fail",
-            "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
-            "matchConstraints": {
-                "namespaceSelector": selector(namespaces),
-                "resourceRules": [
-                    {
-                        "apiGroups": [group],
-                        "apiVersions": [version],
-                        "operations": ["CREATE", "UPDATE"],
-                        "resources": list(resources),
-                    }
-                    for group, version, resources in _RULES
-                ],
-            },
-            "matchConditions": [_SPEC_CHANGED],
-            "variables": [
-                {"name": variable, "expression": expression}
-                for variable, expression in {"templates": _TEMPLATES, **variables}.items()
-            ],
-            "validations": [
-                {"expression": check.holds, "messageExpression": check.told, "reason": "Forbidden"}
-                for check in checks
-            ],
-        },
-    }
+def _volumes() -> Object:
+    """A volume that is ours, or that an account of ours makes, is the cache of the nodes alone.
 
-
-def _binding(policy: Object) -> Object:
-    name = policy["metadata"]["name"]
-    return binding(name, {"name": names.ADMISSION, "namespace": names.SYSTEM_NAMESPACE})
-
-
-def binding(policy: str, parameter: Object) -> Object:
-    """The binding of a policy that denies, also where its parameter is not there."""
-    return {
-        "apiVersion": API,
-        "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": policy},
-        "spec": {
-            "policyName": policy,
-            "validationActions": ["Deny"],
-            "paramRef": {**parameter, "parameterNotFoundAction": "Deny"},
-        },
-    }
-
-
-def selector(namespaces: Sequence[str]) -> Object:
-    """Selects namespaces by the label that the API server keeps equal to their name."""
-    return {
-        "matchExpressions": [
-            {"key": names.NAMESPACE, "operator": "In", "values": sorted(namespaces)}
-        ]
-    }
+    A volume may be any folder of a node. Whoever may make some could have all of each node.
+    """
+    accounts = f"system:serviceaccount:{names.SYSTEM_NAMESPACE}:"
+    claim = "has(object.spec.claimRef) && object.spec.claimRef"
+    namespaces = ", ".join(f"'{each}'" for each in names.POOL_NAMESPACES)
+    folder = f"has(object.spec.hostPath) && object.spec.hostPath.path == '{names.CACHE_FOLDER}'"
+    return policy(
+        "gpufleet-node-volumes",
+        {"resourceRules": [rule("", "v1", ("persistentvolumes",))]},
+        [
+            {
+                "name": "ours",
+                "expression": (
+                    f"request.userInfo.username.startsWith('{accounts}') || "
+                    "(has(object.metadata.labels) && "
+                    f"'{names.MANAGED}' in object.metadata.labels)"
+                ),
+            }
+        ],
+        {},
+        [
+            Check(
+                f"{folder} && object.spec.accessModes == ['ReadOnlyMany'] && "
+                f"{claim}.name == '{names.NODE_CACHE}' && "
+                f"object.spec.claimRef.namespace in [{namespaces}]",
+                f"'gpufleet: of a node only {names.CACHE_FOLDER} is a volume, which is only read, "
+                f"for the claim {names.NODE_CACHE} of pools'",
+            )
+        ],
+    )
 
 
 def _is_of_pool(template: str) -> str:

@@ -9,7 +9,6 @@ from gpufleet.spec.hardware import EmbeddedCluster
 
 SELECTOR: Final = {"app.kubernetes.io/name": names.GATEWAY}
 """Of its pods, as the Service finds them."""
-POOL_NAMESPACES: Final = (names.INTERACTIVE_NAMESPACE, names.BATCH_NAMESPACE)
 
 
 def runs_at(fleet: Fleet, site: str) -> bool:

@@ -17,7 +17,7 @@ _READ: Final = ("get", "list", "watch")
 _WRITE: Final = (*_READ, "create", "update", "patch", "delete")
 
 CLUSTER_KINDS: Final[Mapping[str, tuple[str, ...]]] = {
-    "": ("namespaces",),
+    "": ("namespaces", "persistentvolumes"),
     "scheduling.k8s.io": ("priorityclasses",),
     "node.k8s.io": ("runtimeclasses",),
     "kueue.x-k8s.io": ("clusterqueues", "resourceflavors", "workloadpriorityclasses"),
@@ -66,6 +66,16 @@ def worker_site(fleet: Fleet) -> str | None:
     if any(isinstance(site.cluster, EmbeddedCluster) for site in fleet.sites.values()):
         return None
     return next(iter(fleet.sites))
+
+
+def key_files(fleet: Fleet) -> tuple[str, ...]:
+    """What the worker needs as files to take and restore: keys of the Secret `ARTIFACT_FILES`."""
+    keys = fleet.snapshot_keys
+    declared = {
+        names.SNAPSHOT_KEY: keys.encryption_key,
+        names.SIGNING_KEY: keys.signing_key_file,
+    }
+    return tuple(name for name, given in declared.items() if given)
 
 
 def egress_ports(fleet: Fleet) -> list[int]:

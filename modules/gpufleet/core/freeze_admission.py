@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gpufleet.core import vocabulary as names
-from gpufleet.core.admission import API, binding, selector
+from gpufleet.core.admission_objects import API, binding, selector
 from gpufleet.core.freeze_requests import ANSWER, variables
 from gpufleet.core.freeze_state import OPEN
 
@@ -121,10 +121,16 @@ def service_accounts() -> list[Object]:
                 for group, resources in (*GOVERNED, *_GOVERNED_CLUSTER)
                 if group != "rbac.authorization.k8s.io"
             ),
+            # No freeze holds them, since storage drivers change them; lost ones are made again.
+            {
+                "apiGroups": [""],
+                "resources": ["persistentvolumes", "persistentvolumeclaims"],
+                "verbs": ["*"],
+            },
             {
                 "apiGroups": ["", "discovery.k8s.io", "events.k8s.io"],
                 "resources": [
-                    *("pods", "nodes", "namespaces", "events", "persistentvolumeclaims"),
+                    *("pods", "nodes", "namespaces", "events"),
                     *("endpoints", "endpointslices"),
                 ],
                 "verbs": ["get", "list", "watch"],

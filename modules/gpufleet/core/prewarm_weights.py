@@ -56,7 +56,7 @@ class Pull:
 
     @property
     def revision(self) -> str:
-        """As snapshots name it."""
+        """As the fleet file names it."""
         return self.window.pool.model_name
 
     @property
@@ -202,8 +202,9 @@ def weight_warnings(
         snapshot = snapshots.get((pull.site, pull.revision))
         if snapshot == "" and is_real:
             told.append(
-                f"no snapshot of {pull.revision} is at {pull.site}: nothing is pulled to the nodes "
-                f"of {pull.node_group} ahead of a peak; ./fleet snapshot.take takes one"
+                f"no snapshot of {pull.revision} with its digest is at {pull.site}: nothing is "
+                f"pulled to the nodes of {pull.node_group} ahead of a peak; ./fleet snapshot.take "
+                "takes one"
             )
         elif pull.is_cut and (snapshot or is_real):
             told.append(

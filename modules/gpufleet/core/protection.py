@@ -7,6 +7,7 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from gpufleet.core.snapshots.stored_json import broken, parsed, refuse_newer
+from gpufleet.core.weights import source_of
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.protection import ProtectedSet
 
@@ -71,7 +72,7 @@ def pointers(fleet: Fleet, built: Iterable[tuple[str, str]]) -> dict[str, object
     models = {
         name: {
             "digest": revision.digest,
-            "source": revision.source,
+            "source": str(source_of(fleet, name)),
             "engine": revision.engine.image,
         }
         for name, revision in fleet.models.items()

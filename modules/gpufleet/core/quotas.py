@@ -3,12 +3,12 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import urlsplit
 
 from gpufleet.core import vocabulary as names
 from gpufleet.core.serving import PoolAtSite, pools_at
+from gpufleet.core.weights import store_ports
 from gpufleet.spec.fleet import Fleet
-from gpufleet.spec.hardware import GpuAccess, ObjectStorage
+from gpufleet.spec.hardware import GpuAccess
 from gpufleet.spec.serving import ServingClass
 
 
@@ -50,7 +50,7 @@ class SitePlan:
             claimed_gpus=_most_gpus(pools, GpuAccess.DRA) if claims_gpus(fleet, site) else None,
             batch=tuple(_batch_quota(fleet, pool.group_name) for pool in batch),
             batch_pools=tuple(pool.name for pool in batch),
-            store_ports=_store_ports(fleet.sites[site].object_store),
+            store_ports=store_ports(fleet.sites[site].object_store),
         )
 
     @property
@@ -80,11 +80,6 @@ def _most_gpus(pools: Iterable[PoolAtSite], access: GpuAccess) -> int:
         for pool in pools
         if pool.class_ is ServingClass.INTERACTIVE and pool.gpu_access is access
     )
-
-
-def _store_ports(store: ObjectStorage | None) -> tuple[int, ...]:
-    url = urlsplit(store.endpoint if store else "")
-    return tuple(sorted({443, url.port or (80 if url.scheme == "http" else 443)}))
 
 
 def _batch_quota(fleet: Fleet, node_group: str) -> BatchQuota:

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from gpufleet.core import vocabulary as names
+from gpufleet.core.weights import Weights
 from gpufleet.spec.checks import replicas_that_fit
 from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.hardware import GpuAccess, GpuType, NodeGroup
@@ -68,6 +69,7 @@ class PoolAtSite:
     gpu_access: GpuAccess
     model_name: str
     model: ModelRevision
+    weights: Weights
     use_cases: tuple[str, ...]
     teams: tuple[str, ...]
     replicas: int
@@ -166,6 +168,7 @@ def _pool_at_site(
         gpu_access=group.gpu_access,
         model_name=pool.model,
         model=model,
+        weights=Weights.of(fleet, pool.model, group.site),
         use_cases=tuple(pool.use_cases),
         teams=tuple(sorted({use_case.team for use_case in use_cases})),
         replicas=placement.replicas,

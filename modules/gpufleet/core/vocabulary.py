@@ -52,10 +52,20 @@ NAMESPACES: Final = (
     GATEWAY_NAMESPACE,
     MONITORING_NAMESPACE,
 )
+POOL_NAMESPACES: Final = (INTERACTIVE_NAMESPACE, BATCH_NAMESPACE)
 CACHE_NAMESPACE: Final = "gpufleet-cache"
 """Of the Jobs that fill nodes' caches: the only one whose pods may use a folder of their node."""
 CACHE_FOLDER: Final = "/var/lib/gpufleet/cache"
 """On each node; that folder, and no other."""
+NODE_CACHE: Final = "node-cache"
+"""PersistentVolumeClaim by which the pods of a pools' namespace read their node's cache."""
+ARTIFACT_STORE: Final = "artifact-store"
+"""Secret with the keys of object stores, as AWS's variables; optional in each namespace."""
+ARTIFACT_FILES: Final = "artifact-files"
+"""Secret with what a pod needs as a file: the three below; optional in each namespace."""
+SNAPSHOT_KEY: Final = "snapshot-key"
+SIGNING_KEY: Final = "signing-key"
+STORE_AUTHORITY: Final = "ca.crt"
 GOVERNED_NAMESPACES: Final = (*NAMESPACES, SYSTEM_NAMESPACE, CACHE_NAMESPACE)
 """Every namespace of ours: admission and freezes hold in all of them."""
 POD_SECURITY: Final = {

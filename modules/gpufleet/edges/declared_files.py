@@ -1,4 +1,4 @@
-"""The files that declare an environment: fleet file, plan, shared parts, calendars, prices."""
+"""The files that declare an environment: the fleet file, its parts, calendars, certificates."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,7 +21,15 @@ def read_declared(fleet: Fleet, fleet_file: Path) -> dict[str, str]:
     found = {}
     # The gateway's routes hold them, so whoever applies the stacks needs them.
     prices = [fleet.costs.hosted_prices] if fleet.costs.hosted_prices else []
-    for path in sorted({fleet_file.name, *planned, *shared, *calendars, *prices}):
+    keys = fleet.snapshot_keys
+    stores = [site.object_store for site in fleet.sites.values() if site.object_store]
+    public = [
+        *(store.certificate_authority for store in stores),
+        *(keys.public_key, keys.certificate_authority, keys.signing_certificates),
+    ]
+    certificates = [path for path in public if path]
+    named = {fleet_file.name, *planned, *shared, *calendars, *prices, *certificates}
+    for path in sorted(named):
         try:
             found[path] = (fleet_file.parent / path).read_bytes().decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:

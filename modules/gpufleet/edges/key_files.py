@@ -33,12 +33,16 @@ def read_public(file: Path) -> bytes:
 
 
 def read_secret(file: Path) -> bytes:
-    """A file that only its owner may read.
+    """A file that only its owner may read, or we by our group where it is not ours.
+
+    The latter is how Kubernetes gives a Secret to a pod that does not run as root.
 
     Raises:
         BadInput: others may, it cannot be read, or is far too long for a key.
     """
     content = read_public(file)
-    if stat.S_IMODE(file.stat().st_mode) & 0o077:
+    details = file.stat()
+    by_group = 0o040 if details.st_uid != os.geteuid() else 0
+    if stat.S_IMODE(details.st_mode) & 0o077 & ~by_group:
         raise BadInput("others can read this key", where=str(file), mend=f"chmod 600 {file}")
     return content

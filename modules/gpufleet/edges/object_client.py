@@ -1,11 +1,13 @@
 """How an S3 object store is reached: its place, boto3's client for it, and what its errors mean."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from ipaddress import ip_address
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, Self
 from urllib.parse import urlsplit
 
@@ -13,12 +15,19 @@ import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from gpufleet.spec.errors import Failed, Retryable
+from gpufleet.spec.errors import BadInput, Failed, Retryable
 
 if TYPE_CHECKING:
     # A process that only moves bytes does not wait for the models of the fleet file.
     from gpufleet.edges.workspace import EnvironmentDir
 
+Style = Literal["path", "virtual"]
+_STYLES: Final[dict[str, Style]] = {"path": "path", "virtual": "virtual"}
+_CA: Final = "AWS_CA_BUNDLE"
+_NO_REGION: Final = "aws-global"
+"""What botocore calls it where nothing names a region."""
+_FIRST_REGION: Final = "us-east-1"
+"""That S3 signs for then."""
 _ATTEMPTS: Final = 5
 _CONNECT_S: Final = 5
 _READ_S: Final = 30
@@ -46,7 +55,7 @@ class Place:
     """The usual chain of AWS (variables, profile, the machine's role) where it is not given."""
     secret_key: str | None = None
     ca: str | None = None
-    style: Literal["path", "virtual"] = "path"
+    style: Style = "path"
     """Whether the bucket is part of the path or of the host's name."""
 
     @classmethod
@@ -56,6 +65,40 @@ class Place:
         if not file.is_file():
             return None
         return cls(**json.loads(file.read_text(encoding="utf-8")))
+
+    @classmethod
+    def of_chain(cls, endpoint: str = "", region: str = "", style: str = "path") -> Self:
+        """What is given, and for the rest AWS's own chain: variables, then the profile.
+
+        That is `AWS_ENDPOINT_URL_S3` and `AWS_ENDPOINT_URL`, `AWS_REGION` and `AWS_DEFAULT_REGION`,
+        and `AWS_CA_BUNDLE`, the file of the store's authority.
+
+        Raises:
+            BadInput: an address that is none, another style, or no such file.
+        """
+        authority = os.environ.get(_CA)
+        if authority and not Path(authority).is_file():
+            raise BadInput("names a file that is not there", where=_CA, mend=authority)
+        if style not in _STYLES:
+            raise BadInput("is no style", where=f"--style {style:.20}", mend="path or virtual")
+        known = region or os.environ.get("AWS_REGION") or None
+        try:
+            client = boto3.session.Session(region_name=known).client(
+                "s3", endpoint_url=endpoint or None
+            )
+        except (BotoCoreError, ValueError) as error:
+            raise BadInput(
+                f"names no object store: {error}",
+                where=endpoint or "the variables of AWS",
+                mend="give --endpoint and --region",
+            ) from None
+        found = client.meta
+        return cls(
+            found.endpoint_url,
+            _FIRST_REGION if found.region_name == _NO_REGION else found.region_name,
+            ca=authority,
+            style=_STYLES[style],
+        )
 
     @property
     def is_sheltered(self) -> bool:

@@ -7,7 +7,7 @@ from itertools import product
 from typing import Final
 
 from gpufleet.core import vocabulary as names
-from gpufleet.core.admission import API
+from gpufleet.core.admission_objects import API
 from gpufleet.core.freeze import Decision, decide, subject_of
 from gpufleet.core.freeze_admission import UNKNOWN
 from gpufleet.core.freeze_state import (

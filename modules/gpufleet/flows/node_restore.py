@@ -17,15 +17,20 @@ from gpufleet.components.restore_job import (
 from gpufleet.core import vocabulary as names
 from gpufleet.core.snapshots.fan_out import Links, parallelism, predicted_s
 from gpufleet.core.snapshots.nodes import job_to_use, nodes_of, outcome_of
+from gpufleet.core.snapshots.revision import revision_digest
+from gpufleet.core.weights import StoreAccess, snapshots_bucket, source_of, store_access
 from gpufleet.edges.kube import Cluster, Object
 from gpufleet.edges.kube_paths import collection_path
 from gpufleet.flows.environment import cluster_of
 from gpufleet.flows.ground import Ground, whoami
-from gpufleet.flows.snapshots.requests import bucket_of, measured_rate, store_of
+from gpufleet.flows.snapshots.requests import measured_rate, store_of
 from gpufleet.flows.snapshots.store import manifest_of
 from gpufleet.flows.stores import places_of
-from gpufleet.spec.errors import BadInput, Failed
+from gpufleet.spec.errors import BadInput, Failed, PolicyRefused
+from gpufleet.spec.fleet import Fleet
+from gpufleet.spec.hardware import AddressingStyle
 from gpufleet.spec.node_restores import NodeRestorePlan, NodeRestoreReport
+from gpufleet.spec.snapshots import Manifest
 
 JOBS: Final = collection_path("batch/v1", "Job", names.CACHE_NAMESPACE)
 """Where they are made."""
@@ -45,6 +50,8 @@ class NodeOrder:
     """None for what earlier restores of the environment came to."""
     store_bytes_per_s: float | None = None
     network_bytes_per_s: float | None = None
+    bucket: str = ""
+    """Of the snapshot; empty for the environment's own."""
 
 
 def plan(ground: Ground, order: NodeOrder) -> NodeRestorePlan:
@@ -52,13 +59,15 @@ def plan(ground: Ground, order: NodeOrder) -> NodeRestorePlan:
 
     Raises:
         BadInput: no such snapshot or node group, no node that can be restored to, or no rate.
+        PolicyRefused: a pool there serves another content of the revision.
         Retryable: the cluster or the store does not answer.
     """
     group = ground.fleet.node_groups.get(order.node_group)
     if group is None:
         known = ", ".join(f"`{name}`" for name in ground.fleet.node_groups)
         raise BadInput("no such node group", where=order.node_group, mend=f"there are: {known}")
-    manifest = manifest_of(store_of(ground, group.site), order.snapshot)
+    manifest = manifest_of(store_of(ground, group.site, bucket=order.bucket), order.snapshot)
+    _refuse_other_content(ground.fleet, order, manifest)
     cluster = cluster_of(ground.fleet, ground.state, group.site)
     try:
         selected = f"{names.NODE_GROUP}={order.node_group}"
@@ -75,6 +84,7 @@ def plan(ground: Ground, order: NodeOrder) -> NodeRestorePlan:
     return NodeRestorePlan(
         job=job,
         site=group.site,
+        bucket=order.bucket or snapshots_bucket(ground.fleet),
         snapshot=order.snapshot,
         revision=manifest.revision,
         node_group=order.node_group,
@@ -100,6 +110,7 @@ def restore_to_nodes(
 
     Raises:
         BadInput: as `plan`.
+        PolicyRefused: as `plan`.
         Failed: the Job was removed meanwhile, or the cluster refuses it.
         Retryable: the cluster or the store does not answer; the same call goes on.
     """
@@ -143,7 +154,6 @@ def begin(
         Failed: the cluster refuses it.
         Retryable: the cluster does not answer.
     """
-    place = places_of(ground)[planned.site]
     work = RestoreWork(
         job=planned.job,
         fleet=ground.fleet.slug,
@@ -153,13 +163,37 @@ def begin(
         node_group=planned.node_group,
         nodes=len(planned.nodes),
         parallelism=planned.parallelism,
-        endpoint=place.endpoint,
-        region=place.region,
-        bucket=bucket_of(ground.fleet),
+        bucket=planned.bucket,
+        store=_access(ground, planned.site),
+        encrypted=ground.fleet.snapshot_keys.encryption_key is not None,
     )
     job = restore_job(work, json.dumps(planned.nodes), marks, ends_within_s)
     if not cluster.create(JOBS, job) and marks:
         cluster.merge_existing(f"{JOBS}/{planned.job}", {"metadata": {"annotations": {**marks}}})
+
+
+def _refuse_other_content(fleet: Fleet, order: NodeOrder, manifest: Manifest) -> None:
+    """Engines that read the cache would load it at their next start, under the old digest."""
+    digest = revision_digest(manifest)
+    for name, pool in fleet.pools.items():
+        model = fleet.models[pool.model]
+        is_there = order.node_group in pool.placements
+        is_named = source_of(fleet, pool.model).revision == manifest.revision
+        if is_there and is_named and model.digest != digest:
+            raise PolicyRefused(
+                f"pool {name} serves {manifest.revision} there with the digest {model.digest}",
+                where=f"{order.snapshot}, which has {digest}",
+                mend="take another content under another name, or declare its digest first",
+            )
+
+
+def _access(ground: Ground, site: str) -> StoreAccess:
+    """How pods reach the site's store: as declared, or the embedded one."""
+    declared = store_access(ground.fleet, site)
+    if declared is not None:
+        return declared
+    place = places_of(ground)[site]
+    return StoreAccess(place.endpoint, place.region, AddressingStyle.PATH, own_authority=False)
 
 
 def _awaited(

@@ -59,24 +59,24 @@ class Outlook:
     """Why others could not."""
 
 
-def snapshot_of(
-    ground: Ground, site: str, revision: str, read: dict[str, SnapshotSummary] | None = None
-) -> str:
-    """The snapshot whose content replicas of a revision want; empty where the site has none.
+def snapshot_of(ground: Ground, pull: Pull, read: dict[str, SnapshotSummary] | None = None) -> str:
+    """The snapshot with the content that replicas want; empty where their site has none.
 
     Args:
         ground: the environment.
-        site: whose store.
-        revision: its name.
+        pull: for which window.
         read: as `newest_good`.
 
     Raises:
         BadInput: the store is of a newer format, or its key cannot be had.
         Retryable: the store does not answer.
     """
-    if site not in places_of(ground):
+    if pull.site not in places_of(ground):
         return ""
-    found = newest_good(store_of(ground, site), revision, SnapshotKind.ARTIFACT, read)
+    weights = pull.window.pool.weights
+    bucket, revision = weights.source
+    store = store_of(ground, pull.site, bucket=bucket)
+    found = newest_good(store, revision, SnapshotKind.ARTIFACT, read, digest=weights.digest)
     return found.id if found else ""
 
 
@@ -89,9 +89,10 @@ def outlook(ground: Ground, wanted: Iterable[Window]) -> Outlook:
     found: dict[tuple[str, str], str] = {}
     faults = []
     asked = [pull for each in wanted if (pull := pull_of(ground.fleet, each, None))]
-    for site, revision in dict.fromkeys((each.site, each.revision) for each in asked):
+    for pull in {(each.site, each.revision): each for each in asked}.values():
+        site, revision = pull.site, pull.revision
         try:
-            found[site, revision] = snapshot_of(ground, site, revision)
+            found[site, revision] = snapshot_of(ground, pull)
         except FleetError as error:
             faults.append(f"whether {site} has a snapshot of {revision} is not known: {error.what}")
     return Outlook(measured_rate(ground), found, tuple(faults))
@@ -131,7 +132,7 @@ class WeightsKeeper:
         self._set_missing = set_missing
         self._told: dict[str, Window] = {}
         self._journalled: set[str] = set()
-        self._read: dict[str, dict[str, SnapshotSummary]] = {}
+        self._read: dict[tuple[str, str], dict[str, SnapshotSummary]] = {}
 
     def keep(self) -> None:
         """Look once: make what is due, send pods to their nodes, tell what has ended.
@@ -215,13 +216,17 @@ class WeightsKeeper:
         """Make the Job of a window, or mark one that runs, where neither was done."""
         if not pull.may_begin(now):
             return
-        read = self._read.setdefault(pull.site, {})
-        snapshot = snapshot_of(ground, pull.site, pull.revision, read)
+        bucket = pull.window.pool.weights.source.bucket
+        read = self._read.setdefault((pull.site, bucket), {})
+        snapshot = snapshot_of(ground, pull, read)
         if not snapshot:
             return
         told = ground.journal.known({pull.fact(snapshot)})
         if is_to_begin(pull, snapshot, made, told, now):
-            planned = plan(ground, NodeOrder(snapshot, pull.node_group, rate or RATE_UNKNOWN))
+            order = NodeOrder(
+                snapshot, pull.node_group, node_bytes_per_s=rate or RATE_UNKNOWN, bucket=bucket
+            )
+            planned = plan(ground, order)
             ends_within_s = int((pull.window.closes_at - now).total_seconds())
             begin(ground, cluster, planned, {pull.mark: snapshot}, ends_within_s)
 

@@ -14,7 +14,7 @@ PACKAGE_VERSION: Final = r"^[0-9A-Za-z][0-9A-Za-z.+:~_-]{0,79}$"
 HOST_NAME: Final = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
 BMC_ENDPOINT: Final = r"^https?://[a-z0-9{}][a-z0-9.{}-]*(:[0-9]{1,5})?$"
 BMC_SYSTEM: Final = r"^[A-Za-z0-9._{}-]+$"
-ARTIFACT: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[A-Za-z0-9_-][A-Za-z0-9._-]*)+$"
+ARTIFACT: Final = r"^s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/[A-Za-z0-9_-][A-Za-z0-9._-]*$"
 FLAG: Final = r"^[a-z0-9]+(-[a-z0-9]+)*$"
 RECURRENCE: Final = (
     r"^FREQ=(YEARLY|MONTHLY|WEEKLY|DAILY)"
@@ -58,7 +58,7 @@ MEANINGS: Final = {
     HOST_NAME: "a host's name or address",
     BMC_ENDPOINT: "an address such as https://{node}-bmc.example.com",
     BMC_SYSTEM: "a Redfish id such as Self or {node}",
-    ARTIFACT: "an object store path such as s3://models/llama-3.1-8b",
+    ARTIFACT: "an object store path s3://BUCKET/REVISION, such as s3://models/llama-3.1-8b",
     FLAG: "a vLLM flag without its dashes, such as kv-cache-dtype",
     RECURRENCE: "an iCalendar recurrence rule such as FREQ=MONTHLY;BYMONTHDAY=-1",
     EMAIL: "an e-mail address",

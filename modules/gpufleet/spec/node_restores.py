@@ -9,6 +9,8 @@ class NodeRestorePlan(Spec):
     job: str
     """Name of the Job, one for a snapshot and a node group."""
     site: str
+    bucket: str
+    """Where the snapshot is, in the site's object store."""
     snapshot: str
     revision: str
     node_group: str

@@ -79,9 +79,10 @@ class ModelRevision(Spec):
     model: Text
     """The public name of the architecture, as in the model's configuration file."""
     digest: Digest
-    """Digest of the artifact's manifest; every file in it is named by its own digest."""
-    source: Annotated[str, Field(pattern=forms.ARTIFACT, max_length=300)]
-    """Where the artifact is restored from."""
+    """Of the artifact, as `snapshot.take` and `snapshot.show` tell it."""
+    source: Annotated[str, Field(pattern=forms.ARTIFACT, max_length=300)] | None = None
+    """Snapshots that it is restored from, `s3://BUCKET/REVISION` in the site's object store; those
+    of its own name in the environment's bucket where it is not given."""
     parameters: Annotated[Integer, Field(ge=1_000_000, le=10**14)]
     """Number of parameters, experts included."""
     precision: Precision

@@ -122,6 +122,8 @@ class SnapshotSummary:
     tool: str
     parent: str = ""
     signed: bool = False
+    digest: str = ""
+    """Of the revision, as a model's `digest` in a fleet file; empty in older summaries."""
     format: int = FORMAT
 
 
@@ -192,6 +194,8 @@ class TakeReport:
 
     snapshot: str
     revision: str
+    digest: str
+    """Of the revision, as a model's `digest` in a fleet file."""
     files: int
     bytes_total: int
     """Of the source's files."""

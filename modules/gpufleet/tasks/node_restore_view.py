@@ -33,9 +33,8 @@ def wish(snapshot: str, group: str, rates: tuple[str, str, str], *, elsewhere: s
             where="--nodes",
             mend="leave out --to, --only and --site",
         )
-    return NodeOrder(
-        snapshot, group, *(_rate(flag, rate) for flag, rate in zip(_FLAGS, rates, strict=True))
-    )
+    node, store, network = (_rate(flag, rate) for flag, rate in zip(_FLAGS, rates, strict=True))
+    return NodeOrder(snapshot, group, node, store, network)
 
 
 def carry_out(ground: "Ground", order: NodeOrder, *, apply: bool, json: bool) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from invoke.exceptions import Exit
 from rich.text import Text
 
+from gpufleet.core.snapshots.revision import revision_digest
 from gpufleet.flows.snapshots import requests
 from gpufleet.flows.snapshots.keys import trust_of
 from gpufleet.flows.snapshots.restore import RestoreOrder
@@ -112,6 +113,7 @@ def do_take(ground: "Ground", wish: requests.TakeWish, site: str, *, json: bool)
         f"({report.chunks_new} of {report.chunks} chunks are new) in {report.seconds:.1f} s",
         soft_wrap=True,
     )
+    facts.print(f"digest of the revision: {report.digest}", soft_wrap=True)
 
 
 def tell_restore(ground: "Ground", order: RestoreOrder, site: str, *, json: bool) -> None:
@@ -200,6 +202,7 @@ def show_snapshot(summary: "SnapshotSummary", manifest: "Manifest") -> None:
         f"stored {size(summary.stored_bytes)}",
         soft_wrap=True,
     )
+    facts.print(f"digest of the revision: {revision_digest(manifest)}", soft_wrap=True)
     table = folding_table("MODE", "SIZE", "BLAKE3", "PATH")
     for each in manifest.files:
         table.add_row(f"{each.mode:04o}", size(each.plain_bytes), each.blake3[:16], each.path)
@@ -222,7 +225,8 @@ def as_json(summary: "SnapshotSummary", manifest: "Manifest") -> dict[str, Any]:
     ]
     folders = [each._asdict() for each in manifest.folders]
     links = [each._asdict() for each in manifest.links]
-    return {**asdict(summary), "files": files, "folders": folders, "links": links}
+    told = {**asdict(summary), "digest": revision_digest(manifest)}
+    return {**told, "files": files, "folders": folders, "links": links}
 
 
 def show_difference(found: "Difference") -> None:

@@ -11,6 +11,7 @@ from blake3 import blake3
 
 from gpufleet.core.snapshots.layout import ID_DIGITS, snapshot_id
 from gpufleet.core.snapshots.paths import refuse_names
+from gpufleet.core.snapshots.revision import revision_digest
 from gpufleet.core.snapshots.stored_json import broken, loaded, parsed, refuse_newer, squeezed
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.snapshots import (
@@ -262,6 +263,7 @@ def summarize(
         tool=manifest.tool,
         parent=manifest.parent,
         signed=signed,
+        digest=revision_digest(manifest),
         format=manifest.format,
     )
 
@@ -281,6 +283,7 @@ def encode_summary(summary: SnapshotSummary) -> bytes:
         "tool": summary.tool,
         "parent": summary.parent,
         "signed": summary.signed,
+        "digest": summary.digest,
     }
     return json.dumps(fields, indent=1).encode()
 
@@ -294,9 +297,12 @@ def decode_summary(stored: bytes, *, snapshot: str) -> SnapshotSummary:
     value = parsed(stored, "summary", snapshot)
     refuse_newer(value, "summary", snapshot)
     try:
-        summary = SnapshotSummary(
-            **value | {"created": _moment(value["created"]), "kind": SnapshotKind(value["kind"])}
-        )
+        read = {
+            "created": _moment(value["created"]),
+            "kind": SnapshotKind(value["kind"]),
+            "digest": _text(value.get("digest", "")),
+        }
+        summary = SnapshotSummary(**value | read)
         expected = snapshot_id(summary.created, summary.manifest_blake3)
     except _WRONG:
         raise broken("summary", snapshot) from None

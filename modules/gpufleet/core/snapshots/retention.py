@@ -60,6 +60,25 @@ def retained(
     )
 
 
+def needed(snapshots: Iterable[Standing], served: Mapping[tuple[str, str], str]) -> list[Standing]:
+    """The same, with what needs them: of each revision that is served, one with its digest.
+
+    That is the newest good one; where all are damaged, the newest.
+
+    Args:
+        snapshots: in any order.
+        served: by name and digest of a revision, what serves it.
+    """
+    ordered = sorted(
+        snapshots, key=lambda one: (not one.damaged, one.summary.created, one.summary.id)
+    )
+    chosen = {(one.summary.revision, one.summary.digest): one.summary.id for one in ordered}
+    wanted = {chosen[each]: why for each, why in served.items() if each in chosen}
+    return [
+        one._replace(needed_by=one.needed_by or wanted.get(one.summary.id, "")) for one in ordered
+    ]
+
+
 def _of_line(
     ones: Sequence[Standing], policy: SnapshotRetention, zone: tzinfo, now: datetime
 ) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The objects of a drill at one site, as plain Kubernetes data: all in a namespace of their own."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -93,7 +93,9 @@ def contents(  # noqa: PLR0913 - of what, where, whose, and how
     yield _object("v1", "ResourceQuota", "gpus", flow, spec={"hard": quota})
     for name in dict.fromkeys(pool.name for pool in pools):
         yield _object("v1", "ServiceAccount", name, flow, automountServiceAccountToken=False)
-    yield _object("networking.k8s.io/v1", "NetworkPolicy", "only-the-gateway", flow, spec=_rules())
+    yield _object(
+        "networking.k8s.io/v1", "NetworkPolicy", "only-the-gateway", flow, spec=_rules(pools)
+    )
     routes = {ROUTES_FILE: stage_routes(stage).model_dump_json(by_alias=True)}
     yield _object("v1", "ConfigMap", names.GATEWAY_ROUTES, flow, data=routes)
     for pool in pools:
@@ -167,7 +169,8 @@ def _template(
     pool: PoolAtSite, image: str, flow: str, *, leader: bool = True, for_real: bool = False
 ) -> Object:
     about = metadata(pool)
-    spec = pod_spec(pool, image, leader=leader)
+    # A drill has a namespace of its own, without the claim for nodes' caches.
+    spec = pod_spec(pool, image, leader=leader, cache=False)
     if not for_real:
         spec["priorityClassName"] = PRIORITY_CLASS
         spec["terminationGracePeriodSeconds"] = _GRACE_S
@@ -177,15 +180,19 @@ def _template(
     }
 
 
-def _rules() -> Object:
+def _rules(pools: Iterable[PoolAtSite]) -> Object:
     """Engines are asked by the gateway, and reach what weights come from."""
     asks = {"namespaceSelector": {"matchLabels": {names.NAMESPACE: names.GATEWAY_NAMESPACE}}}
     among: Object = {"podSelector": {}}
+    ports = sorted({443}.union(*(pool.weights.ports for pool in pools)))
     return {
         "podSelector": {},
         "policyTypes": ["Ingress", "Egress"],
         "ingress": [{"from": [asks, among]}],
-        "egress": [{"ports": [{"port": 443, "protocol": "TCP"}]}, {"to": [among]}],
+        "egress": [
+            {"ports": [{"port": port, "protocol": "TCP"} for port in ports]},
+            {"to": [among]},
+        ],
     }
 
 

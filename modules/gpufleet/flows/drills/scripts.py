@@ -8,6 +8,7 @@ from typing import Final
 
 from gpufleet.core.drills import records, scenarios
 from gpufleet.core.drills.failover import stand_ins
+from gpufleet.core.weights import snapshots_bucket
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
 from gpufleet.flows.drills.artifacts import damage, restore_newest, told
 from gpufleet.flows.drills.database_lost import DatabaseLost
@@ -19,7 +20,6 @@ from gpufleet.flows.drills.script import Common, Doubted, Script
 from gpufleet.flows.drills.stage import Stage, free_at
 from gpufleet.flows.drills.state_lost import StateLost
 from gpufleet.flows.ground import Ground
-from gpufleet.flows.snapshots.requests import bucket_of
 from gpufleet.flows.snapshots.store import SnapshotStore
 from gpufleet.flows.stores import places_of
 from gpufleet.spec.drills import DrillPlan, Placed
@@ -93,7 +93,9 @@ class StoreLost(Common):
 
     def _restored(self, revision: str, lost: str) -> str:
         place = replace(places_of(self.ground)[lost], endpoint=_NOBODY)
-        gone = SnapshotStore(SnapshotObjects(SnapshotPlace(place, bucket_of(self.ground.fleet))))
+        gone = SnapshotStore(
+            SnapshotObjects(SnapshotPlace(place, snapshots_bucket(self.ground.fleet)))
+        )
         with suppress(Retryable):
             gone.listed()
             raise Failed("the lost store answers", where=_NOBODY)

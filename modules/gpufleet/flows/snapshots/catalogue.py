@@ -2,12 +2,13 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gpufleet.core.approvals import CLOCK_SKEW
 from gpufleet.core.snapshots import manifest as manifests
 from gpufleet.core.snapshots.difference import Difference, difference
 from gpufleet.core.snapshots.layout import SUMMARY, snapshot_key
+from gpufleet.core.snapshots.revision import revision_digest
 from gpufleet.edges.clock import system_clock
 from gpufleet.flows.snapshots.store import THREADS, SnapshotStore, manifest_of
 from gpufleet.flows.snapshots.verify import is_damaged
@@ -45,6 +46,8 @@ def newest_good(
     revision: str,
     kind: SnapshotKind,
     read: dict[str, SnapshotSummary] | None = None,
+    *,
+    digest: str = "",
 ) -> SnapshotSummary | None:
     """The newest snapshot of a revision that no verification found damaged; None without one.
 
@@ -56,6 +59,7 @@ def newest_good(
         revision: its name.
         kind: of the snapshot.
         read: what earlier looks at this store have read, by ID; grows, and loses what is gone.
+        digest: of the revision's content (`core/snapshots/revision.py`); empty for any.
 
     Raises:
         BadInput: the store is of a newer format.
@@ -74,6 +78,7 @@ def newest_good(
             continue
         known[each] = summary
         mine = summary.revision == revision and summary.kind is kind
+        mine = mine and digest in {"", summary.digest}
         if mine and not is_of_the_future(summary) and not is_damaged(store, each):
             return summary
     return None
@@ -93,6 +98,18 @@ def summary_of(store: SnapshotStore, snapshot: str) -> SnapshotSummary:
     stored = store.manifest_body(snapshot)
     manifest = manifests.decode(stored, snapshot=snapshot)
     return manifests.summarize(manifest, stored, stored_bytes=0, signed=False)
+
+
+def with_digest(store: SnapshotStore, snapshot: str) -> SnapshotSummary:
+    """As `summary_of`, with the revision's digest, which older summaries have not.
+
+    Raises:
+        BadInput: there is no such snapshot, or it was changed.
+    """
+    summary = summary_of(store, snapshot)
+    if summary.digest:
+        return summary
+    return replace(summary, digest=revision_digest(manifest_of(store, snapshot)))
 
 
 def is_of_the_future(summary: SnapshotSummary) -> bool:

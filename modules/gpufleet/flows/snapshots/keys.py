@@ -43,6 +43,33 @@ def key_of(ground: Ground) -> KeyOfStore | None:
             where=f"{ground.fleet_file}: snapshot_keys.encryption_key",
             mend=f"set encryption_key_file or the variable {ENCRYPTION_VARIABLE}",
         )
+    return _key_in(file, keys.encryption_key)
+
+
+def key_for(key_id: str | None, *, where: str) -> KeyOfStore | None:
+    """The key of a store where no fleet file is known: from the file that the variable names.
+
+    Args:
+        key_id: of the store's key, as its `format.json` says; None where it has none.
+        where: the store, for the error.
+
+    Raises:
+        BadInput: the variable is not set, or its file cannot be read, can be read by others, or
+            holds no key.
+    """
+    if key_id is None:
+        return None
+    file = named_file(ENCRYPTION_VARIABLE, None)
+    if file is None:
+        raise BadInput(
+            f"its chunks are encrypted with the key `{key_id}`, and nothing names its file",
+            where=where,
+            mend=f"set the variable {ENCRYPTION_VARIABLE}",
+        )
+    return _key_in(file, key_id.rpartition(".")[0])
+
+
+def _key_in(file: Path, name: str) -> KeyOfStore:
     content = read_secret(file).strip()
     if not _KEY.fullmatch(content):
         raise BadInput(
@@ -52,7 +79,7 @@ def key_of(ground: Ground) -> KeyOfStore | None:
         )
     key = bytes.fromhex(content.decode())
     shown = blake3(b"gpufleet snapshot key", key=key).hexdigest()[:_PRINT_DIGITS]
-    return KeyOfStore(f"{keys.encryption_key}.{shown}", key)
+    return KeyOfStore(f"{name}.{shown}", key)
 
 
 def signer_for(ground: Ground, file: Path | None = None) -> Signer | None:

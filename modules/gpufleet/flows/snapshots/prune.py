@@ -5,7 +5,7 @@ The order of its steps is that of `core/snapshots/garbage.py`, which says why no
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -24,9 +24,9 @@ from gpufleet.core.snapshots.layout import (
     snapshot_key,
 )
 from gpufleet.core.snapshots.manifest import needs_of
-from gpufleet.core.snapshots.retention import Retained, Standing, retained
+from gpufleet.core.snapshots.retention import Retained, Standing, needed, retained
 from gpufleet.edges.object_client import NothingThereError
-from gpufleet.flows.snapshots.catalogue import summary_of
+from gpufleet.flows.snapshots.catalogue import with_digest
 from gpufleet.flows.snapshots.mark import PRUNE, TAKE, RunningMark, running
 from gpufleet.flows.snapshots.store import THREADS, SnapshotStore
 from gpufleet.flows.snapshots.verify import is_damaged
@@ -46,6 +46,8 @@ class PruneOrder:
     apply: bool
     grace: Grace = field(default_factory=Grace)
     """That every take of the store keeps to."""
+    served: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    """Revisions of which a snapshot stays: by name and digest, what serves them."""
 
 
 def prune(store: SnapshotStore, order: PruneOrder, now: datetime) -> PruneReport:
@@ -69,7 +71,7 @@ def prune(store: SnapshotStore, order: PruneOrder, now: datetime) -> PruneReport
         pool = done.enter_context(ThreadPoolExecutor(THREADS, thread_name_prefix="snapshot"))
         stock = _stock(store, pool)
         found = _swept(store, stock, at, order.grace, pool)
-        chosen = _chosen(store, stock.snapshots, order.policy, at, pool)
+        chosen = _chosen(store, stock.snapshots, order, at, pool)
         if mark is not None:
             for snapshot in chosen.remove:
                 store.objects.put(snapshot_key(snapshot, REMOVED), b"")
@@ -165,15 +167,16 @@ def _locked_until(store: SnapshotStore, one: StoredObject) -> datetime | None:
 def _chosen(
     store: SnapshotStore,
     states: Sequence[SnapshotState],
-    policy: SnapshotRetention,
+    order: PruneOrder,
     now: datetime,
     pool: Executor,
 ) -> Retained:
     def standing(snapshot: str) -> Standing:
-        return Standing(summary_of(store, snapshot), is_damaged(store, snapshot))
+        return Standing(with_digest(store, snapshot), is_damaged(store, snapshot))
 
     listed = [each.id for each in states if each.removed is None]
-    return retained(pool.map(standing, listed), policy, zone=UTC, now=now)
+    standings = needed(pool.map(standing, listed), order.served)
+    return retained(standings, order.policy, zone=UTC, now=now)
 
 
 def _delete(

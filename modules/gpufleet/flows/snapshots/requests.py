@@ -9,6 +9,7 @@ from typing import Final
 from pydantic import TypeAdapter
 
 from gpufleet.core.snapshots.prediction import HISTORY, measured
+from gpufleet.core.weights import served_here, snapshots_bucket
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.object_client import NothingThereError
 from gpufleet.edges.object_store import ObjectStore
@@ -23,7 +24,6 @@ from gpufleet.flows.snapshots.store import SnapshotStore
 from gpufleet.flows.snapshots.take import TakeOrder, plan_take, take
 from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import BadInput
-from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.snapshots import PruneReport, RestorePlan, RestoreReport, TakePlan, TakeReport
 
 TAKEN: Final = "snapshot.taken"
@@ -44,17 +44,15 @@ class TakeWish:
     """Private key to sign with, in place of the one that the fleet file names."""
 
 
-def bucket_of(fleet: Fleet) -> str:
-    """The bucket of an environment's snapshots, in each site's object store."""
-    return f"{fleet.slug}-snapshots"
-
-
-def store_of(ground: Ground, site: str = "", *, make: bool = False) -> SnapshotStore:
+def store_of(
+    ground: Ground, site: str = "", *, bucket: str = "", make: bool = False
+) -> SnapshotStore:
     """The snapshot store of a site.
 
     Args:
         ground: of the environment.
         site: whose; empty where only one has an object store.
+        bucket: of it; empty for the environment's own.
         make: its bucket, with Object Lock, where it is not there.
 
     Raises:
@@ -64,7 +62,7 @@ def store_of(ground: Ground, site: str = "", *, make: bool = False) -> SnapshotS
     """
     name = chosen_site(ground, site)
     place = places_of(ground)[name]
-    bucket = bucket_of(ground.fleet)
+    bucket = bucket or snapshots_bucket(ground.fleet)
     if make:
         ObjectStore(place).make_locked_bucket(bucket)
     declared = ground.fleet.sites[name].object_store
@@ -159,7 +157,8 @@ def pruned(ground: Ground, site: str, *, apply: bool) -> PruneReport:
     Errors as those of `prune`.
     """
     store = store_of(ground, site)
-    report = prune(store, PruneOrder(ground.fleet.snapshots, apply), system_clock())
+    order = PruneOrder(ground.fleet.snapshots, apply, served=served_here(ground.fleet))
+    report = prune(store, order, system_clock())
     if apply:
         ground.note(
             PRUNED,

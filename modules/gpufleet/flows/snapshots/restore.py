@@ -4,9 +4,9 @@ import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from gpufleet.edges.snapshots.target import OpenTarget, Target, TargetFile
 from gpufleet.flows.snapshots.fetch import Fetch, stop_at_damage
@@ -15,6 +15,9 @@ from gpufleet.flows.snapshots.store import THREADS, SnapshotStore, manifest_of
 from gpufleet.flows.snapshots.there import Files, Spot, There
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.snapshots import FileEntry, Manifest, RestorePlan, RestoreReport
+
+_READ: Final = 0o444
+_RUN: Final = 0o111
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,10 @@ class RestoreOrder:
     """One file of the snapshot, or all below one folder; empty for the whole."""
     reuse: bool = True
     """Take chunks from the tree that is replaced, where it has them."""
+    old: Path | None = None
+    """Tree to take them from where none is replaced."""
+    readable: bool = False
+    """Let every user read it, whatever its modes were."""
     threads: int = THREADS
     unsigned: bool = False
     """Whatever signatures the fleet file demands, this one is restored without."""
@@ -127,8 +134,9 @@ def _filled(  # noqa: PLR0913, PLR0917 - the parts of one restore
         there = There(store, sink, left, pool)
         if target.resumes:
             there.take_right()
-        if order.reuse and left and target.folder.is_dir():
-            there.take_old(target.folder, () if target.resumes else opened)
+        old = target.folder if target.folder.is_dir() else order.old
+        if order.reuse and left and old is not None:
+            there.take_old(old, () if target.resumes else opened)
     fetch = Fetch(store, store.contents(), sink, order.threads, stop_at_damage)
     fetch.run(left)
     return _Filled(fetch.bytes_fetched, there.taken_bytes)
@@ -141,6 +149,8 @@ def chosen_of(store: SnapshotStore, order: RestoreOrder) -> Manifest:
         BadInput: there is no such snapshot or file, or its manifest was changed.
     """
     manifest = manifest_of(store, order.snapshot)
+    if order.readable:
+        manifest = readable(manifest)
     if not order.only:
         return manifest
 
@@ -164,6 +174,18 @@ def chosen_of(store: SnapshotStore, order: RestoreOrder) -> Manifest:
         links=tuple(each for each in manifest.links if of(each.path)),
         kind=manifest.kind,
         parent=manifest.parent,
+    )
+
+
+def readable(manifest: Manifest) -> Manifest:
+    """The same tree with what every user needs to read it; programs can be run by all."""
+    return replace(
+        manifest,
+        files=tuple(
+            each._replace(mode=each.mode | _READ | (_RUN if each.mode & _RUN else 0))
+            for each in manifest.files
+        ),
+        folders=tuple(each._replace(mode=each.mode | _READ | _RUN) for each in manifest.folders),
     )
 
 

@@ -5,7 +5,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from gpufleet.core.snapshots.layout import REMOVED, SNAPSHOTS, snapshot_key
-from gpufleet.core.snapshots.retention import Standing, retained
+from gpufleet.core.snapshots.retention import Standing, needed, retained
+from gpufleet.core.weights import served_here
 from gpufleet.edges.clock import system_clock
 from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.snapshots.catalogue import listing
@@ -17,7 +18,7 @@ from gpufleet.flows.snapshots.store import SnapshotStore
 from gpufleet.flows.snapshots.verify import is_damaged
 from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import BadInput
-from gpufleet.spec.governance import SnapshotRetention
+from gpufleet.spec.fleet import Fleet
 from gpufleet.spec.snapshot_copies import RepairReport, ReplicatePlan, ReplicateReport
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ def _order(
     until = locked_until(ground, target)
     if wish.snapshot:
         return ReplicateOrder((wish.snapshot,), until)
-    chosen = _chosen(source, target, wish.revision, ground.fleet.snapshots, system_clock())
+    chosen = _chosen(source, target, wish.revision, ground.fleet, system_clock())
     return ReplicateOrder(chosen, until)
 
 
@@ -119,7 +120,7 @@ def _chosen(
     source: SnapshotStore,
     target: SnapshotStore,
     revision: str,
-    policy: SnapshotRetention,
+    fleet: Fleet,
     now: datetime,
 ) -> tuple[str, ...]:
     """The good snapshots that a prune of both stores together would keep, from the newest on."""
@@ -139,7 +140,8 @@ def _chosen(
             Standing(each, is_damaged(target, each.id)) for each in there if each.id not in ids
         ]
         removed = {each.key for each in target.objects.objects(SNAPSHOTS)}
-    kept = retained(standings, policy, zone=UTC, now=now).keep
+    standings = needed(standings, served_here(fleet))
+    kept = retained(standings, fleet.snapshots, zone=UTC, now=now).keep
     good = {each.summary.id for each in standings if not each.damaged} & ids & kept.keys()
     return tuple(
         each.id

@@ -156,6 +156,17 @@ class SnapshotStore:
         self.open()
         return True
 
+    def key_id(self) -> str | None:
+        """The ID of the key that the store's chunks are encrypted with; None where they are not.
+
+        Raises:
+            BadInput: there is no store, or it has a newer format.
+        """
+        content = self._until_right(FORMAT_KEY, _is_format)
+        if content is None:
+            raise self._no_store()
+        return decode_format(content, where=f"{self.shown}/{FORMAT_KEY}").key
+
     def open(self, *, make: bool = False) -> None:
         """Read the store's format, or write it where there is none.
 
@@ -167,12 +178,15 @@ class SnapshotStore:
             self.objects.put_new(FORMAT_KEY, encode_format(StoreFormat(key=self._key_id)))
             content = self._until_right(FORMAT_KEY, _is_format)
         if content is None:
-            raise BadInput(
-                "there is no snapshot store",
-                where=f"{self.shown}/{FORMAT_KEY}",
-                mend="a first snapshot makes one",
-            )
+            raise self._no_store()
         self.check_format(content)
+
+    def _no_store(self) -> BadInput:
+        return BadInput(
+            "there is no snapshot store",
+            where=f"{self.shown}/{FORMAT_KEY}",
+            mend="a first snapshot makes one",
+        )
 
     def check_format(self, content: bytes) -> None:
         """See that the store can be read.

@@ -13,6 +13,7 @@ from gpufleet.core.snapshots import manifest as manifests
 from gpufleet.core.snapshots.digests import file_digest
 from gpufleet.core.snapshots.layout import SIGNATURE, SUMMARY, snapshot_key
 from gpufleet.core.snapshots.paths import SourceEntry, permissions, refuse_source
+from gpufleet.core.snapshots.revision import revision_digest
 from gpufleet.core.snapshots.signatures import Signer, sign
 from gpufleet.edges.snapshots.read_table import ReadTable
 from gpufleet.edges.snapshots.source import SourceFile, SourceTree, scan, sha256_of
@@ -102,6 +103,7 @@ def take(
     return TakeReport(
         snapshot=snapshot,
         revision=order.revision,
+        digest=revision_digest(manifest),
         files=len(manifest.files),
         bytes_total=manifest.plain_bytes,
         bytes_read=tally.bytes_read,

@@ -56,6 +56,20 @@ class Files:
         self._meter.add(done=chunk.plain_bytes * len(spots), moved=moved)
 
 
+class Buffers:
+    """Room for a chunk, one for each thread: to clear a new one takes as long as to hash it."""
+
+    def __init__(self) -> None:
+        self._local = local()
+
+    def mine(self) -> memoryview:
+        """This thread's."""
+        if not hasattr(self._local, "view"):
+            self._local.view = memoryview(bytearray(PIECE_BYTES))
+        view: memoryview = self._local.view
+        return view
+
+
 class There:
     """Takes what is there out of what is left to fetch.
 
@@ -145,7 +159,7 @@ class _Old:
         self._lengths = {chunk.plain_bytes for chunk in wanted}
         self._taken: set[ChunkRef] = set()
         self._lock = Lock()
-        self._buffers = local()
+        self._buffers = Buffers()
         self._sources = self._found(folder, without)
 
     @staticmethod
@@ -173,7 +187,7 @@ class _Old:
     def copy(self, part: tuple[OpenSource, int, int]) -> ChunkRef | None:
         """Put a part into its new places if it is a chunk that is wanted still; that chunk."""
         source, offset, length = part
-        view = self._buffer()[:length]
+        view = self._buffers.mine()[:length]
         try:
             source.read_into(view, offset)
             source.done()
@@ -191,10 +205,3 @@ class _Old:
     def close(self) -> None:
         for source in self._sources:
             source.close()
-
-    def _buffer(self) -> memoryview:
-        """One for each thread: to clear a new one for each part takes as long as to hash it."""
-        if not hasattr(self._buffers, "view"):
-            self._buffers.view = memoryview(bytearray(PIECE_BYTES))
-        view: memoryview = self._buffers.view
-        return view
