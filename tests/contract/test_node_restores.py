@@ -146,17 +146,32 @@ def test_what_its_pod_runs_restores_the_snapshot(
         "AWS_ACCESS_KEY_ID": str(place.access_key),
         "AWS_SECRET_ACCESS_KEY": str(place.secret_key),
     }
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "gpufleet.tasks", *arguments],
-        cwd=PROJECT_ROOT,
-        env={**os.environ, **keys},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["files"] == 1
-    assert picture(tmp_path / "cache" / "chat-v7") == picture(tmp_path / "source")
+    tree = tmp_path / "cache" / "chat-v7"
+
+    def restored() -> int:
+        """The inode of the restored file."""
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "gpufleet.tasks", *arguments],
+            cwd=PROJECT_ROOT,
+            env={**os.environ, **keys},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["files"] == 1
+        assert picture(tree) == picture(tmp_path / "source")
+        return next(tree.iterdir()).stat().st_ino
+
+    first = restored()
+    # Engines have it open: what is there and right stays.
+    assert restored() == first
+    file = next(tree.iterdir())
+    file.chmod(0o600)
+    second = restored()
+    assert second != first
+    file.write_bytes(file.read_bytes()[::-1])
+    assert restored() != second
 
 
 def test_admission_holds_the_pods_to_one_folder_of_their_node(

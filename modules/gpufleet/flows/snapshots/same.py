@@ -48,6 +48,18 @@ def difference_of_bytes(store: SnapshotStore, manifest: Manifest, tree: Path) ->
     return ""
 
 
+def has_modes(manifest: Manifest, tree: Path) -> bool:
+    """Whether all that a snapshot has in a tree has the snapshot's modes there too.
+
+    Raises:
+        FleetError: the tree cannot be listed.
+    """
+    wanted = {each.path: each.mode for each in manifest.files}
+    wanted |= {each.path: each.mode for each in manifest.folders}
+    found = {each.path: stat.S_IMODE(each.mode) for each in scan(tree).entries}
+    return all(found.get(path) == mode for path, mode in wanted.items())
+
+
 def _names(manifest: Manifest, tree: SourceTree) -> str:
     wanted: dict[str, tuple[int, int | str]] = {
         **{each.path: (stat.S_IFREG, each.plain_bytes) for each in manifest.files},
