@@ -13,6 +13,7 @@ from typing import Any
 
 import pulumi
 import pytest
+from invoke import Collection, Config
 from invoke.exceptions import ParseError
 from invoke.loader import FilesystemLoader
 from invoke.parser import Parser, ParserContext
@@ -83,8 +84,9 @@ _VARIABLE = re.compile(r"\$\([A-Z_]+\)")
 @pytest.fixture(scope="module")
 def known() -> Parser:
     """The program's own parser, with every task of the project."""
-    module, _ = FilesystemLoader(start=str(PROJECT_ROOT)).load("tasks")
-    return Parser(contexts=module.namespace.to_contexts(), initial=ParserContext())
+    module, _ = FilesystemLoader(start=str(PROJECT_ROOT), config=Config()).load("tasks")
+    tasks = Collection.from_module(module)
+    return Parser(contexts=tasks.to_contexts(), initial=ParserContext())
 
 
 def parsed(known: Parser, arguments: list[str]) -> ParserContext:

@@ -76,7 +76,7 @@ def test_a_field_that_is_like_no_other_lists_what_is_valid(tmp_path: Path) -> No
 
 def test_a_missing_field_points_at_the_part_that_lacks_it(tmp_path: Path) -> None:
     error = refused(tmp_path, "    rto_s: 30min\n", "")
-    assert error.where.endswith(":54:3: use_cases.answers.rto_s")
+    assert error.where.endswith(":53:3: use_cases.answers.rto_s")
     assert error.what == "is missing"
 
 
