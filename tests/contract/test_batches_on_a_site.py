@@ -32,6 +32,7 @@ from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir
 from gpufleet.flows import batches, operations
 from gpufleet.flows.batch_files import Caller, put_input, store_of, table_of
 from gpufleet.flows.ground import Ground
+from gpufleet.flows.node_volumes import free_volumes
 from gpufleet.local.platform import Platform
 from gpufleet.spec.batches import Batch, BatchState
 from gpufleet.spec.errors import FleetError
@@ -214,6 +215,25 @@ def test_the_claim_for_a_node_s_cache_is_bound_and_a_pod_that_has_it_finds_a_nod
         claims = [each.get("persistentVolumeClaim") for each in replica["spec"]["volumes"]]
         assert {"claimName": names.NODE_CACHE, "readOnly": True} in claims
         until(lambda: [each for each in cluster.items(PODS, labels=names.POOL) if is_on_node(each)])
+
+
+def test_a_lost_claim_for_a_node_s_cache_can_be_made_again(
+    cluster: Cluster, declared: Recorder, until: Until
+) -> None:
+    namespace = names.INTERACTIVE_NAMESPACE
+    path = f"{collection_path('v1', 'PersistentVolumeClaim', namespace)}/{names.NODE_CACHE}"
+    until(lambda: is_bound(cluster.get(path)))
+    volume = f"/api/v1/persistentvolumes/{(cluster.get(path) or {})['spec']['volumeName']}"
+    cluster.delete(path)
+    until(lambda: (cluster.get(volume) or {}).get("status", {}).get("phase") == "Released")
+    [made] = [
+        each.inputs
+        for each in declared.of("PersistentVolumeClaim")
+        if each.inputs["metadata"]["namespace"] == namespace
+    ]
+    free_volumes(cluster)
+    cluster.apply(path, made)
+    until(lambda: is_bound(cluster.get(path)))
 
 
 def is_bound(thing: Object | None) -> bool:

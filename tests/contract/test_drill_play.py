@@ -327,7 +327,7 @@ def test_a_drill_that_is_gone_on_with_by_a_clock_that_was_set_back_has_failed(
 def test_a_store_that_does_not_answer_is_not_one_without_a_snapshot(
     ground: Ground, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def silent(*_: object) -> None:
+    def silent(*_: object, **__: object) -> None:
         raise Retryable("the store does not answer")
 
     assert newest_snapshot(ground, "west", "llama") is None

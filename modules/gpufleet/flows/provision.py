@@ -20,6 +20,7 @@ from gpufleet.flows.freeze_sync import sync
 from gpufleet.flows.gateway_answers import address_of, ask_each, use_cases_at_rest
 from gpufleet.flows.ground import Ground, whoami
 from gpufleet.flows.lost_objects import lost_objects
+from gpufleet.flows.node_volumes import free_volumes
 from gpufleet.flows.overrides import overrides_in_force
 from gpufleet.flows.pending_objects import settle_pending
 from gpufleet.flows.readiness import wait_ready
@@ -219,6 +220,7 @@ def update_site(  # noqa: PLR0913, PLR0917 - what acts, on what, and whom it tel
     """
     if site in environment.reachable:
         settle_pending(environment, site)
+        _free_volumes(environment, site)
     lost = lost_objects(environment, site)
     states = StackStates(environment.state)
     inputs: dict[Stack, str] = {}
@@ -242,6 +244,14 @@ def update_site(  # noqa: PLR0913, PLR0917 - what acts, on what, and whom it tel
         for stack, digest in inputs.items():
             cli.remember(stack, digest)
     return results
+
+
+def _free_volumes(environment: Environment, site: str) -> None:
+    cluster = environment.cluster(site)
+    try:
+        free_volumes(cluster)
+    finally:
+        cluster.close()
 
 
 def _purpose(*, is_new: bool, is_lost: bool) -> Purpose:
