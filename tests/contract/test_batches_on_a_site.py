@@ -40,6 +40,7 @@ from gpufleet.spec.errors import FleetError
 pytestmark = pytest.mark.timeout(400)
 JOBS = collection_path("batch/v1", "Job", names.BATCH_NAMESPACE)
 PODS = collection_path("v1", "Pod", names.BATCH_NAMESPACE)
+QUEUES = collection_path("kueue.x-k8s.io/v1beta1", "ClusterQueue", None)
 DEPLOYMENT = f"{collection_path('apps/v1', 'Deployment', names.BATCH_NAMESPACE)}/nightly"
 _DECLARED = (
     "Namespace",
@@ -158,6 +159,13 @@ def clean(cluster: Cluster, until: Until) -> Iterator[None]:
     for found in cluster.items(JOBS):
         cluster.delete(f"{JOBS}/{found['metadata']['name']}?propagationPolicy=Background")
     until(lambda: not cluster.items(PODS))
+    # Quota is given back a moment later; a batch that is admitted before has fewer pods for good.
+    until(lambda: not any(reserving(queue) for queue in cluster.items(QUEUES)))
+
+
+def reserving(queue: Object) -> int:
+    """Workloads that have quota of a queue."""
+    return int(queue.get("status", {}).get("reservingWorkloads", 0))
 
 
 def requests(count: int, tokens: int = 8) -> bytes:
