@@ -20,12 +20,13 @@ from tests.snapshot_bench import MIB, picture, quiet
 from gpufleet.core.snapshots.layout import MANIFEST, SIGNATURE, SUMMARY, snapshot_key
 from gpufleet.core.snapshots.manifest import decode, encode, encode_summary, summarize
 from gpufleet.core.snapshots.signatures import Forged
+from gpufleet.core.vocabulary import SIGNING_KEY_VARIABLE, SNAPSHOT_KEY_VARIABLE
 from gpufleet.edges.clock import system_clock
 from gpufleet.edges.database import Database
 from gpufleet.edges.workspace import PROJECT_ROOT, EnvironmentDir, Workspace
 from gpufleet.flows.ground import Ground
 from gpufleet.flows.snapshots import requests
-from gpufleet.flows.snapshots.keys import ENCRYPTION_VARIABLE, SIGNING_VARIABLE, trust_of
+from gpufleet.flows.snapshots.keys import trust_of
 from gpufleet.flows.snapshots.requests import TakeWish
 from gpufleet.flows.snapshots.restore import RestoreOrder
 from gpufleet.flows.snapshots.signed import Unsigned
@@ -40,7 +41,7 @@ def ground(
     snapshot_server: StoreServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Ground]:
     """An environment whose first site has a store, and a source beside its fleet file."""
-    for variable in (ENCRYPTION_VARIABLE, SIGNING_VARIABLE):
+    for variable in (SNAPSHOT_KEY_VARIABLE, SIGNING_KEY_VARIABLE):
         monkeypatch.delenv(variable, raising=False)
     state = EnvironmentDir(tmp_path / "state").make()
     snapshot_server.declare(state, "east")
@@ -94,11 +95,11 @@ def test_chunks_are_encrypted_with_the_key_that_the_fleet_file_names_and_no_othe
     requests.restored(with_key, order_of(ground, snapshot), "", quiet)
     assert picture(tmp_path / "out") == picture(tmp_path / "source")
     other = secret(tmp_path, "other.key", os.urandom(32).hex().encode())
-    monkeypatch.setenv(ENCRYPTION_VARIABLE, str(other))
+    monkeypatch.setenv(SNAPSHOT_KEY_VARIABLE, str(other))
     for wrong in (ground, with_key, keyed(ground, encryption_key="k2")):
         with pytest.raises(BadInput, match=r"the store has the key `k1\.[0-9a-f]{8}`"):
             requests.restored(wrong, order_of(ground, snapshot), "", quiet)
-    monkeypatch.setenv(ENCRYPTION_VARIABLE, str(tmp_path / "store.key"))
+    monkeypatch.setenv(SNAPSHOT_KEY_VARIABLE, str(tmp_path / "store.key"))
     requests.restored(keyed(ground, encryption_key="k1"), order_of(ground, snapshot), "", quiet)
 
 

@@ -16,12 +16,13 @@ from tests.snapshot_bench import MIB, fill, now, picture, quiet, strays
 from gpufleet.components.pod_template import pod_spec
 from gpufleet.core.serving import pools_at
 from gpufleet.core.snapshots.layout import SUMMARY, snapshot_key
+from gpufleet.core.vocabulary import SNAPSHOT_KEY_VARIABLE
 from gpufleet.core.weights import Source
 from gpufleet.edges.object_client import Place
 from gpufleet.edges.object_store import ObjectStore
 from gpufleet.edges.snapshots.objects import SnapshotObjects, SnapshotPlace
 from gpufleet.edges.workspace import PROJECT_ROOT
-from gpufleet.flows.snapshots.keys import ENCRYPTION_VARIABLE, key_for
+from gpufleet.flows.snapshots.keys import key_for
 from gpufleet.flows.snapshots.restore import RestoreOrder, restore
 from gpufleet.flows.snapshots.store import SnapshotStore
 from gpufleet.flows.snapshots.take import TakeOrder, take
@@ -75,7 +76,7 @@ class Pod:
 
 @pytest.fixture
 def pod(snapshot_server: StoreServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pod:
-    monkeypatch.delenv(ENCRYPTION_VARIABLE, raising=False)
+    monkeypatch.delenv(SNAPSHOT_KEY_VARIABLE, raising=False)
     name = "".join(each for each in tmp_path.name if each.isalnum())[-30:]
     bucket = f"{name}{os.getpid()}".lower()
     ObjectStore(snapshot_server.place).make_bucket(bucket)
@@ -311,7 +312,7 @@ def test_the_key_of_an_encrypted_store_is_the_one_that_the_variable_names(
     file = pod.folder / "key"
     file.write_text("ab" * 32)
     file.chmod(0o600)
-    monkeypatch.setenv(ENCRYPTION_VARIABLE, str(file))
+    monkeypatch.setenv(SNAPSHOT_KEY_VARIABLE, str(file))
     key = key_for("k1.", where="")
     pod.store = SnapshotStore(pod.store.objects, key)
     taken = pod.take()
@@ -319,12 +320,12 @@ def test_the_key_of_an_encrypted_store_is_the_one_that_the_variable_names(
     assert contents(pod.to) == contents(pod.source)
     (pod.folder / "again").mkdir()
     order = replace(pod.order(taken.digest), to=pod.folder / "again" / "revision")
-    monkeypatch.delenv(ENCRYPTION_VARIABLE)
+    monkeypatch.delenv(SNAPSHOT_KEY_VARIABLE)
     with pytest.raises(BadInput, match="encrypted with the key `k1") as refused:
         bring_weights(order, pod.place)
-    assert ENCRYPTION_VARIABLE in str(refused.value)
+    assert SNAPSHOT_KEY_VARIABLE in str(refused.value)
     file.write_text("cd" * 32)
-    monkeypatch.setenv(ENCRYPTION_VARIABLE, str(file))
+    monkeypatch.setenv(SNAPSHOT_KEY_VARIABLE, str(file))
     with pytest.raises(BadInput, match="the store has the key"):
         bring_weights(order, pod.place)
 

@@ -17,6 +17,7 @@ from invoke import Collection, Config
 from invoke.exceptions import ParseError
 from invoke.loader import FilesystemLoader
 from invoke.parser import Parser, ParserContext
+from tests.drill_stages import placed_once
 from tests.recorded import Recorder, declare
 from tests.watched_fleets import on_clusters, with_a_peak
 
@@ -37,7 +38,6 @@ from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.flows.drills.objects import contents
 from gpufleet.spec import Fleet, load_fleet
 from gpufleet.spec.batches import BatchOrder, Priority
-from gpufleet.spec.drills import Placed
 from gpufleet.spec.governance import SnapshotKeys
 from gpufleet.spec.hardware import AddressingStyle, ObjectStorage
 from gpufleet.spec.serving import ServingClass
@@ -168,18 +168,7 @@ def by_flows(fleet: Fleet) -> Iterator[dict[str, Any]]:
         encrypted=fleet is FULL,
     )
     yield restore_job(work, json.dumps(["a"]))
-    placed = [
-        Placed(
-            pool=each.name,
-            site=each.site,
-            node_group=each.group_name,
-            replicas=1,
-            nodes_per_replica=each.nodes_per_replica,
-            gpus_per_node=each.gpus_per_node,
-        )
-        for each in pools
-    ]
-    stage = stage_fleet(fleet, placed)
+    stage = stage_fleet(fleet, placed_once(pools))
     for site in fleet.sites:
         yield from contents(stage, site, "drill-20260301-101500-a1b2c3", started=True)
 

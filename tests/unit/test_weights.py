@@ -10,6 +10,7 @@ from typing import Any
 import pulumi
 import pytest
 from blake3 import blake3
+from tests.drill_stages import placed_once
 from tests.recorded import Recorder, declare
 
 from gpufleet.components.pod_template import pod_spec
@@ -26,7 +27,6 @@ from gpufleet.edges.workspace import PROJECT_ROOT
 from gpufleet.flows.drills.objects import contents
 from gpufleet.flows.snapshots.restore import readable
 from gpufleet.spec import Fleet, load_fleet
-from gpufleet.spec.drills import Placed
 from gpufleet.spec.errors import BadInput
 from gpufleet.spec.governance import SnapshotKeys
 from gpufleet.spec.hardware import AddressingStyle, ObjectStorage
@@ -185,17 +185,7 @@ def test_pods_of_pools_and_of_drills_reach_the_declared_store(recorder: Recorder
     declare(lambda: [ServingPool(pool, context) for pool in pools_at(fleet, "fra1")])
     policies = [each.inputs["spec"] for each in recorder.of("NetworkPolicy")]
     assert len(policies) == len(pools_at(fleet, "fra1"))
-    placed = [
-        Placed(
-            pool=pool.name,
-            site=pool.site,
-            node_group=pool.group_name,
-            replicas=1,
-            nodes_per_replica=pool.nodes_per_replica,
-            gpus_per_node=pool.gpus_per_node,
-        )
-        for pool in pools_at(fleet, "fra1")
-    ]
+    placed = placed_once(pools_at(fleet, "fra1"))
     drill = list(contents(stage_fleet(fleet, placed), "fra1", "drill-1", started=True))
     policies += [each["spec"] for each in drill if each["kind"] == "NetworkPolicy"]
     for policy in policies:
@@ -204,17 +194,7 @@ def test_pods_of_pools_and_of_drills_reach_the_declared_store(recorder: Recorder
 
 
 def test_a_drill_needs_no_claim() -> None:
-    placed = [
-        Placed(
-            pool=pool.name,
-            site=pool.site,
-            node_group=pool.group_name,
-            replicas=1,
-            nodes_per_replica=pool.nodes_per_replica,
-            gpus_per_node=pool.gpus_per_node,
-        )
-        for pool in pools_at(SAMPLE, "fra1")
-    ]
+    placed = placed_once(pools_at(SAMPLE, "fra1"))
     made = str(list(contents(stage_fleet(SAMPLE, placed), "fra1", "drill-1", started=True)))
     assert "snapshot.weights" in made
     assert "persistentVolumeClaim" not in made

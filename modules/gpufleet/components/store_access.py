@@ -8,8 +8,8 @@ from gpufleet.core.weights import StoreAccess
 _FILES: Final = "/run/secrets/artifacts"
 _VOLUME: Final = "artifact-files"
 _VARIABLES: Final = {
-    names.SNAPSHOT_KEY: "GPUFLEET_SNAPSHOT_KEY_FILE",
-    names.SIGNING_KEY: "GPUFLEET_SIGNING_KEY_FILE",
+    names.SNAPSHOT_KEY: names.SNAPSHOT_KEY_VARIABLE,
+    names.SIGNING_KEY: names.SIGNING_KEY_VARIABLE,
     names.STORE_AUTHORITY: "AWS_CA_BUNDLE",
 }
 

@@ -84,22 +84,19 @@ def policy(
             "paramKind": {"apiVersion": "v1", "kind": "ConfigMap"},
             "matchConstraints": constraints,
             "matchConditions": [*conditions],
-            **(
-                {
-                    "variables": [
-                        {"name": variable, "expression": expression}
-                        for variable, expression in variables.items()
-                    ]
-                }
-                if variables
-                else {}
-            ),
+            **named(variables),
             "validations": [
                 {"expression": check.holds, "messageExpression": check.told, "reason": "Forbidden"}
                 for check in checks
             ],
         },
     }
+
+
+def named(variables: Mapping[str, str]) -> Object:
+    """The part of a policy's spec that names expressions; nothing where there are none."""
+    found = [{"name": name, "expression": text} for name, text in variables.items()]
+    return {"variables": found} if found else {}
 
 
 def rule(group: str, version: str, resources: Sequence[str]) -> Object:

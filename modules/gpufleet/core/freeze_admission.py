@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gpufleet.core import vocabulary as names
-from gpufleet.core.admission_objects import API, binding, selector
+from gpufleet.core.admission_objects import API, binding, named, selector
 from gpufleet.core.freeze_requests import ANSWER, variables
 from gpufleet.core.freeze_state import OPEN
 
@@ -300,17 +300,12 @@ def _policy(  # noqa: PLR0913 - a policy has that many parts
             "matchConditions": [
                 {"name": condition, "expression": text} for condition, text in conditions.items()
             ],
-            **_named(variables_ or {}),
+            **named(variables_ or {}),
             "validations": [
                 {"expression": expression, "messageExpression": message, "reason": "Forbidden"}
             ],
         },
     }
-
-
-def _named(given: Mapping[str, str]) -> Object:
-    found = [{"name": name, "expression": text} for name, text in given.items()]
-    return {"variables": found} if found else {}
 
 
 def _rules(governed: tuple[tuple[str, tuple[str, ...]], ...]) -> list[Object]:

@@ -50,6 +50,11 @@ class Pull:
         return self.window.pool.site
 
     @property
+    def store(self) -> tuple[str, str]:
+        """Site and bucket of the snapshots."""
+        return self.site, self.window.pool.weights.source.bucket
+
+    @property
     def node_group(self) -> str:
         """Whose nodes they go to."""
         return self.window.pool.group_name

@@ -85,10 +85,15 @@ def snapshots_bucket(fleet: Fleet) -> str:
     return f"{fleet.slug}-snapshots"
 
 
-def source_of(fleet: Fleet, model: str) -> Source:
-    """The snapshots that a model is restored from: as declared, else those of its own name."""
-    declared = fleet.models[model].source
-    return Source.of(declared) if declared else Source(snapshots_bucket(fleet), model)
+def source_of(fleet: Fleet, revision: str) -> Source:
+    """The snapshots that a model is restored from: as declared, else those of its own name.
+
+    Those of what is no model of the fleet are of its own name too.
+    """
+    model = fleet.models.get(revision)
+    if model is not None and model.source:
+        return Source.of(model.source)
+    return Source(snapshots_bucket(fleet), revision)
 
 
 def served_here(fleet: Fleet) -> dict[tuple[str, str], str]:

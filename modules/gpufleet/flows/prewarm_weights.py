@@ -88,11 +88,13 @@ def outlook(ground: Ground, wanted: Iterable[Window]) -> Outlook:
     """
     found: dict[tuple[str, str], str] = {}
     faults = []
+    read: dict[tuple[str, str], dict[str, SnapshotSummary]] = {}
     asked = [pull for each in wanted if (pull := pull_of(ground.fleet, each, None))]
     for pull in {(each.site, each.revision): each for each in asked}.values():
         site, revision = pull.site, pull.revision
         try:
-            found[site, revision] = snapshot_of(ground, pull)
+            known = read.setdefault(pull.store, {})
+            found[site, revision] = snapshot_of(ground, pull, known)
         except FleetError as error:
             faults.append(f"whether {site} has a snapshot of {revision} is not known: {error.what}")
     return Outlook(measured_rate(ground), found, tuple(faults))
@@ -216,15 +218,17 @@ class WeightsKeeper:
         """Make the Job of a window, or mark one that runs, where neither was done."""
         if not pull.may_begin(now):
             return
-        bucket = pull.window.pool.weights.source.bucket
-        read = self._read.setdefault((pull.site, bucket), {})
+        read = self._read.setdefault(pull.store, {})
         snapshot = snapshot_of(ground, pull, read)
         if not snapshot:
             return
         told = ground.journal.known({pull.fact(snapshot)})
         if is_to_begin(pull, snapshot, made, told, now):
             order = NodeOrder(
-                snapshot, pull.node_group, node_bytes_per_s=rate or RATE_UNKNOWN, bucket=bucket
+                snapshot,
+                pull.node_group,
+                node_bytes_per_s=rate or RATE_UNKNOWN,
+                bucket=pull.store[1],
             )
             planned = plan(ground, order)
             ends_within_s = int((pull.window.closes_at - now).total_seconds())

@@ -12,7 +12,6 @@ from gpufleet.flows.ground import Ground
 from gpufleet.flows.snapshots.catalogue import listing
 from gpufleet.flows.snapshots.requests import store_of
 from gpufleet.flows.snapshots.restore import RestoreOrder, restore
-from gpufleet.flows.snapshots.store import SnapshotStore
 from gpufleet.flows.stores import places_of
 from gpufleet.spec.errors import BadInput, Retryable
 from gpufleet.spec.snapshots import SnapshotSummary
@@ -51,7 +50,8 @@ def newest_snapshot(ground: Ground, site: str, revision: str) -> SnapshotSummary
     """
     if site not in places_of(ground):
         return None
-    found = listing(_store_of(ground, site, revision), _name_of(ground, revision)).snapshots
+    source = source_of(ground.fleet, revision)
+    found = listing(store_of(ground, site, bucket=source.bucket), source.revision).snapshots
     return found[0] if found else None
 
 
@@ -90,24 +90,13 @@ def restore_newest(  # noqa: PLR0913 - what, from where, and how
     begun = time.monotonic()
     try:
         order = RestoreOrder(found.id, tree, reuse=reuse)
-        report = restore(_store_of(ground, site, revision), order, lambda _: None)
+        bucket = source_of(ground.fleet, revision).bucket
+        report = restore(store_of(ground, site, bucket=bucket), order, lambda _: None)
     finally:
         if not keep:
             shutil.rmtree(tree, ignore_errors=True)
     seconds = time.monotonic() - begun
     return Restored(revision, found.id, found.plain_bytes, report.bytes_fetched, seconds)
-
-
-def _store_of(ground: Ground, site: str, revision: str) -> SnapshotStore:
-    """The store that a model's weights come from at a site."""
-    known = revision in ground.fleet.models
-    return store_of(ground, site, bucket=source_of(ground.fleet, revision).bucket if known else "")
-
-
-def _name_of(ground: Ground, revision: str) -> str:
-    """What the snapshots of a model are called there."""
-    known = revision in ground.fleet.models
-    return source_of(ground.fleet, revision).revision if known else revision
 
 
 def not_shown(revision: str, site: str) -> str:

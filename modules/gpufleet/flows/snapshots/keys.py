@@ -6,6 +6,7 @@ from typing import Final
 
 from blake3 import blake3
 
+from gpufleet.core import vocabulary as names
 from gpufleet.core.snapshots.signatures import (
     Signer,
     Trust,
@@ -18,8 +19,6 @@ from gpufleet.flows.ground import Ground
 from gpufleet.flows.snapshots.store import KeyOfStore
 from gpufleet.spec.errors import BadInput
 
-ENCRYPTION_VARIABLE: Final = "GPUFLEET_SNAPSHOT_KEY_FILE"
-SIGNING_VARIABLE: Final = "GPUFLEET_SIGNING_KEY_FILE"
 _KEY: Final = re.compile(rb"[0-9a-fA-F]{64}")
 _PRINT_DIGITS: Final = 8
 
@@ -36,12 +35,12 @@ def key_of(ground: Ground) -> KeyOfStore | None:
     keys = ground.fleet.snapshot_keys
     if keys.encryption_key is None:
         return None
-    file = named_file(ENCRYPTION_VARIABLE, _beside(ground, keys.encryption_key_file))
+    file = named_file(names.SNAPSHOT_KEY_VARIABLE, _beside(ground, keys.encryption_key_file))
     if file is None:
         raise BadInput(
             "names a key, and nothing names its file",
             where=f"{ground.fleet_file}: snapshot_keys.encryption_key",
-            mend=f"set encryption_key_file or the variable {ENCRYPTION_VARIABLE}",
+            mend=f"set encryption_key_file or the variable {names.SNAPSHOT_KEY_VARIABLE}",
         )
     return _key_in(file, keys.encryption_key)
 
@@ -59,12 +58,12 @@ def key_for(key_id: str | None, *, where: str) -> KeyOfStore | None:
     """
     if key_id is None:
         return None
-    file = named_file(ENCRYPTION_VARIABLE, None)
+    file = named_file(names.SNAPSHOT_KEY_VARIABLE, None)
     if file is None:
         raise BadInput(
             f"its chunks are encrypted with the key `{key_id}`, and nothing names its file",
             where=where,
-            mend=f"set the variable {ENCRYPTION_VARIABLE}",
+            mend=f"set the variable {names.SNAPSHOT_KEY_VARIABLE}",
         )
     return _key_in(file, key_id.rpartition(".")[0])
 
@@ -93,7 +92,7 @@ def signer_for(ground: Ground, file: Path | None = None) -> Signer | None:
         BadInput: a file cannot be read, can be read by others, or holds something else.
     """
     keys = ground.fleet.snapshot_keys
-    named = file or named_file(SIGNING_VARIABLE, _beside(ground, keys.signing_key_file))
+    named = file or named_file(names.SIGNING_KEY_VARIABLE, _beside(ground, keys.signing_key_file))
     if named is None:
         return None
     above = _beside(ground, keys.signing_certificates)
